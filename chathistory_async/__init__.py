@@ -1,0 +1,41 @@
+"""LangChain chat message history on DynamoDB, async first."""
+
+from .errors import (
+    AccessDeniedError,
+    BridgeError,
+    ChatHistoryError,
+    ClosedError,
+    ConfigurationError,
+    EndpointError,
+    ItemTooLargeError,
+    KeySchemaError,
+    MessageNotStorableError,
+    ServiceError,
+    TableNotFoundError,
+    ThrottledError,
+    UndecodableItemError,
+    WriteConflictError,
+    WriteOutcomeUnknownError,
+)
+from .history import DynamoDBChatMessageHistory
+from .store import ChatHistoryStore
+
+__all__ = [
+    "AccessDeniedError",
+    "BridgeError",
+    "ChatHistoryError",
+    "ChatHistoryStore",
+    "ClosedError",
+    "ConfigurationError",
+    "DynamoDBChatMessageHistory",
+    "EndpointError",
+    "ItemTooLargeError",
+    "KeySchemaError",
+    "MessageNotStorableError",
+    "ServiceError",
+    "TableNotFoundError",
+    "ThrottledError",
+    "UndecodableItemError",
+    "WriteConflictError",
+    "WriteOutcomeUnknownError",
+]

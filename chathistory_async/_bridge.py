@@ -1,0 +1,120 @@
+"""The way from synchronous code into asynchronous: one private event loop, in one daemon thread per process."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+from ._fork import after_fork_in_child, park
+from .errors import BridgeError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREAD_NAME = "chathistory_async"
+# Long enough for the connections to say goodbye to a distant endpoint; a process that exits does not wait longer.
+_EXIT_SECONDS = 5.0
+
+
+class _PrivateLoop:
+    """A running event loop and its thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name=THREAD_NAME, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Cancel what runs, close what the loop owns (the clients among it) and end the thread."""
+        draining = asyncio.run_coroutine_threadsafe(self._drain(), self.loop)
+        try:
+            draining.result(_EXIT_SECONDS)
+        except concurrent.futures.TimeoutError:
+            return
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(_EXIT_SECONDS)
+        if not self.thread.is_alive():
+            self.loop.close()
+
+    async def _drain(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self.loop.shutdown_asyncgens()
+
+
+# It exists from import on: a lock made on first use would need a lock.
+_lock = threading.Lock()
+_private: _PrivateLoop | None = None
+_exiting = False
+
+
+def run(function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a coroutine function on the private loop and wait for its result in the calling thread.
+
+    Inside a running event loop this blocks that loop; the coroutine itself runs on the private one.
+
+    Args:
+        function: the coroutine function. It is called on the private loop, so no coroutine exists where this refuses.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+
+    Raises:
+        BridgeError: called on the private loop's own thread, or at the interpreter's exit, or cut short by it.
+    """
+    loop = _started().loop
+    future = asyncio.run_coroutine_threadsafe(_call(function, *args, **kwargs), loop)
+    try:
+        return future.result()
+    except concurrent.futures.CancelledError:
+        raise BridgeError("The call was cut short: the private event loop is shutting down") from None
+    except BaseException:
+        # Ctrl-C ends the wait, not the coroutine: without this the write would go on behind the caller's back.
+        future.cancel()
+        raise
+
+
+async def _call(function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    return await function(*args, **kwargs)
+
+
+def _started() -> _PrivateLoop:
+    global _private
+    with _lock:
+        if _exiting:
+            raise BridgeError("The interpreter is exiting: no synchronous call can run any more")
+        if _private is None:
+            _private = _PrivateLoop()
+        private = _private
+    if threading.current_thread() is private.thread:
+        raise BridgeError("A synchronous method was called on the library's own event loop: await its async twin")
+    return private
+
+
+def _stop_at_exit() -> None:
+    # After this point Python freezes daemon threads, and whoever waits for one waits for ever.
+    global _exiting
+    with _lock:
+        _exiting = True
+        private = _private
+    if private is not None:
+        private.stop()
+
+
+def _forget_in_child() -> None:
+    # Another thread may have held the lock at the fork, and it does not exist here to release it.
+    global _lock, _private
+    _lock = threading.Lock()
+    if _private is not None:
+        # Its thread did not survive the fork either.
+        park(_private)
+        _private = None
+
+
+atexit.register(_stop_at_exit)
+after_fork_in_child(_forget_in_child)

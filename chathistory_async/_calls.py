@@ -1,0 +1,65 @@
+"""The one place that sends requests: it maps every error and tells a failed condition from a failure.
+
+Throttles, HTTP 5xx and broken connections are retried by the SDK, within the bound of ``retries`` in its Config
+(or AWS_MAX_ATTEMPTS). A request may thus reach DynamoDB more than once: the layouts make that harmless.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ._clients import Clients
+from ._single_item import Item, Request
+from .errors import Place, from_botocore
+
+
+class ConditionFailed(Exception):
+    """A write's condition did not hold.
+
+    Attributes:
+        item: the item as it was then, None where there was none.
+        sent_before: whether the SDK had sent the request before, so that an earlier sending may have been stored.
+    """
+
+    def __init__(self, item: Item | None, *, sent_before: bool) -> None:
+        super().__init__()
+        self.item = item
+        self.sent_before = sent_before
+
+
+async def call(clients: Clients, request: Request, place: Place) -> dict[str, Any]:
+    """Send a request on the running loop's client and return the response.
+
+    Raises:
+        ConditionFailed: the write's condition did not hold.
+        ChatHistoryError: any other failure, with botocore's error as its cause.
+    """
+    client = await connect(clients, place)
+    try:
+        response: dict[str, Any] = await getattr(client, request.operation)(**request.parameters)
+    except ClientError as error:
+        if error.response["Error"].get("Code") == "ConditionalCheckFailedException":
+            # Typed as what every error has; this one also has the item.
+            answer: dict[str, Any] = dict(error.response)
+            sent_before = answer["ResponseMetadata"].get("RetryAttempts", 0) > 0
+            raise ConditionFailed(answer.get("Item"), sent_before=sent_before) from None
+        raise from_botocore(error, place) from error
+    except BotoCoreError as error:
+        raise from_botocore(error, place) from error
+    return response
+
+
+async def connect(clients: Clients, place: Place) -> Any:
+    """Return the running loop's client.
+
+    Raises:
+        ConfigurationError: the SDK cannot make one.
+        ClosedError: the clients' store was closed.
+    """
+    try:
+        return await clients.get()
+    except (BotoCoreError, ValueError) as error:
+        # botocore raises a bare ValueError for an endpoint that is not a URL.
+        raise from_botocore(error, place) from error

@@ -1,0 +1,354 @@
+"""Messages to DynamoDB attribute values and back, without loss; sizes; refusals that name the path to the value.
+
+The stored form of a message is that of langchain-core's ``message_to_dict``, a map ``{"type", "data"}``, which is
+also what langchain-community writes.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Context, Decimal, Inexact
+from typing import Any, TypeAlias
+
+from langchain_core.messages import BaseMessage, messages_from_dict
+from pydantic import ValidationError
+
+from .errors import MessageNotStorableError, UndecodableItemError
+
+AttributeValue: TypeAlias = dict[str, Any]
+
+# DynamoDB's limits: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
+MAX_ITEM_BYTES = 400 * 1024
+MAX_NESTING = 32
+_MAX_DIGITS = 38
+_MIN_EXPONENT, _MAX_EXPONENT = -130, 125
+# The list of messages, a message's map and its "data" map lie around every value of a message.
+_LEVELS_AROUND_DATA = 3
+# From here on a number with few digits may be either an int or a float of another value (10**40 != 1e40).
+# Below it each integral float is written with all its digits, so that int() gives back its exact value.
+_FIRST_AMBIGUOUS_INTEGER = 10**_MAX_DIGITS
+
+
+class _Refused(Exception):
+    """A value that cannot be stored: what is wrong with it, and the path to it, built from the inside out."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.path = ""
+
+    def inside(self, step: str) -> _Refused:
+        self.path = step + self.path
+        return self
+
+
+def encode_message(message: BaseMessage, position: int) -> AttributeValue:
+    """Return the attribute value of a message, proved to read back equal to it.
+
+    Args:
+        message: the message.
+        position: its index in the caller's batch, for the error text.
+
+    Raises:
+        MessageNotStorableError: it would not read back equal; the text names the path, never the content.
+    """
+    try:
+        return _encode_message(message)
+    except _Refused as refused:
+        text = f"messages[{position}]{refused.path} cannot be stored: {refused.reason}"
+    # Raised outside of the handler, without a context: the original errors' texts (pydantic's above all) hold content.
+    raise MessageNotStorableError(text)
+
+
+def _encode_message(message: BaseMessage) -> AttributeValue:
+    if not isinstance(message, BaseMessage):
+        raise _Refused(f"{type(message).__name__} is not a langchain_core message")
+    try:
+        # As message_to_dict() does, but pydantic's warnings would print the values they warn of.
+        data = message.model_dump(warnings=False)
+    except (ValueError, TypeError) as error:
+        raise _Refused(f"its model_dump() fails with {type(error).__name__}") from None
+    value = {"M": {"type": _encode(message.type, _LEVELS_AROUND_DATA), "data": _encode(data, _LEVELS_AROUND_DATA - 1)}}
+    _check_reads_back(value, message)
+    return value
+
+
+def _check_reads_back(value: AttributeValue, message: BaseMessage) -> None:
+    try:
+        back = _message(value)
+    except _Undecodable as error:
+        raise _Refused(f"it would not be readable again ({error})") from None
+    if type(back) is not type(message):
+        raise _Refused(f"a {type(message).__name__} would come back as a {type(back).__name__}; convert it first")
+    if back != message:
+        raise _Refused("it would not read back equal to what it is now")
+
+
+def _encode(value: object, level: int) -> AttributeValue:
+    if value is None:
+        return {"NULL": True}
+    encode = _ENCODERS.get(type(value)) or _encoder_of_subclass(value)
+    return encode(value, level)
+
+
+def _encode_str(value: Any, level: int) -> AttributeValue:
+    text = value if type(value) is str else str.__str__(value)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _Refused("the text holds a lone surrogate, which UTF-8 cannot represent") from None
+    return {"S": text}
+
+
+def _encode_bool(value: Any, level: int) -> AttributeValue:
+    return {"BOOL": value}
+
+
+def _encode_number(value: Any, level: int) -> AttributeValue:
+    text = _number_text(value)
+    if _decode_number(text) != value:
+        raise _Refused(f"a {type(value).__name__} with these digits would come back as another number")
+    return {"N": text}
+
+
+def _number_text(value: int | float | Decimal) -> str:
+    number = _decimal_of(value)
+    if not number.is_finite():
+        raise _Refused(f"DynamoDB has no number for {number}")
+    if number and not _MIN_EXPONENT <= number.adjusted() <= _MAX_EXPONENT:
+        raise _Refused("the number is outside DynamoDB's range (1E-130 to 9.99E+125)")
+    try:
+        exact = Context(prec=_MAX_DIGITS, traps=[Inexact]).create_decimal(number)
+    except Inexact:
+        raise _Refused(f"the number has more than DynamoDB's {_MAX_DIGITS} digits") from None
+    return str(exact)
+
+
+def _decimal_of(value: int | float | Decimal) -> Decimal:
+    if isinstance(value, float):
+        if value.is_integer() and abs(value) < _FIRST_AMBIGUOUS_INTEGER:
+            return Decimal(int(value))
+        return Decimal(float.__repr__(value))
+    return Decimal(value)
+
+
+def _encode_binary(value: Any, level: int) -> AttributeValue:
+    return {"B": bytes(value)}
+
+
+def _encode_set(value: Any, level: int) -> AttributeValue:
+    elements = [_encode(element, level + 1) for element in value]
+    kinds = {kind for element in elements for kind in element}
+    if len(kinds) != 1 or not kinds <= {"S", "N", "B"}:
+        raise _Refused("DynamoDB has sets of text, of numbers and of bytes only, and none that is empty")
+    kind = kinds.pop()
+    return {f"{kind}S": [element[kind] for element in elements]}
+
+
+def _encode_list(value: Any, level: int) -> AttributeValue:
+    _check_nesting(level)
+    encoded = []
+    for index, element in enumerate(value):
+        try:
+            encoded.append(_encode(element, level + 1))
+        except _Refused as refused:
+            raise refused.inside(f"[{index}]") from None
+    return {"L": encoded}
+
+
+def _encode_map(value: Any, level: int) -> AttributeValue:
+    _check_nesting(level)
+    encoded = {}
+    for name, element in value.items():
+        try:
+            encoded[_map_key(name)] = _encode(element, level + 1)
+        except _Refused as refused:
+            raise refused.inside(_path_step(name)) from None
+    return {"M": encoded}
+
+
+def _map_key(name: object) -> str:
+    if type(name) is not str:
+        raise _Refused(f"a map's keys must be text, not {type(name).__name__}")
+    if not name:
+        raise _Refused("DynamoDB has no empty names in a map")
+    _encode_str(name, 0)
+    return name
+
+
+def _path_step(name: object) -> str:
+    return f".{name}" if isinstance(name, str) and name.isidentifier() else f"[{name!r}]"
+
+
+def _check_nesting(level: int) -> None:
+    if level >= MAX_NESTING - 1:
+        raise _Refused(f"it is nested deeper than DynamoDB's {MAX_NESTING} levels")
+
+
+def _refuse_tuple(value: Any, level: int) -> AttributeValue:
+    raise _Refused("a tuple would come back as a list; store a list")
+
+
+_Encoder: TypeAlias = Callable[[Any, int], AttributeValue]
+_ENCODERS: dict[type, _Encoder] = {
+    str: _encode_str,
+    bool: _encode_bool,
+    int: _encode_number,
+    float: _encode_number,
+    Decimal: _encode_number,
+    list: _encode_list,
+    dict: _encode_map,
+    tuple: _refuse_tuple,
+    bytes: _encode_binary,
+    bytearray: _encode_binary,
+    set: _encode_set,
+    frozenset: _encode_set,
+}
+
+
+def _encoder_of_subclass(value: object) -> _Encoder:
+    for known, encoder in _ENCODERS.items():
+        if isinstance(value, known):
+            return encoder
+    raise _Refused(f"{type(value).__name__} has no DynamoDB type; convert it to text, a number, a list or a dict")
+
+
+class _Undecodable(Exception):
+    """An attribute value that is not a message; the text says why and holds no content."""
+
+
+def decode_message(value: AttributeValue, position: int) -> BaseMessage:
+    """Return the message of an attribute value.
+
+    Args:
+        value: as botocore or plain JSON gives it: binary is bytes or base64 text.
+        position: its index in the stored list, for the error text.
+
+    Raises:
+        UndecodableItemError: it is no message that this langchain-core knows.
+    """
+    try:
+        return _message(value)
+    except _Undecodable as error:
+        reason = str(error)
+    # Outside of the handler for the same reason as above.
+    raise UndecodableItemError(f"stored message {position} cannot be decoded: {reason}")
+
+
+def _message(value: AttributeValue) -> BaseMessage:
+    if "M" not in value:
+        raise _Undecodable(f"it is of the DynamoDB type {'/'.join(value)}, not a map")
+    try:
+        return messages_from_dict([_decode(value)])[0]
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['type']}" for fault in _faults(error))
+        raise _Undecodable(f"langchain-core refuses it: {faults}") from None
+    except KeyError as error:
+        raise _Undecodable(f"it has no {error}") from None
+    except ValueError:
+        raise _Undecodable("this langchain-core does not know its type") from None
+    except (TypeError, AttributeError) as error:
+        raise _Undecodable(f"langchain-core fails on it with {type(error).__name__}") from None
+
+
+def _faults(error: ValidationError) -> Iterable[Mapping[str, Any]]:
+    return error.errors(include_input=False, include_context=False, include_url=False)
+
+
+def _decode(value: AttributeValue) -> Any:
+    ((kind, content),) = value.items()
+    return _DECODERS[kind](content)
+
+
+def _decode_number(text: str) -> int | float:
+    number = Decimal(text)
+    if number == number.to_integral_value() and abs(number) < _FIRST_AMBIGUOUS_INTEGER:
+        return int(number)
+    return float(number)
+
+
+def _decode_binary(content: bytes | str) -> bytes:
+    return content if isinstance(content, bytes) else base64.b64decode(content)
+
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "S": lambda content: content,
+    "N": _decode_number,
+    "BOOL": lambda content: content,
+    "NULL": lambda content: None,
+    "M": lambda content: {name: _decode(value) for name, value in content.items()},
+    "L": lambda content: [_decode(value) for value in content],
+    "B": _decode_binary,
+    "SS": set,
+    "NS": lambda content: {_decode_number(text) for text in content},
+    "BS": lambda content: {_decode_binary(data) for data in content},
+}
+
+
+def encode_key(key: Mapping[str, str | int | Decimal | bytes]) -> dict[str, AttributeValue]:
+    """Return a primary key as attribute values.
+
+    Raises:
+        TypeError: a value is not text, an int, a Decimal or bytes: DynamoDB has no other types for keys.
+        ValueError: a number is outside DynamoDB's range or precision.
+    """
+    return {name: _encode_key_value(name, value) for name, value in key.items()}
+
+
+def _encode_key_value(name: str, value: object) -> AttributeValue:
+    if not isinstance(value, (str, int, Decimal, bytes)) or isinstance(value, bool):
+        raise TypeError(f"The key attribute {name!r} must be a str, int, Decimal or bytes, not {type(value).__name__}")
+    try:
+        return {"N": _number_text(value)} if isinstance(value, (int, Decimal)) else _encode(value, 0)
+    except _Refused as refused:
+        raise ValueError(f"The key attribute {name!r} cannot be stored: {refused.reason}") from None
+
+
+def for_request(value: AttributeValue) -> AttributeValue:
+    """Return an attribute value read as plain JSON in the form that botocore takes: binary as bytes."""
+    ((kind, content),) = value.items()
+    if kind == "B":
+        return {"B": _decode_binary(content)}
+    if kind == "BS":
+        return {"BS": [_decode_binary(data) for data in content]}
+    if kind == "L":
+        return {"L": [for_request(element) for element in content]}
+    if kind == "M":
+        return {"M": {name: for_request(element) for name, element in content.items()}}
+    return value
+
+
+def size_of(value: AttributeValue) -> int:
+    """Return about how many bytes an attribute value counts towards an item's size, by AWS's published rules.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
+    """
+    ((kind, content),) = value.items()
+    return _SIZES[kind](content)
+
+
+def _text_size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _number_size(text: str) -> int:
+    return len(text.strip("-0.")) // 2 + 2
+
+
+def _map_size(content: Mapping[str, AttributeValue]) -> int:
+    return 3 + sum(1 + _text_size(name) + size_of(value) for name, value in content.items())
+
+
+_SIZES: dict[str, Callable[[Any], int]] = {
+    "S": _text_size,
+    "N": _number_size,
+    "BOOL": lambda content: 1,
+    "NULL": lambda content: 1,
+    "M": _map_size,
+    "L": lambda content: 3 + sum(1 + size_of(value) for value in content),
+    "B": lambda content: len(_decode_binary(content)),
+    "SS": lambda content: sum(map(_text_size, content)),
+    "NS": lambda content: sum(map(_number_size, content)),
+    "BS": lambda content: sum(len(_decode_binary(data)) for data in content),
+}

@@ -1,0 +1,291 @@
+"""The single-item layout, pure: request dicts out, response dicts in.
+
+One item holds one session: its key, the messages as a list of maps, and the expiry time, exactly as
+langchain-community writes them, so that each reads what the other wrote. One attribute is ours, which
+langchain-community neither reads nor touches: WRITES, a list of text. Its first element is the id of the write that
+created the item, the others are the ids of its recent writes in their order, that one included, until they are pruned.
+
+Exactly once. Every write carries an id, and a condition that the id is not in WRITES, so a request that is sent again
+changes nothing. That would not hold if the id could be pruned between two sendings, so a second condition pins the
+pruning down: either nothing was pruned yet (the first two elements are equal), or a write that this writer knows to
+be older than its own is still there (pruning drops the oldest first). Where neither can be shown any more, no
+request is stored, however late it arrives, and the writer is told that it cannot know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from ._codec import AttributeValue, for_request
+
+Item: TypeAlias = Mapping[str, AttributeValue]
+
+WRITES = "_chathistory_writes"
+# 12 bytes a write: at most 3 KB in the item. A retry is recognised while fewer than WRITES_KEPT other writes to
+# the session come between it and its first attempt.
+WRITES_LIMIT = 256
+WRITES_KEPT = 128
+# Each message that is added or trimmed by its index takes about 25 of the 4,096 characters that an expression may have.
+_MAX_INDEXED = 100
+
+_ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"
+_EXPIRED = "(attribute_exists(#expiry) AND attribute_type(#expiry, :number) AND #expiry <= :now)"
+_NEVER_PRUNED = (
+    "(attribute_not_exists(#writes) OR "
+    "(size(#writes) < :full AND #writes[0] = #writes[1] AND NOT contains(#writes, :write)))"
+)
+_ANCHORED = (
+    "(attribute_exists(#writes) AND size(#writes) < :full"
+    " AND contains(#writes, :anchor) AND NOT contains(#writes, :write))"
+)
+
+
+class Request(NamedTuple):
+    """A call to botocore's DynamoDB client: the method's name and its keyword arguments."""
+
+    operation: str
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """What a writer last knew of the item. A write tests all that it takes from here, so it may be outdated.
+
+    Attributes:
+        length: how many messages are stored, or None.
+        anchor: the id of a write that is stored, or None.
+    """
+
+    length: int | None = None
+    anchor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An item as it was at one moment; an absent item has no messages and no writes.
+
+    Attributes:
+        malformed: whether the messages' attribute is something else than a list.
+    """
+
+    messages: Sequence[AttributeValue]
+    writes: Sequence[str]
+    expired: bool
+    malformed: bool
+
+    def hint(self) -> Hint:
+        if self.expired:
+            return Hint(0)
+        return Hint(len(self.messages), self.writes[-1] if self.writes else None)
+
+    def proves_unpruned_since(self, anchor: str | None) -> bool:
+        """Tell whether no id that was written after the anchor can have been pruned."""
+        if anchor is not None:
+            return anchor in self.writes
+        return not self.writes or self.writes[0] == self.writes[1]
+
+
+@dataclass(frozen=True, slots=True)
+class SingleItem:
+    """Where and how one session is stored.
+
+    Attributes:
+        key: the whole primary key, as attribute values.
+        ttl: seconds from a write until the session expires, or None.
+        history_size: how many messages are kept, or None for all.
+    """
+
+    table_name: str
+    key: dict[str, AttributeValue]
+    messages_name: str
+    expiry_name: str
+    ttl: int | None
+    history_size: int | None
+
+    def __post_init__(self) -> None:
+        _check_positive("ttl", self.ttl)
+        _check_positive("history_size", self.history_size)
+        names = [*self.key, self.messages_name, self.expiry_name, WRITES]
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError(f"The attributes' names must differ and not be empty: {', '.join(map(repr, names))}")
+
+    def read(self, *, consistent: bool) -> Request:
+        return Request("get_item", self._get("#messages, #expiry, #writes", self._names(), consistent))
+
+    def read_identity(self) -> Request:
+        """Read as little as tells whether the item exists and which write created it."""
+        key_names = {f"#key{index}": name for index, name in enumerate(self.key)}
+        return Request("get_item", self._get(", ".join((*key_names, "#writes")), key_names | {"#writes": WRITES}, True))
+
+    def delete(self, creator: str | None) -> Request:
+        """Delete the item, unless it is another one than that which the write ``creator`` created."""
+        condition = "attribute_not_exists(#writes)"
+        values = {}
+        if creator is not None:
+            condition = "attribute_exists(#writes) AND #writes[0] = :creator"
+            values = {"ExpressionAttributeValues": {":creator": {"S": creator}}}
+        return self._write(
+            "delete_item",
+            Key=self.key,
+            ConditionExpression=condition,
+            ExpressionAttributeNames={"#writes": WRITES},
+            **values,
+        )
+
+    def append(
+        self, batch: Sequence[AttributeValue], write: str, hint: Hint, now: int, stored: Stored | None = None
+    ) -> Request:
+        """Append in one write whose condition fails, and returns the item, where it took something wrong for granted.
+
+        Args:
+            batch: the messages, at least one and at most ``history_size``.
+            write: the write's id, the same for every request that stores this batch.
+            hint: what the writer last knew.
+            now: the time, in seconds since the epoch.
+            stored: the item as the last condition that failed returned it.
+        """
+        if stored is not None and stored.expired:
+            return self._start_afresh(batch, write, now)
+        changes = [self._change_messages(batch, hint.length, stored), self._change_writes(write, hint.anchor, stored)]
+        values = {":now": _number(now), ":number": {"S": "N"}}
+        if self.ttl is not None:
+            changes.append(_Change("#expiry = :expiry", {":expiry": _number(now + self.ttl)}))
+        for change in changes:
+            values.update(change.values)
+        remove = "".join(f" REMOVE {change.remove}" for change in changes if change.remove)
+        return self._write(
+            "update_item",
+            Key=self.key,
+            UpdateExpression=f"SET {', '.join(change.set for change in changes)}{remove}",
+            ConditionExpression=" AND ".join([_ALIVE, *(change.condition for change in changes if change.condition)]),
+            ExpressionAttributeNames=self._names(),
+            ExpressionAttributeValues=values,
+        )
+
+    def stored(self, item: Item | None, now: int) -> Stored:
+        """Read an item, None where there is none."""
+        item = item or {}
+        messages = item.get(self.messages_name, {"L": []})
+        expiry = item.get(self.expiry_name, {}).get("N")
+        return Stored(
+            messages=messages.get("L", ()),
+            writes=[element.get("S", "") for element in item.get(WRITES, {}).get("L", ())],
+            expired=expiry is not None and float(expiry) <= now,
+            malformed="L" not in messages,
+        )
+
+    def _change_messages(self, batch: Sequence[AttributeValue], length: int | None, stored: Stored | None) -> _Change:
+        size = self.history_size
+        if size is None:
+            return _append(batch)
+        if len(batch) == size:
+            return _replace_by(batch)
+        surplus = 0 if length is None else length + len(batch) - size
+        if surplus > 0 and surplus + len(batch) <= _MAX_INDEXED:
+            return _trim(batch, length or 0, surplus)
+        if surplus > 0 and stored is not None:
+            return _rewrite(stored.messages, batch, size)
+        # Without a length the guess is that there is room; where it is wrong, the item that comes back has the length.
+        room = "(attribute_not_exists(#messages) OR size(#messages) <= :room)"
+        append = _append(batch)
+        return append._replace(values=append.values | {":room": _number(size - len(batch))}, condition=room)
+
+    def _change_writes(self, write: str, anchor: str | None, stored: Stored | None) -> _Change:
+        if stored is not None and len(stored.writes) >= WRITES_LIMIT:
+            creator, *recent = stored.writes
+            pruned = _texts([creator, *recent[-WRITES_KEPT:], write])
+            return _Change(
+                "#writes = :pruned", {":pruned": pruned, ":seen": _texts(stored.writes)}, condition="#writes = :seen"
+            )
+        new = _texts([write])
+        return _Change(
+            "#writes = list_append(if_not_exists(#writes, :creation), :writes)",
+            {":creation": new, ":writes": new, ":write": {"S": write}, ":full": _number(WRITES_LIMIT)}
+            | ({} if anchor is None else {":anchor": {"S": anchor}}),
+            condition=_NEVER_PRUNED if anchor is None else _ANCHORED,
+        )
+
+    def _start_afresh(self, batch: Sequence[AttributeValue], write: str, now: int) -> Request:
+        """Replace an expired item whole: nothing of it is revived, attributes of others included."""
+        item = {
+            **self.key,
+            self.messages_name: {"L": list(batch)},
+            WRITES: _texts([write, write]),
+        }
+        if self.ttl is not None:
+            item[self.expiry_name] = _number(now + self.ttl)
+        return self._write(
+            "put_item",
+            Item=item,
+            ConditionExpression=_EXPIRED,
+            ExpressionAttributeNames={"#expiry": self.expiry_name},
+            ExpressionAttributeValues={":now": _number(now), ":number": {"S": "N"}},
+        )
+
+    def _write(self, operation: str, **parameters: Any) -> Request:
+        common = {"TableName": self.table_name, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+        return Request(operation, common | parameters)
+
+    def _get(self, projection: str, names: dict[str, str], consistent: bool) -> dict[str, Any]:
+        return {
+            "TableName": self.table_name,
+            "Key": self.key,
+            "ConsistentRead": consistent,
+            "ProjectionExpression": projection,
+            "ExpressionAttributeNames": names,
+        }
+
+    def _names(self) -> dict[str, str]:
+        return {"#messages": self.messages_name, "#expiry": self.expiry_name, "#writes": WRITES}
+
+
+class _Change(NamedTuple):
+    """A part of an update: what it sets, the values that it names, what it removes and what it takes for granted."""
+
+    set: str
+    values: dict[str, AttributeValue]
+    remove: str = ""
+    condition: str = ""
+
+
+def _append(batch: Sequence[AttributeValue]) -> _Change:
+    return _Change(
+        "#messages = list_append(if_not_exists(#messages, :none), :batch)",
+        {":none": {"L": []}, ":batch": {"L": list(batch)}},
+    )
+
+
+def _replace_by(messages: Sequence[AttributeValue]) -> _Change:
+    return _Change("#messages = :messages", {":messages": {"L": list(messages)}})
+
+
+def _trim(batch: Sequence[AttributeValue], length: int, surplus: int) -> _Change:
+    # SET with an index past the end appends, and the indexes in REMOVE are those from before the update.
+    return _Change(
+        ", ".join(f"#messages[{length + index}] = :m{index}" for index in range(len(batch))),
+        {f":m{index}": message for index, message in enumerate(batch)} | {":length": _number(length)},
+        remove=", ".join(f"#messages[{index}]" for index in range(surplus)),
+        condition="size(#messages) = :length",
+    )
+
+
+def _rewrite(messages: Sequence[AttributeValue], batch: Sequence[AttributeValue], size: int) -> _Change:
+    # For a trim too long for an expression: once, after history_size was set on a session that had outgrown it.
+    before = [for_request(message) for message in messages]
+    change = _replace_by([*before, *batch][-size:])
+    return change._replace(values=change.values | {":before": {"L": before}}, condition="#messages = :before")
+
+
+def _check_positive(name: str, value: object) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"{name} must be a positive integer or None, not {value!r}")
+
+
+def _number(value: int) -> AttributeValue:
+    return {"N": str(value)}
+
+
+def _texts(values: Sequence[str]) -> AttributeValue:
+    return {"L": [{"S": value} for value in values]}

@@ -1,0 +1,108 @@
+"""Creating and deleting the table; not used at run time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ._calls import call, connect
+from ._clients import Clients
+from ._single_item import Request
+from .errors import ConfigurationError, KeySchemaError, Place, ServiceError, TableNotFoundError
+
+# DynamoDB makes and drops an on-demand table in about 10 seconds.
+_POLL_SECONDS = 0.5
+_POLLS = 600
+
+
+class Table:
+    """The table of a store."""
+
+    def __init__(self, name: str, clients: Clients) -> None:
+        self._name = name
+        self._place = Place(name)
+        self._clients = clients
+
+    async def connect(self) -> None:
+        """Open the running loop's client."""
+        await connect(self._clients, self._place)
+
+    async def create(self, partition_key: str, expiry_name: str) -> None:
+        """Create the table unless it exists, wait until it is active, and enable TTL."""
+        if await self._describe() is None:
+            await self._create(partition_key)
+        description = await self._when("ACTIVE")
+        self._check_key_schema(description, partition_key)
+        await self._enable_ttl(expiry_name)
+
+    async def delete(self) -> None:
+        """Delete the table if it exists and wait until it is gone."""
+        description = await self._describe()
+        if description is not None and description["TableStatus"] != "DELETING":
+            await self._call("delete_table")
+        await self._when(None)
+
+    async def _create(self, partition_key: str) -> None:
+        try:
+            await self._call(
+                "create_table",
+                KeySchema=[{"AttributeName": partition_key, "KeyType": "HASH"}],
+                AttributeDefinitions=[{"AttributeName": partition_key, "AttributeType": "S"}],
+                BillingMode="PAY_PER_REQUEST",
+            )
+        except ServiceError:
+            # Another process may have been faster (ResourceInUseException).
+            if await self._describe() is None:
+                raise
+
+    def _check_key_schema(self, description: dict[str, Any], partition_key: str) -> None:
+        schema = [(part["AttributeName"], part["KeyType"]) for part in description["KeySchema"]]
+        if schema != [(partition_key, "HASH")]:
+            found = ", ".join(f"{name} ({kind})" for name, kind in schema)
+            raise KeySchemaError(
+                f"A table of this name exists with the key {found}, not {partition_key} (HASH)", self._place
+            )
+
+    async def _enable_ttl(self, expiry_name: str) -> None:
+        if await self._has_ttl(expiry_name):
+            return
+        try:
+            await self._call(
+                "update_time_to_live", TimeToLiveSpecification={"Enabled": True, "AttributeName": expiry_name}
+            )
+        except ServiceError:
+            # Another process may have been faster ("TimeToLive is already enabled").
+            if not await self._has_ttl(expiry_name):
+                raise
+
+    async def _has_ttl(self, expiry_name: str) -> bool:
+        description = (await self._call("describe_time_to_live"))["TimeToLiveDescription"]
+        if description["TimeToLiveStatus"] not in ("ENABLED", "ENABLING"):
+            return False
+        if description["AttributeName"] != expiry_name:
+            raise ConfigurationError(
+                f"The table's TTL is on the attribute {description['AttributeName']!r}, not on {expiry_name!r}",
+                self._place,
+            )
+        return True
+
+    async def _when(self, status: str | None) -> dict[str, Any]:
+        """Wait until the table has a status, None for its absence."""
+        for _ in range(_POLLS):
+            description = await self._describe() or {"TableStatus": None}
+            if description["TableStatus"] == status:
+                return description
+            await asyncio.sleep(_POLL_SECONDS)
+        raise ServiceError(
+            f"The table is still not {status or 'gone'} after {_POLLS * _POLL_SECONDS:.0f} s", self._place
+        )
+
+    async def _describe(self) -> dict[str, Any] | None:
+        try:
+            description: dict[str, Any] = (await self._call("describe_table"))["Table"]
+        except TableNotFoundError:
+            return None
+        return description
+
+    async def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        return await call(self._clients, Request(operation, {"TableName": self._name, **parameters}), self._place)

@@ -1,0 +1,218 @@
+"""The exception tree, and the one place that maps botocore's errors into it.
+
+::
+
+    ChatHistoryError
+    ├── ConfigurationError         no credentials, region, profile or valid endpoint; other TTL settings
+    ├── AccessDeniedError          the credentials are refused, or lack a permission
+    ├── TableNotFoundError         no such table in this account, region and endpoint
+    ├── KeySchemaError             the key does not fit the table's key schema
+    ├── ThrottledError             still throttled after the last retry
+    ├── EndpointError              no connection, or no answer in time, after the last retry
+    ├── ServiceError               any other refusal or failure of the service
+    ├── ItemTooLargeError          the session would outgrow DynamoDB's 400 KB for an item
+    ├── MessageNotStorableError    a message that would not read back equal (a ValueError)
+    ├── UndecodableItemError       what is stored under the key is not a chat history
+    ├── WriteConflictError         too many other writers were always faster
+    ├── WriteOutcomeUnknownError   an answer was lost, and it can no longer be told if the write was stored
+    ├── ClosedError                the history or store was used after it was closed
+    └── BridgeError                a synchronous call that could only hang or was cut short
+
+An error of AWS or of the connection has the botocore error as its ``__cause__``. No text holds message content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from botocore import exceptions as botocore_exceptions
+from botocore.exceptions import BotoCoreError, ClientError
+
+
+@dataclass(frozen=True)
+class Place:
+    """The table and session that a request concerns; ``str`` of it is how every error names them."""
+
+    table_name: str
+    session_key: Mapping[str, object] | None = None
+
+    def __str__(self) -> str:
+        if self.session_key is None:
+            return f"table {self.table_name!r}"
+        key = ", ".join(f"{name}={value!r}" for name, value in self.session_key.items())
+        return f"table {self.table_name!r}, session {key}"
+
+
+class ChatHistoryError(Exception):
+    """The base of every error that this library raises on purpose.
+
+    Attributes:
+        table_name: the table, or None where no table was involved.
+        session_key: the session's key attributes and their values, or None where no session was involved.
+    """
+
+    def __init__(self, message: str, place: Place | None = None) -> None:
+        super().__init__(f"{message} [{place}]" if place else message)
+        self.table_name = place.table_name if place else None
+        self.session_key = dict(place.session_key) if place and place.session_key else None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+def _rebuild(kind: type[ChatHistoryError], args: tuple[str], state: dict[str, object]) -> ChatHistoryError:
+    error = kind(*args)
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigurationError(ChatHistoryError):
+    """The AWS SDK has no credentials, no region, no such profile or no valid endpoint; or the table's TTL differs."""
+
+
+class AccessDeniedError(ChatHistoryError):
+    """AWS refused the credentials, or they lack a permission that the operation needs."""
+
+
+class TableNotFoundError(ChatHistoryError):
+    """The table does not exist in this account, region and endpoint."""
+
+
+class KeySchemaError(ChatHistoryError):
+    """The session's key does not fit the table's key schema: other names, other types or a missing part."""
+
+
+class ThrottledError(ChatHistoryError):
+    """DynamoDB throttled the request and every retry. Nothing was written."""
+
+
+class EndpointError(ChatHistoryError):
+    """The endpoint could not be reached, or did not answer in time, at the last retry.
+
+    After an append or a clear it is not known whether the write was stored; if it was, it was stored whole.
+    """
+
+
+class ServiceError(ChatHistoryError):
+    """DynamoDB refused or failed the request for a reason that has no class of its own.
+
+    After an append or a clear that failed with an HTTP status of 500 or above it is not known whether the
+    write was stored; if it was, it was stored whole.
+    """
+
+
+class ItemTooLargeError(ChatHistoryError):
+    """The session would outgrow DynamoDB's limit of 400 KB for an item. What was stored before is untouched."""
+
+
+class MessageNotStorableError(ChatHistoryError, ValueError):
+    """A message would not read back equal to what was given, so nothing of its batch was written.
+
+    The text names the path to the value, e.g. ``messages[3].response_metadata.logprobs[0]``.
+    """
+
+
+class UndecodableItemError(ChatHistoryError):
+    """What is stored under the session's key cannot be read as messages. Nothing is skipped in silence."""
+
+
+class WriteConflictError(ChatHistoryError):
+    """Other writers changed the session before every attempt of this write. Nothing was written."""
+
+
+class WriteOutcomeUnknownError(ChatHistoryError):
+    """An answer was lost and the trace of the write has left the item since: it was stored once, or not at all."""
+
+
+class ClosedError(ChatHistoryError):
+    """The history or the store was used after it was closed."""
+
+
+class BridgeError(ChatHistoryError):
+    """A synchronous method was called where it could only hang, or its call was cut short."""
+
+
+def from_botocore(error: ClientError | BotoCoreError | ValueError, place: Place) -> ChatHistoryError:
+    """Return our error for one of botocore's; the caller raises it ``from`` that one."""
+    if isinstance(error, ClientError):
+        return _from_client_error(error, place)
+    if isinstance(error, _UNREACHABLE):
+        return EndpointError(f"DynamoDB's endpoint does not answer: {error}", place)
+    if isinstance(error, _CREDENTIALS):
+        advice = "give a boto3_session, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        return ConfigurationError(f"No usable AWS credentials: {error}; {advice}", place)
+    if isinstance(error, botocore_exceptions.NoRegionError):
+        return ConfigurationError("No AWS region: give region_name, or set AWS_DEFAULT_REGION", place)
+    if isinstance(error, botocore_exceptions.ResponseParserError):
+        return ServiceError("DynamoDB's answer could not be parsed", place)
+    return ConfigurationError(f"The AWS SDK cannot use its configuration: {error}", place)
+
+
+_UNREACHABLE = (botocore_exceptions.HTTPClientError, botocore_exceptions.ConnectionError)
+_CREDENTIALS = (
+    botocore_exceptions.NoCredentialsError,
+    botocore_exceptions.PartialCredentialsError,
+    botocore_exceptions.CredentialRetrievalError,
+    botocore_exceptions.UnauthorizedSSOTokenError,
+    botocore_exceptions.TokenRetrievalError,
+    botocore_exceptions.SSOError,
+)
+_DENIED = {
+    "AccessDeniedException",
+    "UnrecognizedClientException",
+    "InvalidSignatureException",
+    "IncompleteSignatureException",
+    "MissingAuthenticationTokenException",
+    "ExpiredTokenException",
+    "InvalidClientTokenId",
+    "NotAuthorized",
+}
+_THROTTLED = {
+    "ProvisionedThroughputExceededException",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "LimitExceededException",
+}
+# DynamoDB has one code, ValidationException, for all of these: only its English text tells them apart. The texts
+# are those of AWS, of DynamoDB Local (LocalStack's engine) and of moto.
+_KEY_SCHEMA_TEXTS = (
+    "key element does not match the schema",
+    "required keys was not given a value",
+    "number of conditions on the keys is invalid",
+    "Type mismatch for key",
+    "Missing the key",
+    "key attribute cannot contain an empty",
+    "Size of hashkey",
+    "Size of rangekey",
+    "primary key values must be under",
+)
+_ITEM_SIZE_TEXTS = ("Item size has exceeded", "Item size to update has exceeded")
+_OPERAND_TEXTS = ("operand in the update expression has an incorrect data type",)
+
+
+def _from_client_error(error: ClientError, place: Place) -> ChatHistoryError:
+    code, text = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
+    operation = error.operation_name
+    if code == "ResourceNotFoundException":
+        advice = "check the name, region and endpoint, or create it with ChatHistoryStore.create_table()"
+        return TableNotFoundError(f"The table does not exist: {advice}", place)
+    if code in _DENIED:
+        return AccessDeniedError(f"AWS refused {operation} ({code}): check the credentials and their policy", place)
+    if code in _THROTTLED:
+        advice = "raise the table's capacity, or the retries in config"
+        return ThrottledError(f"DynamoDB throttled {operation} and every retry ({code}): {advice}", place)
+    if code == "ValidationException" and _matches(text, _KEY_SCHEMA_TEXTS):
+        advice = "check primary_key_name, key, and the types of their values"
+        return KeySchemaError(f"The session's key does not fit the table ({text}): {advice}", place)
+    if code == "ValidationException" and _matches(text, _ITEM_SIZE_TEXTS):
+        return ItemTooLargeError("The session would outgrow DynamoDB's 400 KB for an item", place)
+    if code == "ValidationException" and _matches(text, _OPERAND_TEXTS):
+        advice = "check history_messages_key"
+        return UndecodableItemError(f"The attribute to append to is not a list of messages: {advice}", place)
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return ServiceError(f"DynamoDB failed {operation} with HTTP status {status} ({code})", place)
+
+
+def _matches(text: str, parts: tuple[str, ...]) -> bool:
+    return any(part in text for part in parts)

@@ -1,0 +1,272 @@
+"""LangChain's face: a drop-in for langchain-community's DynamoDBChatMessageHistory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from types import TracebackType
+from typing import TypeAlias
+
+from botocore.config import Config
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, get_buffer_string
+
+from ._bridge import run
+from ._clients import AnySession, ClientOptions, Clients, shared_clients
+from ._codec import encode_key
+from ._conversation import Conversation
+from ._single_item import SingleItem
+from .errors import ClosedError, Place
+
+Key: TypeAlias = Mapping[str, "str | int | Decimal | bytes"]
+
+
+class DynamoDBChatMessageHistory(BaseChatMessageHistory):
+    """The messages of one chat session, in one item of a DynamoDB table.
+
+    Constructing it does no I/O and needs no event loop. The ``a…`` methods run on the caller's event loop; their
+    synchronous twins run them on one private event loop in a thread of its own, and block the calling thread, also
+    inside a running event loop. Any number of handles, threads, event loops and hosts may use one session at once.
+
+    Args:
+        table_name: the table.
+        session_id: the value of the partition key.
+        endpoint_url: the endpoint, None for the SDK's choice (``AWS_ENDPOINT_URL_DYNAMODB``, ``AWS_ENDPOINT_URL``,
+            the profile, the region).
+        primary_key_name: the partition key's attribute.
+        key: a whole primary key, one or two attributes of type str, int, Decimal or bytes. It replaces
+            ``{primary_key_name: session_id}``.
+        boto3_session: a ``boto3.Session``, an ``aioboto3.Session`` or an aiobotocore session, None for the SDK's own.
+            A boto3 session lends its credentials, region and profile; when they need a refresh, it runs in a thread.
+        kms_key_id: not supported yet.
+        ttl: seconds from the last append until the session expires, None for never. An expired session reads as
+            empty, also while DynamoDB has not deleted it, and an append to it starts afresh.
+        ttl_key_name: the attribute of the expiry time, in seconds since the epoch.
+        history_size: how many messages are kept, the latest ones; None for all.
+        history_messages_key: the attribute of the messages.
+        coerce_float_to_decimal: accepted for compatibility. Floats are stored exactly whatever it says, and come back
+            as floats (as ints where they are whole), never as Decimal.
+        region_name: the region, None for the SDK's choice.
+        config: a botocore ``Config`` or aiobotocore ``AioConfig`` that is merged over ours (a pool of 512 connections,
+            5 seconds to connect, 15 to answer). Its ``retries`` bound the retries; unset, the SDK's choice holds.
+        consistent_read: whether reads are strongly consistent; False halves their price.
+
+    Raises:
+        TypeError: ``boto3_session`` or a value in ``key`` is of a type that is not accepted.
+        ValueError: ``ttl`` or ``history_size`` is not a positive integer, or two attributes have one name.
+        NotImplementedError: ``kms_key_id`` was given.
+    """
+
+    def __init__(
+        self,
+        table_name: str,
+        session_id: str,
+        endpoint_url: str | None = None,
+        primary_key_name: str = "SessionId",
+        key: Key | None = None,
+        boto3_session: AnySession | None = None,
+        kms_key_id: str | None = None,
+        ttl: int | None = None,
+        ttl_key_name: str = "expireAt",
+        history_size: int | None = None,
+        history_messages_key: str = "History",
+        *,
+        coerce_float_to_decimal: bool = False,
+        region_name: str | None = None,
+        config: Config | None = None,
+        consistent_read: bool = True,
+    ) -> None:
+        if kms_key_id:
+            raise NotImplementedError("kms_key_id is not supported yet, and nothing is stored in the clear instead")
+        whole_key = dict(key or {primary_key_name: session_id})
+        layout = SingleItem(
+            table_name=table_name,
+            key=encode_key(whole_key),
+            messages_name=history_messages_key,
+            expiry_name=ttl_key_name,
+            ttl=ttl,
+            history_size=history_size,
+        )
+        clients = shared_clients(ClientOptions(endpoint_url, region_name, boto3_session, config))
+        self._set_up(session_id, whole_key, layout, clients, coerce_float_to_decimal, consistent_read)
+        clients.users.add(self)
+        self._shared_clients: Clients | None = clients
+
+    @classmethod
+    def _in_store(
+        cls, session_id: str, key: Key, layout: SingleItem, clients: Clients, consistent_read: bool
+    ) -> DynamoDBChatMessageHistory:
+        history = cls.__new__(cls)
+        history._set_up(session_id, key, layout, clients, False, consistent_read)
+        history._shared_clients = None
+        return history
+
+    def _set_up(
+        self,
+        session_id: str,
+        key: Key,
+        layout: SingleItem,
+        clients: Clients,
+        coerce_float_to_decimal: bool,
+        consistent_read: bool,
+    ) -> None:
+        super().__init__()
+        self._session_id = session_id
+        self._key = key
+        self._layout = layout
+        self._coerce_float_to_decimal = coerce_float_to_decimal
+        self._conversation = Conversation(
+            layout, clients, Place(layout.table_name, key), consistent_read=consistent_read
+        )
+        self._closed = False
+
+    @property
+    def table_name(self) -> str:
+        """The table's name."""
+        return self._layout.table_name
+
+    @property
+    def session_id(self) -> str:
+        """The session's id, as given."""
+        return self._session_id
+
+    @property
+    def key(self) -> dict[str, str | int | Decimal | bytes]:
+        """The whole primary key: a copy."""
+        return dict(self._key)
+
+    @property
+    def ttl(self) -> int | None:
+        """Seconds from the last append until the session expires, None for never."""
+        return self._layout.ttl
+
+    @property
+    def ttl_key_name(self) -> str:
+        """The attribute of the expiry time."""
+        return self._layout.expiry_name
+
+    @property
+    def history_size(self) -> int | None:
+        """How many messages are kept, None for all."""
+        return self._layout.history_size
+
+    @property
+    def history_messages_key(self) -> str:
+        """The attribute of the messages."""
+        return self._layout.messages_name
+
+    @property
+    def coerce_float_to_decimal(self) -> bool:
+        """What was given; it changes nothing."""
+        return self._coerce_float_to_decimal
+
+    async def aget_messages(self) -> list[BaseMessage]:
+        """Return the session's messages, oldest first; an empty list where there is no session or it has expired.
+
+        One ``GetItem``. Long histories are decoded in slices, between which the event loop runs.
+
+        Raises:
+            UndecodableItemError: something stored is not a message that this langchain-core knows.
+            TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
+                ServiceError, ClosedError: see ``errors``.
+        """
+        return await self._open_conversation().read()
+
+    async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Append messages, all or none of them, contiguous and in order; exactly once, however often it is retried.
+
+        One ``UpdateItem`` that does not read; a second one where the session had expired, or grew past
+        ``history_size`` unseen by this handle, or every 128th write. An empty sequence writes nothing. If the call is
+        cancelled, or fails with ``EndpointError``, ``ServiceError`` or ``WriteOutcomeUnknownError``, the batch may
+        have been stored, and then whole.
+
+        Raises:
+            MessageNotStorableError: a message would not read back equal. Nothing was written.
+            ItemTooLargeError: the session would outgrow 400 KB. Nothing was written.
+            WriteConflictError: other writers were always faster. Nothing was written.
+            WriteOutcomeUnknownError: see there.
+            UndecodableItemError: the attribute of the messages is not a list.
+            TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
+                ServiceError, ClosedError: see ``errors``.
+        """
+        await self._open_conversation().append(messages)
+
+    async def aclear(self) -> None:
+        """Delete the session's item, with all attributes that others have put there.
+
+        A ``GetItem`` and, where there is an item, a ``DeleteItem``. A retry never deletes what was added after it.
+
+        Raises:
+            WriteConflictError: other writers were always faster. Nothing was deleted.
+            TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
+                ServiceError, ClosedError: see ``errors``.
+        """
+        await self._open_conversation().clear()
+
+    async def aclose(self) -> None:
+        """Close this handle, and its client unless another open handle shares it. A second call does nothing.
+
+        A handle of a store leaves the store's client open. Nobody has to call this: clients close with their loop.
+        """
+        self._closed = True
+        clients, self._shared_clients = self._shared_clients, None
+        if clients is not None:
+            clients.users.discard(self)
+            if not clients.users:
+                await clients.aclose()
+
+    async def __aenter__(self) -> DynamoDBChatMessageHistory:
+        """Return the handle itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the handle."""
+        await self.aclose()
+
+    @property
+    def messages(self) -> list[BaseMessage]:
+        """The session's messages, as ``aget_messages`` returns them. Each access reads them."""
+        return run(self.aget_messages)
+
+    @messages.setter
+    def messages(self, messages: list[BaseMessage]) -> None:
+        raise NotImplementedError("Direct assignment to 'messages' is not allowed. Use 'add_messages' instead.")
+
+    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+        """Append messages, as ``aadd_messages`` does."""
+        run(self.aadd_messages, messages)
+
+    def add_message(self, message: BaseMessage) -> None:
+        """Append one message, as ``aadd_messages`` does."""
+        run(self.aadd_messages, [message])
+
+    def add_user_message(self, message: HumanMessage | str) -> None:
+        """Append a human message, or text as one, as ``aadd_messages`` does."""
+        run(self.aadd_messages, [HumanMessage(content=message) if isinstance(message, str) else message])
+
+    def add_ai_message(self, message: AIMessage | str) -> None:
+        """Append an AI message, or text as one, as ``aadd_messages`` does."""
+        run(self.aadd_messages, [AIMessage(content=message) if isinstance(message, str) else message])
+
+    def clear(self) -> None:
+        """Delete the session's item, as ``aclear`` does."""
+        run(self.aclear)
+
+    def close(self) -> None:
+        """Close this handle, as ``aclose`` does, with the clients that its synchronous methods opened."""
+        run(self.aclose)
+
+    def __str__(self) -> str:
+        """Return the messages as text, one ``Human: …`` or ``AI: …`` a line."""
+        return get_buffer_string(self.messages)
+
+    def __repr__(self) -> str:
+        """Return the table and the session; no content."""
+        return f"<{type(self).__name__} {self._conversation.place}>"
+
+    def _open_conversation(self) -> Conversation:
+        if self._closed:
+            raise ClosedError("The chat history is closed", self._conversation.place)
+        return self._conversation
