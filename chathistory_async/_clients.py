@@ -58,9 +58,10 @@ class ClientOptions:
 
 
 class _Slot:
-    """The client of one event loop. Made and used on that loop only."""
+    """The client of one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self.client: Any = None
         self._keeper: AsyncGenerator[None, None] | None = None
         self._lock = asyncio.Lock()
@@ -85,10 +86,16 @@ class _Slot:
         async with _new_client(options) as client:
             client.meta.events.register("before-parse.dynamodb", _leave_item_unparsed)
             self.client = client
+            _open.add(self)
             try:
                 yield
             finally:
+                _open.discard(self)
                 self.client = None
+
+
+# An open client is never left to the garbage collector: aiohttp complains of each that is.
+_open: set[_Slot] = set()
 
 
 class Clients:
@@ -117,40 +124,34 @@ class Clients:
         """
         if self.retired:
             raise ClosedError("The ChatHistoryStore is closed, and its histories with it")
-        slot = self._slot(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        slot = self._slots.get(loop)
+        if slot is None:
+            await _close_left_behind()
+            with self._lock:
+                slot = self._slots.setdefault(loop, _Slot(loop))
         return slot.client or await slot.open(self._options)
 
     async def aclose(self) -> None:
         """Close the running loop's client, and have the other running loops close theirs."""
-        here = asyncio.get_running_loop()
-        for loop, slot in list(self._slots.items()):
-            if loop is here:
-                await slot.close()
-            elif loop.is_running():
+        here = self._slots.get(asyncio.get_running_loop())
+        self.close_soon()
+        if here is not None:
+            await here.close()
+
+    def close_soon(self) -> None:
+        """Have each running loop close its client."""
+        for slot in list(self._slots.values()):
+            if slot.loop.is_running():
                 # Not waited for: that loop may be blocked by a synchronous call that waits for this one.
-                asyncio.run_coroutine_threadsafe(slot.close(), loop)
+                asyncio.run_coroutine_threadsafe(slot.close(), slot.loop)
 
-    def _slot(self, loop: asyncio.AbstractEventLoop) -> _Slot:
-        slot = self._slots.get(loop)
-        if slot is None:
-            with self._lock:
-                self._drop_closed_loops()
-                slot = self._slots.setdefault(loop, _Slot())
-        return slot
-
-    def _drop_closed_loops(self) -> None:
-        # A slot's client refers to its loop, so the weak key of a loop that was closed without a word never dies.
-        for loop in [loop for loop in self._slots if loop.is_closed()]:
-            del self._slots[loop]
-
-    def close_idle(self) -> None:
-        for loop, slot in list(self._slots.items()):
-            if not loop.is_closed() and not loop.is_running():
-                loop.run_until_complete(slot.close())
+    def can_close(self) -> bool:
+        """Tell whether nobody uses these clients and their loops can close them."""
+        return not self.users and all(slot.loop.is_running() for slot in list(self._slots.values()) if slot.client)
 
     def forget_in_child(self) -> None:
         self._lock = threading.Lock()
-        park(self._slots)
         self._slots = WeakKeyDictionary()
 
 
@@ -159,16 +160,31 @@ _shared: OrderedDict[Hashable, Clients] = OrderedDict()
 _shared_lock = threading.Lock()
 
 
-def shared_clients(options: ClientOptions) -> Clients:
-    """Return the clients that all histories with equal options share."""
+def shared_clients(options: ClientOptions, user: object) -> Clients:
+    """Return the clients that all histories with equal options share, with one more user."""
     key = options.sharing_key()
     with _shared_lock:
         clients = _shared.get(key) or _shared.setdefault(key, Clients(options))
+        clients.users.add(user)
         _shared.move_to_end(key)
         if len(_shared) > MAX_SHARED:
-            # Whoever uses the oldest keeps it. With the last user asyncio closes the generator that keeps its client.
-            _shared.popitem(last=False)
+            _drop_one_shared()
         return clients
+
+
+def _drop_one_shared() -> None:
+    for key, clients in _shared.items():
+        if clients.can_close():
+            del _shared[key]
+            clients.close_soon()
+            return
+
+
+async def _close_left_behind() -> None:
+    """Close the clients of loops that were closed without a shutdown; nothing of theirs needs those loops."""
+    for slot in list(_open):
+        if slot.loop.is_closed():
+            await slot.close()
 
 
 def _new_client(options: ClientOptions) -> AbstractAsyncContextManager[Any]:
@@ -260,14 +276,20 @@ class _Boto3Credentials(AioCredentials):  # type: ignore[misc]  # aiobotocore is
 
 
 def _close_at_exit() -> None:
-    """Close the clients of loops that were neither shut down nor closed, as scripts of the old style leave them."""
-    for clients in list(_all):
-        clients.close_idle()
+    """Close the clients of loops that were never shut down, as scripts of the old style leave them."""
+    for slot in list(_open):
+        if slot.loop.is_closed():
+            asyncio.run(slot.close())
+        elif not slot.loop.is_running():
+            slot.loop.run_until_complete(slot.close())
 
 
 def _forget_in_child() -> None:
-    global _shared_lock
+    global _shared_lock, _open
     _shared_lock = threading.Lock()
+    if _open:
+        park(_open)
+        _open = set()
     for clients in list(_all):
         clients.forget_in_child()
 

@@ -87,9 +87,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             ttl=ttl,
             history_size=history_size,
         )
-        clients = shared_clients(ClientOptions(endpoint_url, region_name, boto3_session, config))
+        clients = shared_clients(ClientOptions(endpoint_url, region_name, boto3_session, config), self)
         self._set_up(session_id, whole_key, layout, clients, coerce_float_to_decimal, consistent_read)
-        clients.users.add(self)
         self._shared_clients: Clients | None = clients
 
     @classmethod

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import localstack_client.session
+import pytest
+from botocore.config import Config
+from engines import Engine, running_engine
+from faces import FACES, Face
+from proxy import Proxy
+
+from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
+from chathistory_async._bridge import run
+
+ENGINE = pytest.StashKey[Engine]()
+STOP = pytest.StashKey[Any]()
+EMBEDDED = "the embedded engine cannot honestly hold this: "
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    engine = running_engine()
+    config.stash[ENGINE] = engine.__enter__()
+    config.stash[STOP] = engine
+    os.environ.update(CREDENTIALS)
+    os.environ["AWS_ENDPOINT_URL"] = config.stash[ENGINE].endpoint_url
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[STOP].__exit__(None, None, None)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    engine = config.stash[ENGINE]
+    return f"engine: {engine.name} at {engine.endpoint_url}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.stash[ENGINE].embedded:
+        for item in items:
+            if marker := item.get_closest_marker("real_engine"):
+                item.add_marker(pytest.mark.skip(reason=EMBEDDED + marker.args[0]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A skip for any other reason than the embedded engine's limits is a failure."""
+    report = yield  # type: ignore[misc]
+    if report.skipped and not hasattr(report, "wasxfail") and EMBEDDED not in str(report.longrepr):
+        report.outcome = "failed"
+    return report
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return request.config.stash[ENGINE]
+
+
+@pytest.fixture(scope="session")
+def dynamodb() -> Any:
+    """A plain client, to see and to make what the library does not."""
+    return localstack_client.session.Session().client("dynamodb")
+
+
+@pytest.fixture(scope="session")
+def table(engine: Engine) -> Iterator[str]:
+    store = ChatHistoryStore(f"chat-{uuid.uuid4().hex}")
+    run(store.create_table)
+    yield store._layout.table_name
+    run(store.delete_table)
+    store.close()
+
+
+@pytest.fixture
+def session_id(request: pytest.FixtureRequest) -> str:
+    return f"{request.node.name}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(params=FACES, ids=lambda face: face.__name__)
+def face(request: pytest.FixtureRequest) -> type[Face]:
+    kind: type[Face] = request.param
+    return kind
+
+
+class Make(Protocol):
+    def __call__(self, *, session: str = ..., **options: Any) -> DynamoDBChatMessageHistory: ...
+
+
+@pytest.fixture
+def make(table: str, session_id: str) -> Make:
+    """Makes handles on the test's own session."""
+
+    def make(*, session: str = session_id, **options: Any) -> DynamoDBChatMessageHistory:
+        return DynamoDBChatMessageHistory(table, session, **options)
+
+    return make
+
+
+@pytest.fixture
+def item(dynamodb: Any, table: str, session_id: str) -> Callable[[], dict[str, Any] | None]:
+    """Reads the raw item of the test's own session."""
+
+    def item() -> dict[str, Any] | None:
+        answer = dynamodb.get_item(TableName=table, Key={"SessionId": {"S": session_id}}, ConsistentRead=True)
+        found: dict[str, Any] | None = answer.get("Item")
+        return found
+
+    return item
+
+
+@pytest.fixture
+def update(dynamodb: Any, table: str, session_id: str) -> Callable[..., None]:
+    """Sets raw attributes in the item of the test's own session."""
+
+    def update(**attributes: dict[str, Any]) -> None:
+        dynamodb.update_item(
+            TableName=table,
+            Key={"SessionId": {"S": session_id}},
+            UpdateExpression="SET " + ", ".join(f"#{index} = :{index}" for index in range(len(attributes))),
+            ExpressionAttributeNames={f"#{index}": name for index, name in enumerate(attributes)},
+            ExpressionAttributeValues={f":{index}": value for index, value in enumerate(attributes.values())},
+        )
+
+    return update
+
+
+@pytest.fixture
+def proxy(engine: Engine) -> Iterator[Proxy]:
+    with Proxy(engine.endpoint_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def through(proxy: Proxy, make: Make) -> Callable[..., DynamoDBChatMessageHistory]:
+    """Makes handles that reach the engine through the proxy, with few retries and short time-outs."""
+
+    def through(attempts: int = 4, **options: Any) -> DynamoDBChatMessageHistory:
+        config = Config(retries={"total_max_attempts": attempts, "mode": "legacy"}, read_timeout=1)
+        return make(endpoint_url=proxy.url, config=config, **options)
+
+    return through

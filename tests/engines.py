@@ -1,0 +1,82 @@
+"""Finds the DynamoDB that the tests run on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from localstack_client.config import get_service_endpoint
+
+from chathistory_async.local import local_engine
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Engine:
+    name: str
+    endpoint_url: str
+    embedded: bool = False
+
+
+@contextmanager
+def running_engine() -> Iterator[Engine]:
+    """The first of: an endpoint in the environment, a running LocalStack, one started with Docker, the embedded one."""
+    given = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB") or os.environ.get("AWS_ENDPOINT_URL")
+    localstack = get_service_endpoint("dynamodb")
+    if given:
+        yield Engine("the endpoint in the environment", given)
+    elif _is_localstack(localstack):
+        yield Engine("LocalStack, already running", localstack)
+    elif _docker_works():
+        with _composed():
+            yield Engine("LocalStack, started with Docker", localstack)
+    else:
+        with _embedded() as url:
+            yield Engine("the embedded engine (moto)", url, embedded=True)
+
+
+def _is_localstack(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/_localstack/health", timeout=2) as answer:
+            return b"dynamodb" in answer.read()
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _docker_works() -> bool:
+    return shutil.which("docker") is not None and _docker("info").returncode == 0
+
+
+def _docker(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["docker", *arguments], cwd=ROOT, capture_output=True, check=False)
+
+
+@contextmanager
+def _composed() -> Iterator[None]:
+    up = _docker("compose", "up", "--wait")
+    try:
+        if up.returncode:
+            raise RuntimeError(f"docker compose up --wait failed: {up.stderr.decode()}")
+        yield
+    finally:
+        _docker("compose", "down", "--volumes")
+
+
+@contextmanager
+def _embedded() -> Iterator[str]:
+    loop = asyncio.new_event_loop()
+    engine = local_engine()
+    try:
+        yield loop.run_until_complete(engine.__aenter__())
+    finally:
+        loop.run_until_complete(engine.__aexit__(None, None, None))
+        loop.close()

@@ -1,0 +1,49 @@
+"""The two faces of a history behind one interface, so that one suite holds both to the same contract."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from langchain_core.messages import BaseMessage
+
+from chathistory_async import DynamoDBChatMessageHistory
+
+
+class Face(Protocol):
+    def __init__(self, history: DynamoDBChatMessageHistory) -> None: ...
+    async def read(self) -> list[BaseMessage]: ...
+    async def add(self, messages: Sequence[BaseMessage]) -> None: ...
+    async def clear(self) -> None: ...
+
+
+class AsyncFace:
+    def __init__(self, history: DynamoDBChatMessageHistory) -> None:
+        self.history = history
+
+    async def read(self) -> list[BaseMessage]:
+        return await self.history.aget_messages()
+
+    async def add(self, messages: Sequence[BaseMessage]) -> None:
+        await self.history.aadd_messages(messages)
+
+    async def clear(self) -> None:
+        await self.history.aclear()
+
+
+class SyncFace:
+    def __init__(self, history: DynamoDBChatMessageHistory) -> None:
+        self.history = history
+
+    async def read(self) -> list[BaseMessage]:
+        return await asyncio.to_thread(lambda: self.history.messages)
+
+    async def add(self, messages: Sequence[BaseMessage]) -> None:
+        await asyncio.to_thread(self.history.add_messages, messages)
+
+    async def clear(self) -> None:
+        await asyncio.to_thread(self.history.clear)
+
+
+FACES: list[type[Face]] = [AsyncFace, SyncFace]

@@ -1,0 +1,138 @@
+"""An HTTP proxy before the engine that counts requests and makes them fail on a schedule."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import Any
+
+from aiohttp import ClientSession, web
+
+
+class Fault(Enum):
+    NONE = "forward the request and the answer"
+    LOST_ANSWER = "forward the request, then break the connection"
+    LATE_ERROR = "forward the request, then answer 500"
+    RESET = "break the connection"
+    ERROR_500 = "answer 500"
+    ERROR_503 = "answer 503, as HTML"
+    CAPACITY = "throttle: ProvisionedThroughputExceededException"
+    THROTTLED = "throttle: ThrottlingException"
+    DELAY = "forward after a moment"
+    ZOMBIE = "break the connection, and forward the request later"
+
+
+FORWARDED_UNANSWERED = {Fault.LOST_ANSWER, Fault.LATE_ERROR}
+THROTTLES = {
+    Fault.CAPACITY: "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException",
+    Fault.THROTTLED: "com.amazon.coral.service#ThrottlingException",
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    operation: str
+    body: dict[str, Any]
+
+
+class Proxy:
+    """Runs on a thread of its own, so that blocked loops and synchronous calls reach it too.
+
+    Attributes:
+        schedule: says which fault a request meets; all pass at first.
+        seen: the requests, in the order of their arrival.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.schedule: Callable[[Seen], Fault] = lambda seen: Fault.NONE
+        self.seen: list[Seen] = []
+        self.zombie_seconds = 1.0
+        self.url = ""
+        self._target = target
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._zombies: set[asyncio.Task[Any]] = set()
+
+    def operations(self) -> list[str]:
+        return [seen.operation for seen in self.seen]
+
+    def script(self, *faults: Fault, operation: str = "") -> None:
+        """Give the next requests (of one operation, or of all) these faults, in order; then none."""
+        left = list(faults)
+        self.schedule = lambda seen: left.pop(0) if left and operation in seen.operation else Fault.NONE
+
+    def wait_for_zombies(self) -> None:
+        async def wait() -> None:
+            await asyncio.gather(*self._zombies)
+
+        self._submit(wait())
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        self._submit(self._start())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._submit(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _submit(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+    async def _start(self) -> None:
+        self._session = ClientSession(auto_decompress=False)
+        app = web.Application(client_max_size=2**24)
+        app.router.add_post("/", self._handle)
+        self._runner = web.AppRunner(app, shutdown_timeout=1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def _stop(self) -> None:
+        await asyncio.gather(*self._zombies)
+        await self._runner.cleanup()
+        await self._session.close()
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        seen = Seen(request.headers["X-Amz-Target"].split(".")[1], json.loads(body))
+        self.seen.append(seen)
+        fault = self.schedule(seen)
+        if fault is Fault.DELAY:
+            await asyncio.sleep(0.05)
+        if fault is Fault.ZOMBIE:
+            self._zombies.add(asyncio.create_task(self._forward_later(request, body)))
+        answer = await self._forward(request, body) if fault in {Fault.NONE, Fault.DELAY, *FORWARDED_UNANSWERED} else None
+        if fault in {Fault.LOST_ANSWER, Fault.RESET, Fault.ZOMBIE}:
+            assert request.transport is not None
+            request.transport.abort()
+        if fault in {Fault.LATE_ERROR, Fault.ERROR_500}:
+            return web.json_response({"__type": "com.amazonaws.dynamodb.v20120810#InternalServerError"}, status=500)
+        if fault is Fault.ERROR_503:
+            return web.Response(text="<html><h1>Service Unavailable</h1></html>", status=503, content_type="text/html")
+        if fault in THROTTLES:
+            return web.json_response({"__type": THROTTLES[fault], "message": "Rate exceeded"}, status=400)
+        return answer or web.Response()
+
+    async def _forward_later(self, request: web.Request, body: bytes) -> None:
+        headers = request.headers.copy()
+        await asyncio.sleep(self.zombie_seconds)
+        async with self._session.post(self._target, data=body, headers=headers):
+            pass
+
+    async def _forward(self, request: web.Request, body: bytes) -> web.Response:
+        async with self._session.post(self._target, data=body, headers=request.headers) as answer:
+            kept = {name: value for name, value in answer.headers.items() if name.lower().startswith("x-amz")}
+            return web.Response(
+                body=await answer.read(), status=answer.status, headers=kept, content_type="application/x-amz-json-1.0"
+            )
