@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from ._clients import Clients
 from ._single_item import Item, Request
@@ -46,7 +47,7 @@ async def call(clients: Clients, request: Request, place: Place) -> dict[str, An
             sent_before = answer["ResponseMetadata"].get("RetryAttempts", 0) > 0
             raise ConditionFailed(answer.get("Item"), sent_before=sent_before) from None
         raise from_botocore(error, place) from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:
         raise from_botocore(error, place) from error
     return response
 

@@ -108,7 +108,7 @@ def _encode_bool(value: Any, level: int) -> AttributeValue:
 def _encode_number(value: Any, level: int) -> AttributeValue:
     text = _number_text(value)
     if _decode_number(text) != value:
-        raise _Refused(f"a {type(value).__name__} with these digits would come back as another number")
+        raise _Refused(f"the {type(value).__name__} would come back as another number")
     return {"N": text}
 
 
@@ -263,7 +263,8 @@ def _decode(value: AttributeValue) -> Any:
 
 def _decode_number(text: str) -> int | float:
     number = Decimal(text)
-    if number == number.to_integral_value() and abs(number) < _FIRST_AMBIGUOUS_INTEGER:
+    # copy_abs(), because abs() rounds to the context's 28 digits.
+    if number == number.to_integral_value() and number.copy_abs() < _FIRST_AMBIGUOUS_INTEGER:
         return int(number)
     return float(number)
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 from botocore import exceptions as botocore_exceptions
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class BridgeError(ChatHistoryError):
     """A synchronous method was called where it could only hang, or its call was cut short."""
 
 
-def from_botocore(error: ClientError | BotoCoreError | ValueError, place: Place) -> ChatHistoryError:
+def from_botocore(error: ClientError | BotoCoreError | ResponseParserError | ValueError, place: Place) -> ChatHistoryError:
     """Return our error for one of botocore's; the caller raises it ``from`` that one."""
     if isinstance(error, ClientError):
         return _from_client_error(error, place)
@@ -144,7 +145,7 @@ def from_botocore(error: ClientError | BotoCoreError | ValueError, place: Place)
         return ConfigurationError(f"No usable AWS credentials: {error}; {advice}", place)
     if isinstance(error, botocore_exceptions.NoRegionError):
         return ConfigurationError("No AWS region: give region_name, or set AWS_DEFAULT_REGION", place)
-    if isinstance(error, botocore_exceptions.ResponseParserError):
+    if isinstance(error, ResponseParserError):
         return ServiceError("DynamoDB's answer could not be parsed", place)
     return ConfigurationError(f"The AWS SDK cannot use its configuration: {error}", place)
 

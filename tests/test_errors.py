@@ -1,0 +1,318 @@
+"""Each failure has a class of its own that names the table and the session, says what to do and keeps its cause."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from conftest import CREDENTIALS, Make
+from faces import Face
+from langchain_core.messages import HumanMessage
+from proxy import Fault, Proxy, Seen
+from samples import humans, texts
+
+from chathistory_async import (
+    AccessDeniedError,
+    ChatHistoryError,
+    ChatHistoryStore,
+    ClosedError,
+    ConfigurationError,
+    DynamoDBChatMessageHistory,
+    EndpointError,
+    ItemTooLargeError,
+    KeySchemaError,
+    MessageNotStorableError,
+    ServiceError,
+    TableNotFoundError,
+    ThrottledError,
+    UndecodableItemError,
+)
+
+Through = Callable[..., DynamoDBChatMessageHistory]
+SECRET = "the launch code is 0000"
+OPERATIONS = ["read", "add", "clear"]
+
+
+async def attempt(history: Face, operation: str) -> None:
+    if operation == "add":
+        await history.add([HumanMessage(SECRET, additional_kwargs={"nested": [SECRET]})])
+    elif operation == "read":
+        await history.read()
+    else:
+        await history.clear()
+
+
+async def failure(
+    kind: type[ChatHistoryError], face: type[Face], history: DynamoDBChatMessageHistory, operation: str = "read"
+) -> ChatHistoryError:
+    """The error of an operation, after the checks that hold for all of them."""
+    with pytest.raises(kind) as caught:
+        await attempt(face(history), operation)
+    error = caught.value
+    assert type(error) is kind
+    assert error.table_name == history.table_name
+    assert error.session_key == history.key
+    assert history.table_name in str(error)
+    assert all(repr(value) in str(error) for value in history.key.values())
+    assert SECRET not in str(error)
+    return error
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_missing_table(face: type[Face], operation: str) -> None:
+    error = await failure(TableNotFoundError, face, DynamoDBChatMessageHistory("no-such-table", "x"), operation)
+    assert "create_table()" in str(error)
+    assert isinstance(error.__cause__, ClientError)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(
+    "options",
+    [{"primary_key_name": "other"}, {"key": {"SessionId": "x", "sort": "y"}}, {"key": {"SessionId": ""}}],
+    ids=str,
+)
+async def test_wrong_key_schema(face: type[Face], table: str, options: dict[str, Any], operation: str) -> None:
+    history = DynamoDBChatMessageHistory(table, "x", **options)
+    error = await failure(KeySchemaError, face, history, operation)
+    assert "primary_key_name" in str(error)
+    assert isinstance(error.__cause__, ClientError)
+
+
+@pytest.mark.real_engine("moto does not check a key's type or size")
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("value", [5, b"x", "x" * 2049], ids=lambda value: type(value).__name__)
+async def test_wrong_key_type_or_size(face: type[Face], table: str, value: Any, operation: str) -> None:
+    history = DynamoDBChatMessageHistory(table, "x", key={"SessionId": value})
+    await failure(KeySchemaError, face, history, operation)
+
+
+class TestItemTooLarge:
+    async def test_at_the_limit_what_was_stored_stays_whole(self, face: type[Face], make: Make) -> None:
+        history = make()
+        block = [HumanMessage("x" * 60_000)]
+        for _ in range(6):
+            await face(history).add(block)
+        with pytest.raises(ItemTooLargeError) as caught:
+            await face(history).add(block)
+        assert "1 messages of 60,095 bytes on top of the 360,680 bytes that are stored" in str(caught.value)
+        assert "history_size" in str(caught.value)
+        assert caught.value.session_key == history.key
+        assert isinstance(caught.value.__cause__, ClientError)
+        assert await face(make()).read() == block * 6
+        await face(history).add(humans("a short one still fits"))
+
+    async def test_a_batch_that_no_item_could_hold_is_not_even_sent(
+        self, face: type[Face], through: Through, proxy: Proxy
+    ) -> None:
+        with pytest.raises(ItemTooLargeError, match="nothing was written"):
+            await face(through()).add([HumanMessage("x" * 410_000)])
+        assert not proxy.seen
+
+    async def test_only_what_history_size_keeps_counts(self, face: type[Face], make: Make) -> None:
+        history = make(history_size=2)
+        await face(history).add([HumanMessage("x" * 150_000)] * 5)
+        await face(history).add([HumanMessage("y" * 150_000)])
+        assert [text[0] for text in texts(await face(make()).read())] == ["x", "y"]
+
+
+async def test_nothing_of_a_batch_with_one_refused_message_is_sent(
+    face: type[Face], through: Through, proxy: Proxy
+) -> None:
+    history = through()
+    batch = [*humans(*range(250)), HumanMessage("", response_metadata={"logprobs": [float("nan")]})]
+    with pytest.raises(MessageNotStorableError) as caught:
+        await face(history).add(batch)
+    assert "messages[250].response_metadata.logprobs[0] cannot be stored" in str(caught.value)
+    assert caught.value.session_key == history.key
+    assert isinstance(caught.value, ValueError)
+    assert not proxy.seen
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("fault", [Fault.CAPACITY, Fault.THROTTLED])
+async def test_throttled_beyond_the_retries(
+    face: type[Face], through: Through, proxy: Proxy, fault: Fault, operation: str
+) -> None:
+    proxy.schedule = lambda seen: fault
+    error = await failure(ThrottledError, face, through(attempts=3), operation)
+    assert len(proxy.seen) == 3
+    assert isinstance(error.__cause__, ClientError)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(("fault", "status"), [(Fault.ERROR_500, "500"), (Fault.ERROR_503, "503")])
+async def test_failing_service(
+    face: type[Face], through: Through, proxy: Proxy, fault: Fault, status: str, operation: str
+) -> None:
+    proxy.schedule = lambda seen: fault
+    error = await failure(ServiceError, face, through(attempts=2), operation)
+    assert status in str(error)
+    assert isinstance(error.__cause__, ClientError)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_broken_connection(face: type[Face], through: Through, proxy: Proxy, operation: str) -> None:
+    proxy.schedule = lambda seen: Fault.RESET
+    error = await failure(EndpointError, face, through(attempts=2), operation)
+    assert isinstance(error.__cause__, BotoCoreError)
+
+
+async def test_unreachable_endpoint(face: type[Face], make: Make) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    history = make(endpoint_url=url, config=Config(retries={"total_max_attempts": 2}))
+    error = await failure(EndpointError, face, history)
+    assert url in str(error)
+    assert isinstance(error.__cause__, BotoCoreError)
+
+
+async def test_endpoint_that_does_not_answer(face: type[Face], make: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        config = Config(retries={"total_max_attempts": 1}, read_timeout=0.2)
+        history = make(endpoint_url=f"http://127.0.0.1:{deaf.getsockname()[1]}", config=config)
+        await failure(EndpointError, face, history)
+
+
+async def test_endpoint_that_is_no_url(face: type[Face], make: Make) -> None:
+    error = await failure(ConfigurationError, face, make(endpoint_url="localhost:4566"))
+    assert "localhost:4566" in str(error)
+
+
+DENIALS = ["AccessDeniedException", "UnrecognizedClientException", "ExpiredTokenException", "InvalidSignatureException"]
+
+
+@pytest.mark.parametrize("code", DENIALS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_access_denied(face: type[Face], make: Make, refusing: str, code: str, operation: str) -> None:
+    """No local engine checks policies, so the answer is AWS's documented one, given by a stub."""
+    history = make(endpoint_url=f"{refusing}/{code}")
+    error = await failure(AccessDeniedError, face, history, operation)
+    assert code in str(error)
+    assert isinstance(error.__cause__, ClientError)
+
+
+@pytest.fixture
+def refusing() -> Any:
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = f'{{"__type": "com.amazon.coral.service#{self.path.strip("/")}", "message": "no"}}'.encode()
+            self.send_response(400)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class TestConfiguration:
+    @pytest.fixture(autouse=True)
+    def empty_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in CREDENTIALS:
+            if not name.endswith(("_FILE", "_DISABLED")):
+                monkeypatch.delenv(name)
+
+    async def test_no_credentials(self, face: type[Face], make: Make) -> None:
+        error = await failure(ConfigurationError, face, make(region_name="us-east-1"))
+        assert "AWS_PROFILE" in str(error)
+        assert isinstance(error.__cause__, BotoCoreError)
+
+    async def test_no_credentials_in_a_boto3_session(self, face: type[Face], make: Make) -> None:
+        session = boto3.Session(region_name="us-east-1")
+        await failure(ConfigurationError, face, make(boto3_session=session))
+
+    async def test_no_region(self, face: type[Face], make: Make) -> None:
+        error = await failure(ConfigurationError, face, make())
+        assert "region_name" in str(error)
+        assert isinstance(error.__cause__, BotoCoreError)
+
+    async def test_no_such_profile(self, face: type[Face], make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_PROFILE", "nobody")
+        error = await failure(ConfigurationError, face, make(region_name="eu-west-1"))
+        assert "nobody" in str(error)
+
+
+class TestUndecodable:
+    async def test_message(self, face: type[Face], make: Make, update: Any) -> None:
+        good = {"M": {"type": {"S": "human"}, "data": {"M": {"content": {"S": "x"}}}}}
+        update(History={"L": [good] * 120 + [{"M": {"type": {"S": SECRET}, "data": {"M": {}}}}]})
+        error = await failure(UndecodableItemError, face, make())
+        assert "stored message 120" in str(error)
+
+    async def test_attribute(self, face: type[Face], make: Make, update: Any) -> None:
+        update(History={"S": SECRET})
+        assert "history_messages_key" in str(await failure(UndecodableItemError, face, make()))
+
+    @pytest.mark.real_engine("moto answers list_append to a text with HTTP 500")
+    async def test_attribute_to_append_to(self, face: type[Face], make: Make, update: Any, item: Any) -> None:
+        update(History={"S": SECRET})
+        error = await failure(UndecodableItemError, face, make(), "add")
+        assert "history_messages_key" in str(error)
+        assert item()["History"] == {"S": SECRET}
+
+
+class TestClosed:
+    @pytest.mark.parametrize("operation", OPERATIONS)
+    async def test_history(self, face: type[Face], make: Make, operation: str) -> None:
+        history = make()
+        await history.aclose()
+        await history.aclose()
+        assert "The chat history is closed" in str(await failure(ClosedError, face, history, operation))
+
+    @pytest.mark.parametrize("operation", OPERATIONS)
+    async def test_store(self, face: type[Face], table: str, operation: str) -> None:
+        async with ChatHistoryStore(table) as store:
+            history = store.session("x")
+        with pytest.raises(ClosedError, match="The ChatHistoryStore is closed"):
+            await attempt(face(history), operation)
+        with pytest.raises(ClosedError):
+            await store.create_table()
+
+
+def every_error() -> list[type[ChatHistoryError]]:
+    return [ChatHistoryError, *ChatHistoryError.__subclasses__()]
+
+
+@pytest.mark.parametrize("kind", every_error())
+def test_an_error_survives_a_process_boundary(kind: type[ChatHistoryError], make: Make) -> None:
+    place = make()._conversation.place
+    error = kind("text", place)
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), str(back)) == (kind, str(error))
+    assert (back.table_name, back.session_key) == (error.table_name, error.session_key)
+
+
+async def test_nothing_that_the_library_logs_or_shows_holds_content(
+    face: type[Face], through: Through, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "chathistory_async")
+    history = through()
+    await attempt(face(history), "add")
+    await attempt(face(history), "read")
+
+    def fail(seen: Seen) -> Fault:
+        return Fault.ERROR_500
+
+    proxy.schedule = fail
+    for operation in OPERATIONS:
+        await failure(ServiceError, face, history, operation)
+    ours = [record for record in caplog.records if record.name.startswith("chathistory_async")]
+    assert SECRET not in "".join(record.getMessage() for record in ours)
+    assert SECRET not in repr(history)
+    assert SECRET not in repr(history._conversation) + repr(history._layout)

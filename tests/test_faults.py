@@ -1,0 +1,95 @@
+"""Many writers on a bad day: everything that can happen between the library and DynamoDB happens, often."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import Make
+from faces import Face
+from proxy import Fault, Proxy, Seen
+from samples import humans, texts
+
+from chathistory_async import ChatHistoryError, DynamoDBChatMessageHistory
+
+WRITERS = 8
+APPENDS = 25
+FAULTS = [fault for fault in Fault if fault is not Fault.NONE]
+
+
+def at_random(rate: float, seed: int, faults: list[Fault]) -> Callable[[Seen], Fault]:
+    chance = random.Random(seed)
+    return lambda seen: chance.choice(faults) if chance.random() < rate else Fault.NONE
+
+
+async def write_all(histories: list[Face]) -> tuple[list[str], list[str]]:
+    """Append from all writers at once; return what was acknowledged and what was not."""
+    acknowledged, failed = [], []
+
+    async def write(writer: int) -> None:
+        for number in range(APPENDS):
+            text = f"{writer}:{number:02}"
+            try:
+                await histories[writer].add(humans(text, f"{text}b"))
+            except ChatHistoryError:
+                failed.append(text)
+            else:
+                acknowledged.append(text)
+
+    await asyncio.gather(*(write(writer) for writer in range(WRITERS)))
+    return acknowledged, failed
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.33])
+@pytest.mark.parametrize("attempts", [10, 2])
+async def test_every_acknowledged_message_is_there_exactly_once(
+    face: type[Face], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy, rate: float, attempts: int
+) -> None:
+    proxy.schedule = at_random(rate, seed=int(rate * 100) + attempts, faults=FAULTS)
+    acknowledged, failed = await write_all([face(through(attempts)) for _ in range(WRITERS)])
+    await asyncio.to_thread(proxy.wait_for_zombies)
+    stored = texts(await make().aget_messages())
+
+    assert len(acknowledged) + len(failed) == WRITERS * APPENDS
+    assert len(acknowledged) > WRITERS * APPENDS / 2
+    assert [text for text in stored if not text.endswith("b")] == [text for text in stored[::2]], "batches are contiguous"
+    assert stored[1::2] == [f"{text}b" for text in stored[::2]], "batches are whole"
+    counts = Counter(stored[::2])
+    assert {text: counts[text] for text in acknowledged} == dict.fromkeys(acknowledged, 1)
+    assert all(counts[text] <= 1 for text in failed)
+    for writer in range(WRITERS):
+        # What was given up may still arrive later, as a request that the network held back.
+        own = [text for text in stored[::2] if text.startswith(f"{writer}:") and text in set(acknowledged)]
+        assert own == sorted(own)
+
+
+async def test_history_size_is_exact_all_the_same(
+    face: type[Face], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy
+) -> None:
+    proxy.schedule = at_random(0.33, seed=7, faults=[*FAULTS, *[Fault.LOST_ANSWER] * 10])
+    acknowledged, failed = await write_all([face(through(10, history_size=20)) for _ in range(WRITERS)])
+    await asyncio.to_thread(proxy.wait_for_zombies)
+    stored = texts(await make().aget_messages())
+    assert len(stored) == 20
+    assert len(set(stored)) == 20
+    assert stored[1::2] == [f"{text}b" for text in stored[::2]]
+    for writer in range(WRITERS):
+        own = [text for text in stored[::2] if text.startswith(f"{writer}:") and text in set(acknowledged)]
+        written = sorted(text for text in acknowledged if text.startswith(f"{writer}:"))
+        assert own == written[len(written) - len(own) :], "what is left of a writer is its latest"
+
+
+async def test_reads_and_clears_survive_too(
+    face: type[Face], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy
+) -> None:
+    history: Any = face(through(10))
+    proxy.schedule = at_random(0.33, seed=3, faults=[fault for fault in FAULTS if fault is not Fault.ZOMBIE])
+    for number in range(20):
+        await history.add(humans(number))
+        assert texts(await history.read()) == [str(number)]
+        await history.clear()
+        assert await history.read() == []
