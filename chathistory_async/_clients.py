@@ -58,10 +58,15 @@ class ClientOptions:
 
 
 class _Slot:
-    """The client of one event loop."""
+    """The client of one event loop.
+
+    Attributes:
+        inherited: whether this is a forked child's copy of what the parent still uses.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.inherited = False
         self.client: Any = None
         self._keeper: AsyncGenerator[None, None] | None = None
         self._lock = asyncio.Lock()
@@ -83,15 +88,17 @@ class _Slot:
     async def _keep(self, options: ClientOptions) -> AsyncGenerator[None, None]:
         # A suspended generator is how to be told that a loop shuts down: asyncio.run(), like every other runner,
         # closes those that are left (loop.shutdown_asyncgens), and the client with this one.
-        async with _new_client(options) as client:
-            client.meta.events.register("before-parse.dynamodb", _leave_item_unparsed)
-            self.client = client
-            _open.add(self)
-            try:
-                yield
-            finally:
-                _open.discard(self)
-                self.client = None
+        context = _new_client(options)
+        self.client = await context.__aenter__()
+        self.client.meta.events.register("before-parse.dynamodb", _leave_item_unparsed)
+        _open.add(self)
+        try:
+            yield
+        finally:
+            _open.discard(self)
+            self.client = None
+            if not self.inherited:
+                await context.__aexit__(None, None, None)
 
 
 # An open client is never left to the garbage collector: aiohttp complains of each that is.
@@ -287,9 +294,12 @@ def _close_at_exit() -> None:
 def _forget_in_child() -> None:
     global _shared_lock, _open
     _shared_lock = threading.Lock()
-    if _open:
-        park(_open)
-        _open = set()
+    for slot in _open:
+        # A child that unwinds an inherited asyncio.run() shuts the parent's loop down, generators and all.
+        slot.inherited = True
+        park(slot.client)
+        park(slot)
+    _open = set()
     for clients in list(_all):
         clients.forget_in_child()
 
