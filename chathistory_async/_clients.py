@@ -174,17 +174,15 @@ def shared_clients(options: ClientOptions, user: object) -> Clients:
         clients = _shared.get(key) or _shared.setdefault(key, Clients(options))
         clients.users.add(user)
         _shared.move_to_end(key)
-        if len(_shared) > MAX_SHARED:
-            _drop_one_shared()
+        _drop_unused_shared()
         return clients
 
 
-def _drop_one_shared() -> None:
-    for key, clients in _shared.items():
-        if clients.can_close():
-            del _shared[key]
-            clients.close_soon()
-            return
+def _drop_unused_shared() -> None:
+    """Drop the longest unused while there are more than MAX_SHARED."""
+    for key in list(_shared)[: max(0, len(_shared) - MAX_SHARED)]:
+        if _shared[key].can_close():
+            _shared.pop(key).close_soon()
 
 
 async def _close_left_behind() -> None:

@@ -134,7 +134,9 @@ class BridgeError(ChatHistoryError):
     """A synchronous method was called where it could only hang, or its call was cut short."""
 
 
-def from_botocore(error: ClientError | BotoCoreError | ResponseParserError | ValueError, place: Place) -> ChatHistoryError:
+def from_botocore(
+    error: ClientError | BotoCoreError | ResponseParserError | ValueError, place: Place
+) -> ChatHistoryError:
     """Return our error for one of botocore's; the caller raises it ``from`` that one."""
     if isinstance(error, ClientError):
         return _from_client_error(error, place)

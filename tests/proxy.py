@@ -38,6 +38,7 @@ THROTTLES = {
 class Seen:
     operation: str
     body: dict[str, Any]
+    authorization: str
 
 
 class Proxy:
@@ -105,14 +106,17 @@ class Proxy:
 
     async def _handle(self, request: web.Request) -> web.Response:
         body = await request.read()
-        seen = Seen(request.headers["X-Amz-Target"].split(".")[1], json.loads(body))
+        operation = request.headers["X-Amz-Target"].split(".")[1]
+        seen = Seen(operation, json.loads(body), request.headers["Authorization"])
         self.seen.append(seen)
         fault = self.schedule(seen)
         if fault is Fault.DELAY:
             await asyncio.sleep(0.05)
         if fault is Fault.ZOMBIE:
             self._zombies.add(asyncio.create_task(self._forward_later(request, body)))
-        answer = await self._forward(request, body) if fault in {Fault.NONE, Fault.DELAY, *FORWARDED_UNANSWERED} else None
+        answer = (
+            await self._forward(request, body) if fault in {Fault.NONE, Fault.DELAY, *FORWARDED_UNANSWERED} else None
+        )
         if fault in {Fault.LOST_ANSWER, Fault.RESET, Fault.ZOMBIE}:
             assert request.transport is not None
             request.transport.abort()

@@ -44,7 +44,18 @@ def script(table: str, session_id: str) -> Script:
     def script(code: str, *options: str, before: str = "") -> subprocess.CompletedProcess[str]:
         program = textwrap.dedent(before) + PRELUDE + textwrap.dedent(code)
         return subprocess.run(
-            [sys.executable, "-W", "always", "-W", "error::ResourceWarning", *options, "-c", program, table, session_id],
+            [
+                sys.executable,
+                "-W",
+                "always",
+                "-W",
+                "error::ResourceWarning",
+                *options,
+                "-c",
+                program,
+                table,
+                session_id,
+            ],
             capture_output=True,
             text=True,
             timeout=60,

@@ -162,7 +162,7 @@ class Unknown(BaseMessage):
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (Mine("x"), "a Mine would come back as a HumanMessage"),
+        (Mine(content="x"), "a Mine would come back as a HumanMessage"),
         (Unknown(content="x"), "this langchain-core does not know its type"),
         ("text", "str is not a langchain_core message"),
         (("human", "text"), "tuple is not a langchain_core message"),

@@ -27,9 +27,7 @@ def in_order(stored: list[str], writers: int, appends: int) -> bool:
 
 @pytest.mark.parametrize(("writers", "appends"), [(8, 10), (50, 4)])
 @pytest.mark.parametrize("shared_handle", [False, True])
-async def test_no_update_is_lost(
-    face: type[Face], make: Make, writers: int, appends: int, shared_handle: bool
-) -> None:
+async def test_no_update_is_lost(face: type[Face], make: Make, writers: int, appends: int, shared_handle: bool) -> None:
     one = face(make())
 
     async def write(writer: int) -> None:

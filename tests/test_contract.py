@@ -192,7 +192,8 @@ class TestHistorySize:
 
     @pytest.mark.parametrize("batch", [2, 3, 4, 5, 9])
     async def test_with_batches(self, face: type[Face], make: Make, batch: int) -> None:
-        history, expected = face(make(history_size=4)), []
+        history = face(make(history_size=4))
+        expected: list[str] = []
         for start in range(0, 5 * batch, batch):
             await history.add(humans(*range(start, start + batch)))
             expected = (expected + [str(n) for n in range(start, start + batch)])[-4:]
@@ -258,9 +259,7 @@ class TestTTL:
         await history.add(humans("new"))
         assert texts(await history.read()) == ["new"]
 
-    async def test_clear_deletes_an_expired_session(
-        self, face: type[Face], make: Make, item: Any, update: Any
-    ) -> None:
+    async def test_clear_deletes_an_expired_session(self, face: type[Face], make: Make, item: Any, update: Any) -> None:
         await face(make()).add(humans("old"))
         update(expireAt={"N": "1"})
         await face(make()).clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ APPENDS = 25
 FAULTS = [fault for fault in Fault if fault is not Fault.NONE]
 
 
-def at_random(rate: float, seed: int, faults: list[Fault]) -> Callable[[Seen], Fault]:
+def at_random(rate: float, seed: int, faults: Sequence[Fault]) -> Callable[[Seen], Fault]:
     chance = random.Random(seed)
     return lambda seen: chance.choice(faults) if chance.random() < rate else Fault.NONE
 
@@ -47,7 +47,12 @@ async def write_all(histories: list[Face]) -> tuple[list[str], list[str]]:
 @pytest.mark.parametrize("rate", [0.1, 0.33])
 @pytest.mark.parametrize("attempts", [10, 2])
 async def test_every_acknowledged_message_is_there_exactly_once(
-    face: type[Face], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy, rate: float, attempts: int
+    face: type[Face],
+    through: Callable[..., DynamoDBChatMessageHistory],
+    make: Make,
+    proxy: Proxy,
+    rate: float,
+    attempts: int,
 ) -> None:
     proxy.schedule = at_random(rate, seed=int(rate * 100) + attempts, faults=FAULTS)
     acknowledged, failed = await write_all([face(through(attempts)) for _ in range(WRITERS)])
@@ -56,7 +61,7 @@ async def test_every_acknowledged_message_is_there_exactly_once(
 
     assert len(acknowledged) + len(failed) == WRITERS * APPENDS
     assert len(acknowledged) > WRITERS * APPENDS / 2
-    assert [text for text in stored if not text.endswith("b")] == [text for text in stored[::2]], "batches are contiguous"
+    assert [text for text in stored if not text.endswith("b")] == stored[::2], "batches are contiguous"
     assert stored[1::2] == [f"{text}b" for text in stored[::2]], "batches are whole"
     counts = Counter(stored[::2])
     assert {text: counts[text] for text in acknowledged} == dict.fromkeys(acknowledged, 1)
@@ -71,7 +76,7 @@ async def test_history_size_is_exact_all_the_same(
     face: type[Face], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy
 ) -> None:
     proxy.schedule = at_random(0.33, seed=7, faults=[*FAULTS, *[Fault.LOST_ANSWER] * 10])
-    acknowledged, failed = await write_all([face(through(10, history_size=20)) for _ in range(WRITERS)])
+    acknowledged, _ = await write_all([face(through(10, history_size=20)) for _ in range(WRITERS)])
     await asyncio.to_thread(proxy.wait_for_zombies)
     stored = texts(await make().aget_messages())
     assert len(stored) == 20

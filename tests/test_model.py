@@ -88,7 +88,7 @@ def machine(table: str, dynamodb: Any) -> type[RuleBasedStateMachine]:
 
 
 def test_a_session_is_like_a_list(table: str, dynamodb: Any) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine(table, dynamodb),
         settings=settings(
             max_examples=40, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)

@@ -1,0 +1,55 @@
+"""What is checked before anything is merged: ``nox -s lint types tests compat``."""
+
+import nox
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["tests"]
+nox.options.default_venv_backend = "uv|virtualenv"
+
+
+def dependencies(*groups: str) -> list[str]:
+    return nox.project.dependency_groups(PYPROJECT, *groups)
+
+
+def run_suite(session: nox.Session) -> None:
+    # Programs that the tests start would otherwise import the working tree instead of the wheel.
+    session.env["PYTHONSAFEPATH"] = "1"
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The suite against the built wheel, on the first engine that is there: see tests/engines.py."""
+    session.install(".[local,cli]", *dependencies("test"))
+    run_suite(session)
+
+
+@nox.session(python=nox.project.python_versions(PYPROJECT))
+def versions(session: nox.Session) -> None:
+    """The suite on each supported Python that this machine has."""
+    tests(session)
+
+
+@nox.session
+def compat(session: nox.Session) -> None:
+    """The suite with aiobotocore 3, which aioboto3 15.5 runs with though it pins an older one."""
+    session.install(".[local,cli]", *dependencies("test"))
+    session.install("aiobotocore[boto3]>=3")
+    run_suite(session)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and formatting."""
+    session.install(*dependencies("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Static types of the package and its tests."""
+    session.install(".[local,cli]", *dependencies("test"))
+    session.run("mypy")

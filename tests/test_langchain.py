@@ -1,0 +1,90 @@
+"""As LangChain uses it: RunnableWithMessageHistory, asynchronously and synchronously."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import Make
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables.history import RunnableWithMessageHistory
+from samples import texts
+
+from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
+
+
+def answer(messages: list[BaseMessage]) -> AIMessage:
+    return AIMessage(f"{len(messages)} messages so far, the last is {messages[-1].content!r}")
+
+
+def chat(get_history: Callable[[str], BaseChatMessageHistory]) -> Runnable[Any, Any]:
+    prompt = ChatPromptTemplate.from_messages([MessagesPlaceholder("history"), ("human", "{question}")])
+    return RunnableWithMessageHistory(
+        prompt | RunnableLambda(lambda value: answer(value.to_messages())),
+        get_history,
+        input_messages_key="question",
+        history_messages_key="history",
+    )
+
+
+def config(session_id: str) -> RunnableConfig:
+    return {"configurable": {"session_id": session_id}}
+
+
+TWO_TURNS = ["hello", "1 messages so far, the last is 'hello'", "again", "3 messages so far, the last is 'again'"]
+
+
+def test_it_is_a_chat_message_history(make: Make) -> None:
+    assert isinstance(make(), BaseChatMessageHistory)
+
+
+async def test_ainvoke(table: str, session_id: str) -> None:
+    async with ChatHistoryStore(table) as store:
+        chain = chat(store.session)
+        for question in ("hello", "again"):
+            await chain.ainvoke({"question": question}, config(session_id))
+        assert texts(await store.session(session_id).aget_messages()) == TWO_TURNS
+
+
+def test_invoke(table: str, session_id: str) -> None:
+    chain = chat(lambda session: DynamoDBChatMessageHistory(table, session))
+    for question in ("hello", "again"):
+        chain.invoke({"question": question}, config(session_id))
+    assert texts(DynamoDBChatMessageHistory(table, session_id).messages) == TWO_TURNS
+
+
+async def test_many_sessions_at_once(table: str, session_id: str) -> None:
+    async with ChatHistoryStore(table) as store:
+        chain = chat(store.session)
+
+        async def converse(number: int) -> None:
+            for question in ("hello", "again"):
+                await chain.ainvoke({"question": question}, config(f"{session_id}-{number}"))
+
+        await asyncio.gather(*(converse(number) for number in range(20)))
+        for number in range(20):
+            assert texts(await store.session(f"{session_id}-{number}").aget_messages()) == TWO_TURNS
+
+
+async def test_a_streamed_answer_is_stored(table: str, session_id: str) -> None:
+    model = GenericFakeChatModel(messages=iter([AIMessage("a streamed answer")]))
+    async with ChatHistoryStore(table) as store:
+        chain = RunnableWithMessageHistory(model, store.session)
+        chunks = [chunk async for chunk in chain.astream([HumanMessage("hello")], config(session_id))]
+        assert len(chunks) > 1
+        assert texts(await store.session(session_id).aget_messages()) == ["hello", "a streamed answer"]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+async def test_history_size_bounds_the_prompt(table: str, session_id: str, size: int) -> None:
+    async with ChatHistoryStore(table, history_size=size) as store:
+        chain = chat(store.session)
+        for _ in range(4):
+            reply = await chain.ainvoke({"question": "more"}, config(session_id))
+        assert reply.content.startswith(f"{size + 1} messages so far")

@@ -1,0 +1,94 @@
+"""What the asynchronous methods do to the event loop that they run on: nothing that others would notice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from conftest import Make
+from langchain_core.messages import AIMessage, BaseMessage
+from samples import humans
+
+from chathistory_async import DynamoDBChatMessageHistory
+
+SLOW_SECONDS = 0.05
+
+
+@pytest.fixture
+async def slow_callbacks(caplog: pytest.LogCaptureFixture) -> AsyncIterator[list[str]]:
+    """What asyncio's debug mode says of each step that held the loop for longer than SLOW_SECONDS."""
+    loop = asyncio.get_running_loop()
+    loop.slow_callback_duration = SLOW_SECONDS
+    found: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if " took " in record.getMessage():
+                found.append(record.getMessage())
+
+    handler = Collect()
+    logging.getLogger("asyncio").addHandler(handler)
+    try:
+        yield found
+    finally:
+        logging.getLogger("asyncio").removeHandler(handler)
+
+
+async def test_the_guard_itself_sees_a_blocked_loop(slow_callbacks: list[str], make: Make) -> None:
+    async def block() -> None:
+        time.sleep(2 * SLOW_SECONDS)  # noqa: ASYNC251  # what the guard must see
+
+    await asyncio.create_task(block())
+    assert len(slow_callbacks) == 1
+
+
+def many_messages() -> list[BaseMessage]:
+    """About 1,100 small messages with tool calls, which is near what fits into an item."""
+    call = {"name": "search", "args": {"q": "x", "n": [1, 2, 3]}, "id": "c", "type": "tool_call"}
+    return [AIMessage("short", tool_calls=[call], id=str(number)) for number in range(1100)]
+
+
+async def test_a_full_item_is_read_in_slices(slow_callbacks: list[str], make: Make) -> None:
+    stored = many_messages()
+    for start in range(0, len(stored), 100):
+        await make().aadd_messages(stored[start : start + 100])
+    slow_callbacks.clear()
+    reads = 10
+    for _ in range(reads):
+        assert len(await make().aget_messages()) == len(stored)
+    # botocore's own parsing and one conversion of the whole would each hold the loop in every read; a machine that
+    # is busy elsewhere, or a full garbage collection, does so now and then.
+    assert len(slow_callbacks) <= reads // 2, slow_callbacks
+
+
+async def test_other_tasks_run_while_a_full_item_is_decoded(make: Make) -> None:
+    await make().aadd_messages(many_messages())
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    history = make()
+    decoding = history._conversation._in_slices(lambda value, position: value, list(range(1000)))
+    task = asyncio.create_task(other())
+    await asyncio.sleep(0)
+    await decoding
+    task.cancel()
+    assert turns >= 1000 // 100 - 1
+
+
+async def test_no_thread_is_used(make: Make) -> None:
+    before = set(threading.enumerate())
+    histories: list[DynamoDBChatMessageHistory] = [make(session=f"no-thread-{number}") for number in range(20)]
+    await asyncio.gather(*(history.aadd_messages(humans(1, 2)) for history in histories))
+    await asyncio.gather(*(history.aget_messages() for history in histories))
+    await asyncio.gather(*(history.aclear() for history in histories))
+    assert set(threading.enumerate()) <= before
+    assert asyncio.get_running_loop()._default_executor is None  # type: ignore[attr-defined]

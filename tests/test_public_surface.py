@@ -1,0 +1,151 @@
+"""What users import: complete, sorted, documented and typed."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from importlib.metadata import metadata, requires
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import chathistory_async
+from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, errors
+
+CLASSES = [DynamoDBChatMessageHistory, ChatHistoryStore]
+
+
+def test_all_is_sorted_and_complete() -> None:
+    names = chathistory_async.__all__
+    assert names == sorted(names)
+    public = {
+        name
+        for name, value in vars(chathistory_async).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert set(names) == public
+
+
+def test_every_error_is_public_and_drawn_in_the_tree() -> None:
+    found = {
+        name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == errors.__name__
+    }
+    tree = {name for name in found if issubclass(getattr(errors, name), ChatHistoryError)}
+    assert tree <= set(chathistory_async.__all__)
+    assert errors.__doc__ is not None
+    assert all(name in errors.__doc__ for name in tree)
+
+
+def public_members(kind: type) -> list[Any]:
+    return [value for name, value in vars(kind).items() if not name.startswith("_") or name in ("__init__", "__str__")]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_everything_public_is_documented(kind: type) -> None:
+    assert inspect.getdoc(kind)
+    for member in public_members(kind):
+        if inspect.isfunction(member) and member.__name__ != "__init__":
+            assert inspect.getdoc(member), member
+    parameters = list(inspect.signature(kind).parameters)
+    assert all(f"    {name}: " in (kind.__doc__ or "") for name in parameters)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_nothing_public_takes_any_keyword(kind: type) -> None:
+    for member in public_members(kind):
+        if inspect.isfunction(member):
+            kinds = {parameter.kind for parameter in inspect.signature(member).parameters.values()}
+            assert inspect.Parameter.VAR_KEYWORD not in kinds
+
+
+def test_each_native_method_has_a_synchronous_twin() -> None:
+    names = [name for name in vars(DynamoDBChatMessageHistory) if name.startswith("a") and not name.startswith("add")]
+    twins = {"aget_messages": "messages", "aadd_messages": "add_messages", "aclear": "clear", "aclose": "close"}
+    assert set(names) == set(twins)
+    for native, twin in twins.items():
+        assert inspect.iscoroutinefunction(getattr(DynamoDBChatMessageHistory, native))
+        assert hasattr(DynamoDBChatMessageHistory, twin)
+
+
+def synchronous() -> list[Any]:
+    members = vars(DynamoDBChatMessageHistory)
+    messages = members["messages"].fget
+    names = ("add_messages", "add_message", "add_user_message", "add_ai_message", "clear", "close")
+    return [messages, *(members[name] for name in names), vars(ChatHistoryStore)["close"]]
+
+
+@pytest.mark.parametrize("method", synchronous(), ids=lambda method: method.__qualname__)
+def test_synchronous_methods_are_one_line_each(method: Any) -> None:
+    source = inspect.getsource(method)
+    body = source.split('"""')[2].strip().splitlines()
+    assert len(body) == 1
+    assert "run(self.a" in body[0]
+
+
+USE = """
+from typing import assert_type  # Python 3.11
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.messages import BaseMessage, HumanMessage
+from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory
+from chathistory_async.local import local_engine
+
+
+def get_session_history(session_id: str) -> BaseChatMessageHistory:
+    return DynamoDBChatMessageHistory("t", session_id, ttl=5, key={"a": "b", "c": 1})
+
+
+async def use() -> None:
+    async with local_engine() as url, ChatHistoryStore("t", endpoint_url=url) as store:
+        assert_type(url, str)
+        assert_type(store, ChatHistoryStore)
+        history = store.session("s")
+        assert_type(history, DynamoDBChatMessageHistory)
+        assert_type(await history.aget_messages(), list[BaseMessage])
+        assert_type(history.messages, list[BaseMessage])
+        assert_type(history.ttl, int | None)
+        history.add_messages([HumanMessage("x")])
+    async with DynamoDBChatMessageHistory("t", "s") as single:
+        assert_type(single, DynamoDBChatMessageHistory)
+    try:
+        single.clear()
+    except ChatHistoryError as error:
+        assert_type(error.table_name, str | None)
+"""
+
+MISUSES = {
+    "DynamoDBChatMessageHistory('t')": "call-arg",
+    "DynamoDBChatMessageHistory('t', 's', ttl='1')": "arg-type",
+    "DynamoDBChatMessageHistory('t', 's', region='r')": "call-arg",
+    "DynamoDBChatMessageHistory('t', 's', key={'a': 1.5})": "dict-item",
+    "DynamoDBChatMessageHistory('t', 's').ttl = 5": "misc",
+    "DynamoDBChatMessageHistory('t', 's').add_messages('x')": "arg-type",
+    "ChatHistoryStore('t', 'http://x')": "call-arg",
+}
+
+
+def mypy(program: str, path: Path) -> str:
+    path.write_text(program)
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-version", "3.12", "--cache-dir", str(path.parent)]
+    return subprocess.run([*command, str(path)], capture_output=True, text=True, check=False, cwd=path.parent).stdout
+
+
+def test_the_types_are_those_that_users_see(tmp_path: Path) -> None:
+    assert "Success" in (output := mypy(USE, tmp_path / "use.py")), output
+
+
+def test_misuse_is_seen_by_a_type_checker(tmp_path: Path) -> None:
+    lines = ["from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory", *MISUSES]
+    output = mypy("\n".join(lines), tmp_path / "misuse.py")
+    for number, (misuse, code) in enumerate(MISUSES.items(), start=2):
+        [line] = [line for line in output.splitlines() if f"misuse.py:{number}:" in line and "error" in line]
+        assert f"[{code}]" in line, (misuse, line)
+
+
+def test_the_package_says_what_it_needs() -> None:
+    assert metadata("chathistory-async")["Requires-Python"] == ">=3.10"
+    needed = requires("chathistory-async") or []
+    assert "aioboto3>=15" in needed
+    extras = {need.split("extra == ")[1].strip("'\"") for need in needed if "extra == " in need}
+    assert extras == {"local", "cli"}

@@ -1,0 +1,73 @@
+"""A FastAPI application on uvicorn under load from outside: 200 sessions in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+SESSIONS = 200
+TURNS = 4
+
+
+@pytest.fixture
+async def web(table: str) -> AsyncIterator[httpx.AsyncClient]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, str(Path(__file__).with_name("web_app.py")), str(port), table])
+    limits = httpx.Limits(max_connections=SESSIONS)
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client:
+            await until_it_answers(client, server)
+            yield client
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+async def until_it_answers(client: httpx.AsyncClient, server: subprocess.Popen[bytes]) -> None:
+    while server.poll() is None:
+        try:
+            await client.get("/loop")
+        except httpx.ConnectError:
+            await asyncio.sleep(0.1)
+        else:
+            return
+    raise RuntimeError("the application did not start")
+
+
+async def loop_state(web: httpx.AsyncClient) -> dict[str, Any]:
+    state: dict[str, Any] = (await web.get("/loop")).json()
+    return state
+
+
+async def test_many_sessions_at_once(web: httpx.AsyncClient, session_id: str) -> None:
+    async def converse(number: int) -> None:
+        for turn in range(TURNS):
+            answer = await web.post(f"/chat/{session_id}-{number}", params={"question": f"question {turn}"})
+            assert answer.json() == {"messages": 2 * turn + 2}
+
+    await asyncio.gather(*(converse(number) for number in range(SESSIONS)))
+    state = await loop_state(web)
+
+    assert state["threads"] == ["MainThread"]
+    # Not none: this machine also runs the engine and the load, and may take the processor away at any time.
+    assert len(state["slow"]) <= SESSIONS * TURNS * 0.02, state["slow"][:5]
+    expected = [text for turn in range(TURNS) for text in (f"question {turn}", f"answer to question {turn}")]
+    for number in range(0, SESSIONS, 20):
+        assert (await web.get(f"/history/{session_id}-{number}")).json() == expected
+
+
+async def test_the_guard_would_see_a_blocked_loop(web: httpx.AsyncClient) -> None:
+    await loop_state(web)
+    for _ in range(5):
+        await web.post("/block")
+    assert len((await loop_state(web))["slow"]) >= 5

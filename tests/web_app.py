@@ -1,0 +1,70 @@
+"""A FastAPI application as a user writes one, plus a page that tells how its event loop fares."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from langchain_core.messages import AIMessage, HumanMessage
+
+from chathistory_async import ChatHistoryStore
+
+SLOW_SECONDS = 0.05
+
+slow_callbacks: list[str] = []
+
+
+class SlowCallbacks(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if " took " in record.getMessage():
+            slow_callbacks.append(record.getMessage())
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = SLOW_SECONDS
+    logging.getLogger("asyncio").addHandler(SlowCallbacks())
+    async with ChatHistoryStore(sys.argv[2]) as store:
+        yield {"store": store}
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/chat/{session_id}")
+async def chat(session_id: str, question: str, request: Request) -> dict[str, int]:
+    history = request.state.store.session(session_id)
+    before = await history.aget_messages()
+    await history.aadd_messages([HumanMessage(question), AIMessage(f"answer to {question}")])
+    return {"messages": len(before) + 2}
+
+
+@app.get("/history/{session_id}")
+async def read(session_id: str, request: Request) -> list[Any]:
+    return [message.content for message in await request.state.store.session(session_id).aget_messages()]
+
+
+@app.post("/block")
+async def block() -> None:
+    time.sleep(2 * SLOW_SECONDS)  # noqa: ASYNC251  # what the guard must see
+
+
+@app.get("/loop")
+async def loop_state() -> dict[str, Any]:
+    state = {"threads": [thread.name for thread in threading.enumerate()], "slow": list(slow_callbacks)}
+    slow_callbacks.clear()
+    return state
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(sys.argv[1]), log_level="warning", loop="asyncio")
