@@ -112,17 +112,14 @@ class Conversation:
                     self._hint = stored.hint()
                     return
                 if maybe_stored and not stored.proves_unpruned_since(hint.anchor):
-                    raise WriteOutcomeUnknownError(
-                        "An answer was lost, and too much was written since to tell if the messages are stored:"
-                        " read the session before you add them again",
-                        self.place,
-                    ) from None
+                    raise self._outcome_unknown() from None
                 hint = stored.hint()
                 await asyncio.sleep(random.uniform(0, min(attempt * 0.005, _LONGEST_PAUSE_SECONDS)))
             else:
                 self._hint = self._hint_after(batch, write, hint)
                 return
-        raise self._conflict()
+        # A sending whose answer was lost may still be under way.
+        raise self._outcome_unknown() if maybe_stored else self._conflict()
 
     def _hint_after(self, batch: list[AttributeValue], write: str, hint: Hint) -> Hint:
         size = self._layout.history_size
@@ -132,6 +129,13 @@ class Conversation:
             return Hint(None, write)
         length = hint.length + len(batch)
         return Hint(length if size is None else min(length, size), write)
+
+    def _outcome_unknown(self) -> WriteOutcomeUnknownError:
+        return WriteOutcomeUnknownError(
+            "An answer was lost, and too much was written since to tell if the messages are stored:"
+            " read the session before you add them again",
+            self.place,
+        )
 
     def _conflict(self) -> WriteConflictError:
         return WriteConflictError(f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row", self.place)

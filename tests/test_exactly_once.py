@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -102,7 +103,9 @@ class TestPruning:
         history = through()
         for number in range(WRITES_LIMIT + 50):
             await history.aadd_messages(humans(number))
-        assert len(proxy.seen) == WRITES_LIMIT + 50 + 1
+        # A slow engine may make the SDK send a request again.
+        different = {json.dumps(seen.body) for seen in proxy.seen}
+        assert len(different) == WRITES_LIMIT + 50 + 1
 
     @pytest.fixture
     async def pruned(self, make: Make, update: Any) -> None:

@@ -67,4 +67,4 @@ async def loop_state() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, port=int(sys.argv[1]), log_level="warning", loop="asyncio")
+    uvicorn.run(app, port=int(sys.argv[1]), log_level="warning", loop="asyncio", timeout_keep_alive=120)
