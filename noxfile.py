@@ -34,9 +34,9 @@ def versions(session: nox.Session) -> None:
 
 @nox.session
 def compat(session: nox.Session) -> None:
-    """The suite with aiobotocore 3, which aioboto3 15.5 runs with though it pins an older one."""
+    """The suite with aiobotocore 3 beside langchain-aws: aioboto3 15.5 runs with it though it pins an older one."""
     session.install(".[local,cli]", *dependencies("test"))
-    session.install("aiobotocore[boto3]>=3")
+    session.install("aiobotocore>=3", "langchain-aws")
     run_suite(session)
 
 

@@ -18,6 +18,7 @@ T = TypeVar("T")
 THREAD_NAME = "chathistory_async"
 # Long enough for the connections to say goodbye to a distant endpoint; a process that exits does not wait longer.
 _EXIT_SECONDS = 5.0
+_EXITING = "The interpreter is exiting: no synchronous call can run any more"
 
 
 class _PrivateLoop:
@@ -26,7 +27,12 @@ class _PrivateLoop:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, name=THREAD_NAME, daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except RuntimeError:
+            # From Python 3.12 on no thread can start in an exit handler.
+            self.loop.close()
+            raise BridgeError(_EXITING) from None
 
     def stop(self) -> None:
         """Cancel what runs, close what the loop owns (the clients among it) and end the thread."""
@@ -87,7 +93,7 @@ def _started() -> _PrivateLoop:
     global _private
     with _lock:
         if _exiting:
-            raise BridgeError("The interpreter is exiting: no synchronous call can run any more")
+            raise BridgeError(_EXITING)
         if _private is None:
             _private = _PrivateLoop()
         private = _private

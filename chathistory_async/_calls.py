@@ -6,6 +6,8 @@ Throttles, HTTP 5xx and broken connections are retried by the SDK, within the bo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -13,7 +15,7 @@ from botocore.parsers import ResponseParserError
 
 from ._clients import Clients
 from ._single_item import Item, Request
-from .errors import Place, from_botocore
+from .errors import ClosedError, Place, from_botocore
 
 
 class ConditionFailed(Exception):
@@ -37,30 +39,45 @@ async def call(clients: Clients, request: Request, place: Place) -> dict[str, An
         ConditionFailed: the write's condition did not hold.
         ChatHistoryError: any other failure, with botocore's error as its cause.
     """
-    client = await connect(clients, place)
-    try:
-        response: dict[str, Any] = await getattr(client, request.operation)(**request.parameters)
-    except ClientError as error:
-        if error.response["Error"].get("Code") == "ConditionalCheckFailedException":
-            # Typed as what every error has; this one also has the item.
-            answer: dict[str, Any] = dict(error.response)
-            sent_before = answer["ResponseMetadata"].get("RetryAttempts", 0) > 0
-            raise ConditionFailed(answer.get("Item"), sent_before=sent_before) from None
-        raise from_botocore(error, place) from error
-    except (BotoCoreError, ResponseParserError) as error:
-        raise from_botocore(error, place) from error
+    _check_open(clients, place)
+    with _mapped_errors(place):
+        async with clients.lend() as client:
+            response: dict[str, Any] = await getattr(client, request.operation)(**request.parameters)
     return response
 
 
-async def connect(clients: Clients, place: Place) -> Any:
-    """Return the running loop's client.
+async def connect(clients: Clients, place: Place) -> None:
+    """Open the running loop's client, so that the first call does not have to.
 
     Raises:
-        ConfigurationError: the SDK cannot make one.
-        ClosedError: the clients' store was closed.
+        ChatHistoryError: the SDK cannot make one, or the clients' store was closed.
     """
+    _check_open(clients, place)
+    with _mapped_errors(place):
+        async with clients.lend():
+            pass
+
+
+def _check_open(clients: Clients, place: Place) -> None:
+    if clients.retired:
+        raise ClosedError("The ChatHistoryStore is closed, and its histories with it", place)
+
+
+@contextmanager
+def _mapped_errors(place: Place) -> Iterator[None]:
     try:
-        return await clients.get()
-    except (BotoCoreError, ValueError) as error:
+        yield
+    except ClientError as error:
+        if error.response["Error"].get("Code") == "ConditionalCheckFailedException":
+            raise _condition_failed(error) from None
+        raise from_botocore(error, place) from error
+    except (BotoCoreError, ResponseParserError, ValueError) as error:
         # botocore raises a bare ValueError for an endpoint that is not a URL.
         raise from_botocore(error, place) from error
+
+
+def _condition_failed(error: ClientError) -> ConditionFailed:
+    # Typed as what every error has; this one also has the item.
+    answer: dict[str, Any] = dict(error.response)
+    sent_before = answer["ResponseMetadata"].get("RetryAttempts", 0) > 0
+    return ConditionFailed(answer.get("Item"), sent_before=sent_before)

@@ -7,8 +7,8 @@ import atexit
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Hashable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, TypeAlias, Union
@@ -18,14 +18,14 @@ import aioboto3
 import boto3
 import orjson
 from aiobotocore.config import AioConfig
-from aiobotocore.credentials import AioCredentialResolver, AioCredentials
+from aiobotocore.credentials import AioCredentialResolver, AioCredentials, AioRefreshableCredentials
 from aiobotocore.session import AioSession
 from botocore.config import Config
 from botocore.credentials import Credentials, ReadOnlyCredentials, RefreshableCredentials
 from botocore.loaders import Loader, create_loader
+from botocore.parsers import ResponseParserError
 
 from ._fork import after_fork_in_child, park
-from .errors import ClosedError
 
 AnySession: TypeAlias = Union[boto3.Session, aioboto3.Session, AioSession]
 
@@ -52,6 +52,8 @@ class ClientOptions:
         if self.session is not None and not isinstance(self.session, (boto3.Session, AioSession)):
             accepted = "a boto3.Session, an aioboto3.Session or an aiobotocore session"
             raise TypeError(f"boto3_session must be {accepted}, not {type(self.session).__name__}")
+        if self.config is not None and not isinstance(self.config, Config):
+            raise TypeError(f"config must be a botocore Config, not {type(self.config).__name__}")
 
     def sharing_key(self) -> Hashable:
         """Tell which options may share a client: sessions are compared by identity, configs by value."""
@@ -69,36 +71,60 @@ class _Slot:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.inherited = False
-        self.client: Any = None
+        self._client: Any = None
         self._keeper: AsyncGenerator[None, None] | None = None
         self._lock = asyncio.Lock()
+        self._calls = 0
+        self._idle = asyncio.Event()
 
-    async def open(self, options: ClientOptions) -> Any:
+    @asynccontextmanager
+    async def lend(self, options: ClientOptions) -> AsyncIterator[Any]:
+        """Open the client if need be, and keep it open for the caller meanwhile."""
+        client = self._client or await self._open(options)
+        self._calls += 1
+        try:
+            yield client
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    async def close(self) -> None:
+        """Let the calls under way end, and close the client. Who comes later opens another."""
         async with self._lock:
-            if self.client is None:
+            self._client = None
+            while self._calls:
+                self._idle.clear()
+                await self._idle.wait()
+            await self.abandon()
+
+    async def abandon(self) -> None:
+        """Close the client as it is; its loop may be closed already."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            await keeper.aclose()
+
+    async def _open(self, options: ClientOptions) -> Any:
+        async with self._lock:
+            if self._client is None:
                 keeper = self._keep(options)
                 await keeper.__anext__()
                 self._keeper = keeper
-            return self.client
-
-    async def close(self) -> None:
-        async with self._lock:
-            keeper, self._keeper = self._keeper, None
-            if keeper is not None:
-                await keeper.aclose()
+            return self._client
 
     async def _keep(self, options: ClientOptions) -> AsyncGenerator[None, None]:
         # A suspended generator is how to be told that a loop shuts down: asyncio.run(), like every other runner,
         # closes those that are left (loop.shutdown_asyncgens), and the client with this one.
         context = _new_client(options)
-        self.client = await context.__aenter__()
-        self.client.meta.events.register("before-parse.dynamodb", _leave_item_unparsed)
+        client = await context.__aenter__()
+        client.meta.events.register("before-parse.dynamodb", _leave_item_unparsed)
+        self._client = client
         _open.add(self)
         try:
             yield
         finally:
             _open.discard(self)
-            self.client = None
+            self._client = None
             if not self.inherited:
                 await context.__aexit__(None, None, None)
 
@@ -112,7 +138,7 @@ class Clients:
 
     Attributes:
         users: the open histories without a store that share these clients.
-        retired: whether the store that owns them was closed, so that none is opened any more.
+        retired: whether the store that owns them was closed, so that none is to be opened any more.
     """
 
     def __init__(self, options: ClientOptions) -> None:
@@ -120,26 +146,23 @@ class Clients:
         self.retired = False
         self._options = options
         self._lock = threading.Lock()
-        # Not by id(loop): ids are reused.
-        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, _Slot] = WeakKeyDictionary()
+        # By the loop itself, not by id(loop): ids are reused.
+        self._slots: dict[asyncio.AbstractEventLoop, _Slot] = {}
         _all.add(self)
 
-    async def get(self) -> Any:
-        """Return the running loop's client.
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Any]:
+        """Lend the running loop's client for one call.
 
         Raises:
-            ClosedError: their store was closed.
-            botocore.exceptions.BotoCoreError, ValueError: the SDK cannot make one.
+            botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError: the SDK cannot make one, or
+                cannot refresh its credentials.
         """
-        if self.retired:
-            raise ClosedError("The ChatHistoryStore is closed, and its histories with it")
         loop = asyncio.get_running_loop()
-        slot = self._slots.get(loop)
-        if slot is None:
-            await _close_left_behind()
-            with self._lock:
-                slot = self._slots.setdefault(loop, _Slot(loop))
-        return slot.client or await slot.open(self._options)
+        slot = self._slots.get(loop) or await self._new_slot(loop)
+        await _refresh_in_turn(self._options.session)
+        async with slot.lend(self._options) as client:
+            yield client
 
     async def aclose(self) -> None:
         """Close the running loop's client, and have the other running loops close theirs."""
@@ -150,18 +173,30 @@ class Clients:
 
     def close_soon(self, besides: _Slot | None = None) -> None:
         """Have each running loop close its client, but for one."""
-        for slot in list(self._slots.values()):
+        for slot in self._all_slots():
             if slot is not besides and slot.loop.is_running():
                 # Not waited for: that loop may be blocked by a synchronous call that waits for this one.
                 asyncio.run_coroutine_threadsafe(slot.close(), slot.loop)
 
     def can_close(self) -> bool:
         """Tell whether nobody uses these clients and their loops can close them."""
-        return not self.users and all(slot.loop.is_running() for slot in list(self._slots.values()) if slot.client)
+        return not self.users and all(slot.loop.is_running() for slot in self._all_slots() if slot in _open)
 
     def forget_in_child(self) -> None:
         self._lock = threading.Lock()
-        self._slots = WeakKeyDictionary()
+        self._slots = {}
+
+    async def _new_slot(self, loop: asyncio.AbstractEventLoop) -> _Slot:
+        await _close_left_behind()
+        with self._lock:
+            # A slot keeps its loop alive: only here the closed ones are let go.
+            for closed in [other for other in self._slots if other.is_closed()]:
+                del self._slots[closed]
+            return self._slots.setdefault(loop, _Slot(loop))
+
+    def _all_slots(self) -> list[_Slot]:
+        with self._lock:
+            return list(self._slots.values())
 
 
 _all: WeakSet[Clients] = WeakSet()
@@ -189,9 +224,36 @@ def _drop_unused_shared() -> None:
 
 async def _close_left_behind() -> None:
     """Close the clients of loops that were closed without a shutdown; nothing of theirs needs those loops."""
-    for slot in list(_open):
-        if slot.loop.is_closed():
-            await slot.close()
+    with _shared_lock:
+        left = [slot for slot in _open if slot.loop.is_closed()]
+        _open.difference_update(left)
+    for slot in left:
+        await slot.abandon()
+
+
+async def _refresh_in_turn(session: AnySession | None) -> None:
+    """Refresh the credentials of a given asynchronous session, for one event loop at a time.
+
+    They have one asyncio.Lock, which cannot be waited for on two loops. Where it is never waited for, any loop may
+    take it; and whoever comes after this finds them fresh.
+    """
+    if not isinstance(session, (AioSession, aioboto3.Session)):
+        return
+    credentials = await session.get_credentials()
+    if not isinstance(credentials, AioRefreshableCredentials) or not credentials.refresh_needed():
+        return
+    with _shared_lock:
+        turn = _turns.setdefault(session, threading.Lock())
+    while not turn.acquire(blocking=False):  # noqa: ASYNC110  # an asyncio.Event belongs to one loop, too
+        await asyncio.sleep(_TURN_SECONDS)
+    try:
+        await credentials.get_frozen_credentials()
+    finally:
+        turn.release()
+
+
+_turns: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
+_TURN_SECONDS = 0.01
 
 
 def _new_client(options: ClientOptions) -> AbstractAsyncContextManager[Any]:
@@ -239,11 +301,16 @@ def _leave_item_unparsed(response_dict: dict[str, Any], customized_response_dict
     """
     try:
         body = orjson.loads(response_dict["body"])
-        item = body.pop("Item")
-    except (ValueError, AttributeError, KeyError):
+    except ValueError:
+        body = None
+    if not isinstance(body, dict) or not isinstance(body.get("Item", {}), dict):
+        if response_dict["status_code"] == 200:
+            # botocore would take a proxy's login page for an empty answer, and an append that it swallowed for done.
+            raise ResponseParserError("not a JSON object")
         return
-    customized_response_dict["Item"] = item
-    response_dict["body"] = orjson.dumps(body)
+    if "Item" in body:
+        customized_response_dict["Item"] = body.pop("Item")
+        response_dict["body"] = orjson.dumps(body)
 
 
 def _core_session(profile: str | None = None) -> AioSession:
@@ -298,19 +365,20 @@ def _close_at_exit() -> None:
     """Close the clients of loops that were never shut down, as scripts of the old style leave them."""
     for slot in list(_open):
         if slot.loop.is_closed():
-            asyncio.run(slot.close())
+            asyncio.run(slot.abandon())
         elif not slot.loop.is_running():
-            slot.loop.run_until_complete(slot.close())
+            slot.loop.run_until_complete(slot.abandon())
 
 
 def _forget_in_child() -> None:
-    global _shared_lock, _open
+    global _shared_lock, _open, _turns
     _shared_lock = threading.Lock()
+    _turns = WeakKeyDictionary()
     for slot in _open:
         # A child that unwinds an inherited asyncio.run() shuts the parent's loop down, generators and all.
+        # The client by itself too: the generator that holds it ends there, and lets go of it.
         slot.inherited = True
-        park(slot.client)
-        park(slot)
+        park((slot, slot._client))
     _open = set()
     for clients in list(_all):
         clients.forget_in_child()

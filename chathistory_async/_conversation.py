@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 import time
@@ -28,8 +29,8 @@ from .errors import (
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-# A message takes 10 to 30 µs to convert, so a slice holds the loop for 1 to 3 ms.
-SLICE_MESSAGES = 100
+# A message takes 10 to 30 µs to convert, and one with a large artifact milliseconds, so slices are cut by time.
+SLICE_SECONDS = 0.002
 # An attempt fails only where another writer's succeeded or the first guess was wrong: this many are lost in a row
 # only to a crowd that DynamoDB would throttle.
 MAX_ATTEMPTS = 50
@@ -60,14 +61,14 @@ class Conversation:
         if stored.expired:
             return []
         if stored.malformed:
-            raise UndecodableItemError(
-                "The attribute of the messages is not a list: check history_messages_key", self.place
-            )
+            raise self._malformed()
         self._hint = stored.hint()
         return await self._in_slices(decode_message, stored.messages)
 
     async def append(self, messages: Sequence[BaseMessage]) -> None:
         """Store a batch whole, contiguous and in order behind what is there, or not at all."""
+        if not isinstance(messages, Sequence):
+            raise TypeError("aadd_messages takes a sequence of messages: put the one message in a list")
         batch = await self._in_slices(encode_message, list(messages))
         if self._layout.history_size is not None:
             batch = batch[-self._layout.history_size :]
@@ -78,7 +79,7 @@ class Conversation:
         try:
             await self._append(batch)
         except ItemTooLargeError as error:
-            raise self._too_large(await self._get(consistent=True), batch) from error.__cause__
+            raise self._too_large(await self._get_if_possible(), batch) from error.__cause__
 
     async def clear(self) -> None:
         """Delete the item that is there now, and none that another writer creates after it."""
@@ -96,6 +97,8 @@ class Conversation:
                 # Where the creator is known, the item that it created is gone: deleted by an attempt of this call
                 # whose answer was lost, or by someone else. What is there now came after, and stays.
                 item = failed.item if creator is None else None
+                if item is not None and failed.sent_before:
+                    raise self._outcome_unknown() from None
             else:
                 item = None
         raise self._conflict()
@@ -111,6 +114,8 @@ class Conversation:
                 if write in stored.writes:
                     self._hint = stored.hint()
                     return
+                if stored.malformed and not stored.expired:
+                    raise self._malformed() from None
                 if maybe_stored and not stored.proves_unpruned_since(hint.anchor):
                     raise self._outcome_unknown() from None
                 hint = stored.hint()
@@ -132,9 +137,14 @@ class Conversation:
 
     def _outcome_unknown(self) -> WriteOutcomeUnknownError:
         return WriteOutcomeUnknownError(
-            "An answer was lost, and too much was written since to tell if the messages are stored:"
-            " read the session before you add them again",
+            "An earlier attempt may have succeeded, and the session was cleared or written much since, so that its"
+            " outcome cannot be told: read the session before you try again",
             self.place,
+        )
+
+    def _malformed(self) -> UndecodableItemError:
+        return UndecodableItemError(
+            "The attribute of the messages is not a list: check history_messages_key", self.place
         )
 
     def _conflict(self) -> WriteConflictError:
@@ -144,6 +154,11 @@ class Conversation:
         response = await call(self._clients, self._layout.read(consistent=consistent), self.place)
         item: Item | None = response.get("Item")
         return item
+
+    async def _get_if_possible(self) -> Item | None:
+        with contextlib.suppress(ChatHistoryError):
+            return await self._get(consistent=True)
+        return None
 
     def _too_large(self, item: Item | None, batch: Sequence[AttributeValue]) -> ItemTooLargeError:
         stored = "" if item is None else f" on top of the {size_of({'M': dict(item)}):,} bytes that are stored"
@@ -157,12 +172,13 @@ class Conversation:
     async def _in_slices(self, convert: Callable[[In, int], Out], values: Sequence[In]) -> list[Out]:
         """Convert all values, and let the loop run now and then."""
         converted: list[Out] = []
+        started = time.perf_counter()
         try:
-            for start in range(0, len(values), SLICE_MESSAGES):
-                if start:
+            for position, value in enumerate(values):
+                converted.append(convert(value, position))
+                if time.perf_counter() - started > SLICE_SECONDS:
                     await asyncio.sleep(0)
-                slice_ = values[start : start + SLICE_MESSAGES]
-                converted.extend(convert(value, start + index) for index, value in enumerate(slice_))
+                    started = time.perf_counter()
         except (MessageNotStorableError, UndecodableItemError) as error:
             raise self._located(error) from None
         return converted

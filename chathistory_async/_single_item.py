@@ -9,7 +9,9 @@ Exactly once. Every write carries an id, and a condition that the id is not in W
 changes nothing. That would not hold if the id could be pruned between two sendings, so a second condition pins the
 pruning down: either nothing was pruned yet (the first two elements are equal), or a write that this writer knows to
 be older than its own is still there (pruning drops the oldest first). Where neither can be shown any more, no
-request is stored, however late it arrives, and the writer is told that it cannot know.
+request is stored, however late it arrives, and the writer is told that it cannot know. One hole is left: the very first
+write of a session knows nothing that is older, so a sending of it that the network delays beyond its own
+acknowledgement and beyond a clear is stored once more.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ from ._codec import AttributeValue, for_request
 Item: TypeAlias = Mapping[str, AttributeValue]
 
 WRITES = "_chathistory_writes"
-# 12 bytes a write: at most 3 KB in the item. A retry is recognised while fewer than WRITES_KEPT other writes to
+# 13 bytes a write: at most 3.4 KB in the item. A retry is recognised while fewer than WRITES_KEPT other writes to
 # the session come between it and its first attempt.
 WRITES_LIMIT = 256
 WRITES_KEPT = 128
 # Each message that is added or trimmed by its index takes about 25 of the 4,096 characters that an expression may have.
 _MAX_INDEXED = 100
 
+# Judged by the time at which the request was built: a session that expires while the SDK retries counts as alive.
 _ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"
 _EXPIRED = "(attribute_exists(#expiry) AND attribute_type(#expiry, :number) AND #expiry <= :now)"
 _NEVER_PRUNED = (
@@ -37,8 +40,9 @@ _NEVER_PRUNED = (
     "(size(#writes) < :full AND #writes[0] = #writes[1] AND NOT contains(#writes, :write)))"
 )
 _ANCHORED = (
-    "(attribute_exists(#writes) AND size(#writes) < :full"
-    " AND contains(#writes, :anchor) AND NOT contains(#writes, :write))"
+    "(attribute_exists(#writes) AND size(#writes) < :full AND contains(#writes, :anchor)"
+    # The creator's id stays at the front for ever: only while nothing was pruned does it prove anything.
+    " AND (#writes[0] <> :anchor OR #writes[0] = #writes[1]) AND NOT contains(#writes, :write))"
 )
 
 
@@ -83,7 +87,7 @@ class Stored:
     def proves_unpruned_since(self, anchor: str | None) -> bool:
         """Tell whether no id that was written after the anchor can have been pruned."""
         if anchor is not None:
-            return anchor in self.writes
+            return anchor in self.writes[1:]
         return not self.writes or self.writes[0] == self.writes[1]
 
 
@@ -105,6 +109,8 @@ class SingleItem:
     history_size: int | None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.table_name, str) or not self.table_name:
+            raise ValueError(f"table_name must be a table's name or ARN, not {self.table_name!r}")
         _check_positive("ttl", self.ttl)
         _check_positive("history_size", self.history_size)
         names = [*self.key, self.messages_name, self.expiry_name, WRITES]
@@ -258,7 +264,11 @@ def _append(batch: Sequence[AttributeValue]) -> _Change:
 
 
 def _replace_by(messages: Sequence[AttributeValue]) -> _Change:
-    return _Change("#messages = :messages", {":messages": {"L": list(messages)}})
+    return _Change(
+        "#messages = :messages",
+        {":messages": {"L": list(messages)}, ":list": {"S": "L"}},
+        condition="(attribute_not_exists(#messages) OR attribute_type(#messages, :list))",
+    )
 
 
 def _trim(batch: Sequence[AttributeValue], length: int, surplus: int) -> _Change:
@@ -272,10 +282,14 @@ def _trim(batch: Sequence[AttributeValue], length: int, surplus: int) -> _Change
 
 
 def _rewrite(messages: Sequence[AttributeValue], batch: Sequence[AttributeValue], size: int) -> _Change:
-    # For a trim too long for an expression: once, after history_size was set on a session that had outgrown it.
+    # For a trim too long for an expression: of a large batch, or of a session that had outgrown a new history_size.
     before = [for_request(message) for message in messages]
-    change = _replace_by([*before, *batch][-size:])
-    return change._replace(values=change.values | {":before": {"L": before}}, condition="#messages = :before")
+    after = [*before, *batch][-size:]
+    return _Change(
+        "#messages = :messages",
+        {":messages": {"L": after}, ":before": {"L": before}},
+        condition="#messages = :before",
+    )
 
 
 def _check_positive(name: str, value: object) -> None:

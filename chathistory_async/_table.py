@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from ._calls import call, connect
@@ -31,7 +32,7 @@ class Table:
         """Create the table unless it exists, wait until it is active, and enable TTL."""
         if await self._describe() is None:
             await self._create(partition_key)
-        description = await self._when("ACTIVE")
+        description = await self._when("ACTIVE", "UPDATING")
         self._check_key_schema(description, partition_key)
         await self._enable_ttl(expiry_name)
 
@@ -39,7 +40,8 @@ class Table:
         """Delete the table if it exists and wait until it is gone."""
         description = await self._describe()
         if description is not None and description["TableStatus"] != "DELETING":
-            await self._call("delete_table")
+            with contextlib.suppress(TableNotFoundError):
+                await self._call("delete_table")
         await self._when(None)
 
     async def _create(self, partition_key: str) -> None:
@@ -56,11 +58,14 @@ class Table:
                 raise
 
     def _check_key_schema(self, description: dict[str, Any], partition_key: str) -> None:
-        schema = [(part["AttributeName"], part["KeyType"]) for part in description["KeySchema"]]
-        if schema != [(partition_key, "HASH")]:
-            found = ", ".join(f"{name} ({kind})" for name, kind in schema)
+        types = {part["AttributeName"]: part["AttributeType"] for part in description["AttributeDefinitions"]}
+        schema = [
+            (part["AttributeName"], part["KeyType"], types[part["AttributeName"]]) for part in description["KeySchema"]
+        ]
+        if schema != [(partition_key, "HASH", "S")]:
+            found = ", ".join(f"{name} ({role}, {kind})" for name, role, kind in schema)
             raise KeySchemaError(
-                f"A table of this name exists with the key {found}, not {partition_key} (HASH)", self._place
+                f"A table of this name exists with the key {found}, not {partition_key} (HASH, S)", self._place
             )
 
     async def _enable_ttl(self, expiry_name: str) -> None:
@@ -86,15 +91,15 @@ class Table:
             )
         return True
 
-    async def _when(self, status: str | None) -> dict[str, Any]:
-        """Wait until the table has a status, None for its absence."""
+    async def _when(self, *statuses: str | None) -> dict[str, Any]:
+        """Wait until the table has one of these statuses, None for its absence."""
         for _ in range(_POLLS):
             description = await self._describe() or {"TableStatus": None}
-            if description["TableStatus"] == status:
+            if description["TableStatus"] in statuses:
                 return description
             await asyncio.sleep(_POLL_SECONDS)
         raise ServiceError(
-            f"The table is still not {status or 'gone'} after {_POLLS * _POLL_SECONDS:.0f} s", self._place
+            f"The table is still not {statuses[0] or 'gone'} after {_POLLS * _POLL_SECONDS:.0f} s", self._place
         )
 
     async def _describe(self) -> dict[str, Any] | None:

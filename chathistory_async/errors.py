@@ -85,7 +85,10 @@ class KeySchemaError(ChatHistoryError):
 
 
 class ThrottledError(ChatHistoryError):
-    """DynamoDB throttled the request and every retry. Nothing was written."""
+    """AWS throttled the request and every retry.
+
+    What is throttled is not stored. Where the answer to an earlier sending was lost, that one may have been.
+    """
 
 
 class EndpointError(ChatHistoryError):
@@ -123,7 +126,10 @@ class WriteConflictError(ChatHistoryError):
 
 
 class WriteOutcomeUnknownError(ChatHistoryError):
-    """An answer was lost and the trace of the write has left the item since: it was stored once, or not at all."""
+    """An earlier sending may have succeeded, and its trace has left the item since.
+
+    A batch was stored once, whole, or not at all; a session was cleared, or not.
+    """
 
 
 class ClosedError(ChatHistoryError):
@@ -148,7 +154,7 @@ def from_botocore(
     if isinstance(error, botocore_exceptions.NoRegionError):
         return ConfigurationError("No AWS region: give region_name, or set AWS_DEFAULT_REGION", place)
     if isinstance(error, ResponseParserError):
-        return ServiceError("DynamoDB's answer could not be parsed", place)
+        return ServiceError("What answered is not DynamoDB, or not in its form: check endpoint_url", place)
     return ConfigurationError(f"The AWS SDK cannot use its configuration: {error}", place)
 
 
@@ -162,17 +168,23 @@ _CREDENTIALS = (
     botocore_exceptions.SSOError,
 )
 _DENIED = {
+    "AccessDenied",
     "AccessDeniedException",
     "UnrecognizedClientException",
     "InvalidSignatureException",
     "IncompleteSignatureException",
     "MissingAuthenticationTokenException",
+    "ExpiredToken",
     "ExpiredTokenException",
+    "InvalidIdentityToken",
+    "SignatureDoesNotMatch",
     "InvalidClientTokenId",
     "NotAuthorized",
 }
 _THROTTLED = {
     "ProvisionedThroughputExceededException",
+    "Throttling",
+    "ThrottledException",
     "ThrottlingException",
     "RequestLimitExceeded",
     "LimitExceededException",
@@ -204,7 +216,7 @@ def _from_client_error(error: ClientError, place: Place) -> ChatHistoryError:
         return AccessDeniedError(f"AWS refused {operation} ({code}): check the credentials and their policy", place)
     if code in _THROTTLED:
         advice = "raise the table's capacity, or the retries in config"
-        return ThrottledError(f"DynamoDB throttled {operation} and every retry ({code}): {advice}", place)
+        return ThrottledError(f"AWS throttled {operation} and every retry ({code}): {advice}", place)
     if code == "ValidationException" and _matches(text, _KEY_SCHEMA_TEXTS):
         advice = "check primary_key_name, key, and the types of their values"
         return KeySchemaError(f"The session's key does not fit the table ({text}): {advice}", place)
@@ -214,7 +226,7 @@ def _from_client_error(error: ClientError, place: Place) -> ChatHistoryError:
         advice = "check history_messages_key"
         return UndecodableItemError(f"The attribute to append to is not a list of messages: {advice}", place)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return ServiceError(f"DynamoDB failed {operation} with HTTP status {status} ({code})", place)
+    return ServiceError(f"AWS failed {operation} with HTTP status {status} ({code})", place)
 
 
 def _matches(text: str, parts: tuple[str, ...]) -> bool:

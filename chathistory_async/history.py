@@ -37,7 +37,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         key: a whole primary key, one or two attributes of type str, int, Decimal or bytes. It replaces
             ``{primary_key_name: session_id}``.
         boto3_session: a ``boto3.Session``, an ``aioboto3.Session`` or an aiobotocore session, None for the SDK's own.
-            A boto3 session lends its credentials, region and profile; when they need a refresh, it runs in a thread.
+            A boto3 session lends its credentials, region and profile; loading and refreshing them runs in a thread.
         kms_key_id: not supported yet.
         ttl: seconds from the last append until the session expires, None for never. An expired session reads as
             empty, also while DynamoDB has not deleted it, and an append to it starts afresh.
@@ -78,7 +78,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     ) -> None:
         if kms_key_id:
             raise NotImplementedError("kms_key_id is not supported yet, and nothing is stored in the clear instead")
-        whole_key = dict(key or {primary_key_name: session_id})
+        whole_key = key or {primary_key_name: session_id}
         layout = SingleItem(
             table_name=table_name,
             key=encode_key(whole_key),
@@ -87,7 +87,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             ttl=ttl,
             history_size=history_size,
         )
-        clients = shared_clients(ClientOptions(endpoint_url, region_name, boto3_session, config), self)
+        clients = shared_clients(ClientOptions(endpoint_url or None, region_name, boto3_session, config), self)
         self._set_up(session_id, whole_key, layout, clients, coerce_float_to_decimal, consistent_read)
         self._shared_clients: Clients | None = clients
 
@@ -111,11 +111,11 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     ) -> None:
         super().__init__()
         self._session_id = session_id
-        self._key = key
+        self._key = dict(key)
         self._layout = layout
         self._coerce_float_to_decimal = coerce_float_to_decimal
         self._conversation = Conversation(
-            layout, clients, Place(layout.table_name, key), consistent_read=consistent_read
+            layout, clients, Place(layout.table_name, self._key), consistent_read=consistent_read
         )
         self._closed = False
 
@@ -174,12 +174,19 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Append messages, all or none of them, contiguous and in order; exactly once, however often it is retried.
 
-        One ``UpdateItem`` that does not read; a second one where the session had expired, or grew past
-        ``history_size`` unseen by this handle, or every 128th write. An empty sequence writes nothing. If the call is
-        cancelled, or fails with ``EndpointError``, ``ServiceError`` or ``WriteOutcomeUnknownError``, the batch may
-        have been stored, and then whole.
+        One ``UpdateItem`` that does not read. A second write follows where the first finds that the session has
+        expired; that it outgrew ``history_size`` unseen by this handle; that it has had over 255 writes and this handle
+        has neither read nor written it; and at about every 126th write of a long session. An empty sequence writes
+        nothing.
+
+        If the call is cancelled, or fails with ``EndpointError``, ``ServiceError``, ``ThrottledError`` or
+        ``WriteOutcomeUnknownError``, the batch may have been stored, and then whole.
+
+        Long batches are converted in slices, between which the event loop runs. One message is one step, and so is the
+        SDK's own serialisation of the request.
 
         Raises:
+            TypeError: a message was given instead of a sequence.
             MessageNotStorableError: a message would not read back equal. Nothing was written.
             ItemTooLargeError: the session would outgrow 400 KB. Nothing was written.
             WriteConflictError: other writers were always faster. Nothing was written.
@@ -196,6 +203,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         A ``GetItem`` and, where there is an item, a ``DeleteItem``. A retry never deletes what was added after it.
 
         Raises:
+            WriteOutcomeUnknownError: an answer was lost, and another session has begun on a key whose item
+                langchain-community had created. It was left alone.
             WriteConflictError: other writers were always faster. Nothing was deleted.
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
                 ServiceError, ClosedError: see ``errors``.

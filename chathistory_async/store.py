@@ -58,7 +58,7 @@ class ChatHistoryStore:
     ) -> None:
         self._primary_key_name = primary_key_name
         self._consistent_read = consistent_read
-        self._clients = Clients(ClientOptions(endpoint_url, region_name, boto3_session, config))
+        self._clients = Clients(ClientOptions(endpoint_url or None, region_name, boto3_session, config))
         self._layout = SingleItem(
             table_name=table_name,
             key=encode_key({primary_key_name: ""}),
@@ -79,7 +79,7 @@ class ChatHistoryStore:
             TypeError: a key's value is not a str, int, Decimal or bytes.
             ValueError: a key attribute has the name of another attribute.
         """
-        whole_key = dict(key or {self._primary_key_name: session_id})
+        whole_key = key or {self._primary_key_name: session_id}
         layout = replace(self._layout, key=encode_key(whole_key))
         return DynamoDBChatMessageHistory._in_store(session_id, whole_key, layout, self._clients, self._consistent_read)
 

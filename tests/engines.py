@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from localstack_client.config import get_service_endpoint
@@ -18,6 +19,9 @@ from localstack_client.config import get_service_endpoint
 from chathistory_async.local import local_engine
 
 ROOT = Path(__file__).parent.parent
+
+# aiobotocore 3 reads the certificates of a new client in a thread of the loop's executor, once; aiobotocore 2 does not.
+SDK_THREADS = set() if version("aiobotocore").startswith("2.") else {"asyncio_0"}
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -19,11 +21,12 @@ import boto3
 import botocore.session
 import pytest
 from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioDeferredRefreshableCredentials
 from aiobotocore.session import AioSession
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
 from conftest import Make
-from proxy import Proxy
+from proxy import Fault, Proxy
 from samples import humans, texts
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, TableNotFoundError
@@ -37,7 +40,8 @@ async def send(history: DynamoDBChatMessageHistory) -> None:
 
 
 async def client_of(history: DynamoDBChatMessageHistory) -> Any:
-    return await history._conversation._clients.get()
+    async with history._conversation._clients.lend() as client:
+        return client
 
 
 class TestHandles:
@@ -132,6 +136,38 @@ class TestClosing:
                 break
             await asyncio.sleep(0.02)
         assert set(_open) == before
+
+    async def test_handles_that_come_and_go_leave_nothing_open(self, make: Make) -> None:
+        before = set(_open)
+        config = Config(tcp_keepalive=True)
+
+        async def request(number: int) -> None:
+            await asyncio.sleep(number * 0.003)
+            async with make(config=config) as history:
+                await history.aget_messages()
+
+        await asyncio.gather(*(request(number) for number in range(40)))
+        assert set(_open) == before
+
+    async def test_a_closing_store_lets_the_calls_under_way_end(self, table: str, proxy: Proxy) -> None:
+        proxy.schedule = lambda seen: Fault.DELAY
+        async with ChatHistoryStore(table, endpoint_url=proxy.url) as store:
+            reads = [asyncio.create_task(store.session(str(number)).aget_messages()) for number in range(5)]
+            while not proxy.seen:
+                await asyncio.sleep(0.001)
+        assert await asyncio.gather(*reads) == [[]] * 5
+
+    def test_loops_that_have_ended_are_let_go(self, make: Make) -> None:
+        history, loops = make(config=Config(tcp_keepalive=True)), []
+
+        async def use() -> None:
+            loops.append(weakref.ref(asyncio.get_running_loop()))
+            await history.aget_messages()
+
+        for _ in range(5):
+            asyncio.run(use())
+        gc.collect()
+        assert sum(loop() is not None for loop in loops) <= 1
 
     async def test_a_session_that_was_given_stays_usable(self, make: Make, table: str) -> None:
         session = aioboto3.Session()
@@ -232,6 +268,41 @@ class TestSessions:
         assert threading.active_count() == threads
         assert roles.refreshes == 1
 
+    @pytest.mark.parametrize("kind", [AioSession, aioboto3.Session])
+    def test_that_are_asynchronous_serve_several_loops_while_they_refresh(
+        self, make: Make, proxy: Proxy, kind: Any
+    ) -> None:
+        refreshes = []
+
+        async def refresh() -> dict[str, str]:
+            refreshes.append(1)
+            await asyncio.sleep(0.2)
+            expiry = (datetime.now(timezone.utc) + timedelta(hours=1)).isoformat()
+            return {"access_key": "ROLE", "secret_key": "s", "token": "t", "expiry_time": expiry}
+
+        core = AioSession()
+        core._credentials = AioDeferredRefreshableCredentials(refresh, "assume-role")
+        session = core if kind is AioSession else kind(botocore_session=core)
+        history = make(endpoint_url=proxy.url, boto3_session=session)
+        failures: list[BaseException] = []
+
+        async def read() -> None:
+            await asyncio.gather(*(history.aget_messages() for _ in range(3)))
+
+        def use() -> None:
+            try:
+                asyncio.run(asyncio.wait_for(read(), 20))
+            except BaseException as error:  # noqa: BLE001
+                failures.append(error)
+
+        threads = [threading.Thread(target=use) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert len(refreshes) == 1
+
     @pytest.mark.parametrize("wrong", ["session", object(), boto3], ids=["text", "object", "module"])
     def test_of_other_kinds_are_refused(self, make: Make, table: str, wrong: Any) -> None:
         for construct in (lambda: make(boto3_session=wrong), lambda: ChatHistoryStore(table, boto3_session=wrong)):
@@ -325,5 +396,19 @@ class TestScriptsThatCloseNothing:
             loop = asyncio.new_event_loop()
             loop.run_until_complete(use())
             loop.close()
+        """
+        assert run_script(code) == ""
+
+    def test_nor_where_threads_find_such_loops_at_once(self, run_script: Callable[..., str]) -> None:
+        code = """
+        import threading
+        def leave_one_behind():
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(use())
+            loop.close()
+        for _ in range(4):
+            threads = [threading.Thread(target=leave_one_behind) for _ in range(4)]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
         """
         assert run_script(code) == ""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import pickle
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import boto3
@@ -34,6 +36,7 @@ from chathistory_async import (
     ThrottledError,
     UndecodableItemError,
 )
+from chathistory_async.errors import Place, from_botocore
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 SECRET = "the launch code is 0000"
@@ -108,6 +111,16 @@ class TestItemTooLarge:
         assert isinstance(caught.value.__cause__, ClientError)
         assert await face(make()).read() == block * 6
         await face(history).add(humans("a short one still fits"))
+
+    @pytest.mark.real_engine("moto counts the elements of a list twice")
+    async def test_is_told_even_where_the_stored_size_cannot_be_read(
+        self, face: type[Face], through: Through, proxy: Proxy
+    ) -> None:
+        history = through()
+        await face(history).add([HumanMessage("x" * 300_000)])
+        proxy.schedule = lambda seen: Fault.ERROR_500 if seen.operation == "GetItem" else Fault.NONE
+        with pytest.raises(ItemTooLargeError, match="1 messages of 200,095 bytes do not fit"):
+            await face(history).add([HumanMessage("x" * 200_000)])
 
     async def test_a_batch_that_no_item_could_hold_is_not_even_sent(
         self, face: type[Face], through: Through, proxy: Proxy
@@ -188,39 +201,61 @@ async def test_endpoint_that_is_no_url(face: type[Face], make: Make) -> None:
     assert "localhost:4566" in str(error)
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("body", ["<html>Please log in</html>", "[]", "null", '{"Item": 5}', ""])
+async def test_an_answer_that_is_not_dynamodbs(
+    face: type[Face], make: Make, answering: Any, body: str, operation: str
+) -> None:
+    error = await failure(ServiceError, face, make(endpoint_url=answering(200, body)), operation)
+    assert "check endpoint_url" in str(error)
+
+
 DENIALS = ["AccessDeniedException", "UnrecognizedClientException", "ExpiredTokenException", "InvalidSignatureException"]
 
 
 @pytest.mark.parametrize("code", DENIALS)
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_access_denied(face: type[Face], make: Make, refusing: str, code: str, operation: str) -> None:
+async def test_access_denied(face: type[Face], make: Make, answering: Any, code: str, operation: str) -> None:
     """No local engine checks policies, so the answer is AWS's documented one, given by a stub."""
-    history = make(endpoint_url=f"{refusing}/{code}")
-    error = await failure(AccessDeniedError, face, history, operation)
+    url = answering(400, f'{{"__type": "com.amazon.coral.service#{code}", "message": "no"}}')
+    error = await failure(AccessDeniedError, face, make(endpoint_url=url), operation)
     assert code in str(error)
     assert isinstance(error.__cause__, ClientError)
 
 
+@pytest.mark.parametrize(("code", "kind"), [("AccessDenied", AccessDeniedError), ("Throttling", ThrottledError)])
+def test_failures_of_the_service_that_lends_a_roles_credentials(code: str, kind: type[ChatHistoryError]) -> None:
+    error = ClientError({"Error": {"Code": code, "Message": "no"}}, "AssumeRole")
+    mapped = from_botocore(error, Place("table"))
+    assert type(mapped) is kind
+    assert "AssumeRole" in str(mapped)
+
+
 @pytest.fixture
-def refusing() -> Any:
-    import threading
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+def answering() -> Iterator[Callable[[int, str], str]]:
+    """Starts a server that gives one answer to everything."""
+    servers = []
 
-    class Refuse(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            body = f'{{"__type": "com.amazon.coral.service#{self.path.strip("/")}", "message": "no"}}'.encode()
-            self.send_response(400)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def start(status: int, body: str) -> str:
+        class Answer(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
 
-        def log_message(self, format: str, *args: Any) -> None: ...
+            def log_message(self, format: str, *args: Any) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
         threading.Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
         server.shutdown()
+        server.server_close()
 
 
 class TestConfiguration:
@@ -250,6 +285,28 @@ class TestConfiguration:
         assert "nobody" in str(error)
 
 
+class TestMisuse:
+    async def test_one_message_instead_of_a_list(self, face: type[Face], make: Make) -> None:
+        with pytest.raises(TypeError, match="put the one message in a list"):
+            await face(make()).add(HumanMessage(SECRET))  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("name", ["", None])
+    def test_no_table_name(self, name: Any) -> None:
+        with pytest.raises(ValueError, match="table_name"):
+            DynamoDBChatMessageHistory(name, "x")
+
+    def test_a_key_that_is_no_mapping(self, make: Make) -> None:
+        with pytest.raises(TypeError, match="key must map"):
+            make(key="abc")
+
+    def test_a_config_that_is_none_of_botocores(self, make: Make) -> None:
+        with pytest.raises(TypeError, match="config must be a botocore Config"):
+            make(config={"read_timeout": 1})
+
+    async def test_an_empty_endpoint_is_the_sdks_choice(self, face: type[Face], make: Make) -> None:
+        assert await face(make(endpoint_url="")).read() == []
+
+
 class TestUndecodable:
     async def test_message(self, face: type[Face], make: Make, update: Any) -> None:
         good = {"M": {"type": {"S": "human"}, "data": {"M": {"content": {"S": "x"}}}}}
@@ -262,9 +319,12 @@ class TestUndecodable:
         assert "history_messages_key" in str(await failure(UndecodableItemError, face, make()))
 
     @pytest.mark.real_engine("moto answers list_append to a text with HTTP 500")
-    async def test_attribute_to_append_to(self, face: type[Face], make: Make, update: Any, item: Any) -> None:
+    @pytest.mark.parametrize("size", [None, 1, 50])
+    async def test_attribute_to_append_to(
+        self, face: type[Face], make: Make, update: Any, item: Any, size: int | None
+    ) -> None:
         update(History={"S": SECRET})
-        error = await failure(UndecodableItemError, face, make(), "add")
+        error = await failure(UndecodableItemError, face, make(history_size=size), "add")
         assert "history_messages_key" in str(error)
         assert item()["History"] == {"S": SECRET}
 
@@ -281,8 +341,8 @@ class TestClosed:
     async def test_store(self, face: type[Face], table: str, operation: str) -> None:
         async with ChatHistoryStore(table) as store:
             history = store.session("x")
-        with pytest.raises(ClosedError, match="The ChatHistoryStore is closed"):
-            await attempt(face(history), operation)
+        error = await failure(ClosedError, face, history, operation)
+        assert "The ChatHistoryStore is closed" in str(error)
         with pytest.raises(ClosedError):
             await store.create_table()
 

@@ -144,7 +144,24 @@ class TestPruning:
             return Fault.LOST_ANSWER if proxy.operations().count("UpdateItem") == 1 else Fault.NONE
 
         proxy.schedule = lose_the_answer_and_all_marks
-        with pytest.raises(WriteOutcomeUnknownError, match="read the session before you add them again"):
+        with pytest.raises(WriteOutcomeUnknownError, match="read the session before you try again"):
+            await history.aadd_messages(humans("second"))
+        assert texts(await make().aget_messages()) == ["first", "second"]
+
+    async def test_is_admitted_where_all_that_is_known_is_the_write_that_created_the_item(
+        self, through: Through, make: Make, proxy: Proxy, update: Any, item: Any
+    ) -> None:
+        history = through()
+        await history.aadd_messages(humans("first"))
+        creator = item()[WRITES]["L"][0]
+
+        def lose_the_answer_and_all_marks(seen: Any) -> Fault:
+            if proxy.operations().count("UpdateItem") == 3:
+                update(**{WRITES: {"L": [creator, *({"S": f"later-{number}"} for number in range(WRITES_KEPT))]}})
+            return Fault.LOST_ANSWER if proxy.operations().count("UpdateItem") == 2 else Fault.NONE
+
+        proxy.schedule = lose_the_answer_and_all_marks
+        with pytest.raises(WriteOutcomeUnknownError):
             await history.aadd_messages(humans("second"))
         assert texts(await make().aget_messages()) == ["first", "second"]
 
@@ -184,6 +201,24 @@ class TestClear:
         update(History={"L": []})
         await face(make()).clear()
         assert item() is None
+
+    async def test_of_a_foreign_session_whose_answer_is_lost_leaves_what_came_after(
+        self, through: Through, make: Make, proxy: Proxy, update: Any
+    ) -> None:
+        update(History={"L": []})
+
+        def lose_the_answer_and_append(seen: Any) -> Fault:
+            if seen.operation != "DeleteItem":
+                return Fault.NONE
+            if proxy.operations().count("DeleteItem") == 1:
+                return Fault.LOST_ANSWER
+            make().add_messages(humans("new"))
+            return Fault.NONE
+
+        proxy.schedule = lose_the_answer_and_append
+        with pytest.raises(WriteOutcomeUnknownError):
+            await through().aclear()
+        assert texts(await make().aget_messages()) == ["new"]
 
     async def test_of_a_foreign_session_that_ours_appends_to_meanwhile(
         self, through: Through, make: Make, proxy: Proxy, update: Any, item: Any

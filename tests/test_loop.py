@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 from conftest import Make
+from engines import SDK_THREADS
 from langchain_core.messages import AIMessage, BaseMessage
 from samples import humans
 
 from chathistory_async import DynamoDBChatMessageHistory
+from chathistory_async._codec import decode_message, encode_message
 
 SLOW_SECONDS = 0.05
 
@@ -66,7 +68,6 @@ async def test_a_full_item_is_read_in_slices(slow_callbacks: list[str], make: Ma
 
 
 async def test_other_tasks_run_while_a_full_item_is_decoded(make: Make) -> None:
-    await make().aadd_messages(many_messages())
     turns = 0
 
     async def other() -> None:
@@ -75,20 +76,21 @@ async def test_other_tasks_run_while_a_full_item_is_decoded(make: Make) -> None:
             await asyncio.sleep(0)
             turns += 1
 
-    history = make()
-    decoding = history._conversation._in_slices(lambda value, position: value, list(range(1000)))
+    encoded = [encode_message(message, 0) for message in many_messages()]
     task = asyncio.create_task(other())
-    await asyncio.sleep(0)
-    await decoding
+    await make()._conversation._in_slices(decode_message, encoded)
     task.cancel()
-    assert turns >= 1000 // 100 - 1
+    # About 25 µs each, in slices of 2 ms.
+    assert turns >= 5
 
 
 async def test_no_thread_is_used(make: Make) -> None:
-    before = set(threading.enumerate())
     histories: list[DynamoDBChatMessageHistory] = [make(session=f"no-thread-{number}") for number in range(20)]
+    others = set(threading.enumerate())
+    await histories[0].aget_messages()
+    before = set(threading.enumerate())
+    assert {thread.name for thread in before - others} <= SDK_THREADS
     await asyncio.gather(*(history.aadd_messages(humans(1, 2)) for history in histories))
     await asyncio.gather(*(history.aget_messages() for history in histories))
     await asyncio.gather(*(history.aclear() for history in histories))
     assert set(threading.enumerate()) <= before
-    assert asyncio.get_running_loop()._default_executor is None  # type: ignore[attr-defined]

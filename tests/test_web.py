@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from engines import SDK_THREADS
 
 SESSIONS = 200
 TURNS = 4
@@ -58,7 +59,7 @@ async def test_many_sessions_at_once(web: httpx.AsyncClient, session_id: str) ->
     await asyncio.gather(*(converse(number) for number in range(SESSIONS)))
     state = await loop_state(web)
 
-    assert state["threads"] == ["MainThread"]
+    assert set(state["threads"]) - SDK_THREADS == {"MainThread"}
     # Not none: this machine also runs the engine and the load, and may take the processor away at any time.
     assert len(state["slow"]) <= SESSIONS * TURNS * 0.02, state["slow"][:5]
     expected = [text for turn in range(TURNS) for text in (f"question {turn}", f"answer to question {turn}")]
