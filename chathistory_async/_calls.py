@@ -6,16 +6,25 @@ Throttles, HTTP 5xx and broken connections are retried by the SDK, within the bo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from ._clients import Clients
-from ._single_item import Item, Request
 from .errors import ClosedError, Place, from_botocore
+
+# As its JSON has it: binary is base64 text.
+Item: TypeAlias = Mapping[str, dict[str, Any]]
+
+
+class Request(NamedTuple):
+    """A call to botocore's DynamoDB client: the method's name and its keyword arguments."""
+
+    operation: str
+    parameters: dict[str, Any]
 
 
 class ConditionFailed(Exception):

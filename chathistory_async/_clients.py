@@ -92,10 +92,14 @@ class _Slot:
     async def close(self) -> None:
         """Let the calls under way end, and close the client. Who comes later opens another."""
         async with self._lock:
-            self._client = None
-            while self._calls:
-                self._idle.clear()
-                await self._idle.wait()
+            client, self._client = self._client, None
+            try:
+                while self._calls:
+                    self._idle.clear()
+                    await self._idle.wait()
+            except asyncio.CancelledError:
+                self._client = client
+                raise
             await self.abandon()
 
     async def abandon(self) -> None:
@@ -119,18 +123,18 @@ class _Slot:
         client = await context.__aenter__()
         client.meta.events.register("before-parse.dynamodb", _leave_item_unparsed)
         self._client = client
-        _open.add(self)
+        _open_slots.add(self)
         try:
             yield
         finally:
-            _open.discard(self)
+            _open_slots.discard(self)
             self._client = None
             if not self.inherited:
                 await context.__aexit__(None, None, None)
 
 
 # An open client is never left to the garbage collector: aiohttp complains of each that is.
-_open: set[_Slot] = set()
+_open_slots: set[_Slot] = set()
 
 
 class Clients:
@@ -180,7 +184,7 @@ class Clients:
 
     def can_close(self) -> bool:
         """Tell whether nobody uses these clients and their loops can close them."""
-        return not self.users and all(slot.loop.is_running() for slot in self._all_slots() if slot in _open)
+        return not self.users and all(slot.loop.is_running() for slot in self._all_slots() if slot in _open_slots)
 
     def forget_in_child(self) -> None:
         self._lock = threading.Lock()
@@ -225,8 +229,8 @@ def _drop_unused_shared() -> None:
 async def _close_left_behind() -> None:
     """Close the clients of loops that were closed without a shutdown; nothing of theirs needs those loops."""
     with _shared_lock:
-        left = [slot for slot in _open if slot.loop.is_closed()]
-        _open.difference_update(left)
+        left = [slot for slot in _open_slots if slot.loop.is_closed()]
+        _open_slots.difference_update(left)
     for slot in left:
         await slot.abandon()
 
@@ -363,7 +367,7 @@ class _Boto3Credentials(AioCredentials):  # type: ignore[misc]  # aiobotocore is
 
 def _close_at_exit() -> None:
     """Close the clients of loops that were never shut down, as scripts of the old style leave them."""
-    for slot in list(_open):
+    for slot in list(_open_slots):
         if slot.loop.is_closed():
             asyncio.run(slot.abandon())
         elif not slot.loop.is_running():
@@ -371,15 +375,15 @@ def _close_at_exit() -> None:
 
 
 def _forget_in_child() -> None:
-    global _shared_lock, _open, _turns
+    global _shared_lock, _open_slots, _turns
     _shared_lock = threading.Lock()
     _turns = WeakKeyDictionary()
-    for slot in _open:
+    for slot in _open_slots:
         # A child that unwinds an inherited asyncio.run() shuts the parent's loop down, generators and all.
         # The client by itself too: the generator that holds it ends there, and lets go of it.
         slot.inherited = True
         park((slot, slot._client))
-    _open = set()
+    _open_slots = set()
     for clients in list(_all):
         clients.forget_in_child()
 

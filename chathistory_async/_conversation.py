@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from langchain_core.messages import BaseMessage
 
-from ._calls import ConditionFailed, call
+from ._calls import ConditionFailed, Item, call
 from ._clients import Clients
 from ._codec import MAX_ITEM_BYTES, AttributeValue, decode_message, encode_message, size_of
-from ._single_item import Hint, Item, SingleItem
+from ._single_item import Hint, SingleItem
 from .errors import (
     ChatHistoryError,
     ItemTooLargeError,

@@ -16,13 +16,12 @@ acknowledgement and beyond a clear is stored once more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
+from ._calls import Item, Request
 from ._codec import AttributeValue, for_request
-
-Item: TypeAlias = Mapping[str, AttributeValue]
 
 WRITES = "_chathistory_writes"
 # 13 bytes a write: at most 3.4 KB in the item. A retry is recognised while fewer than WRITES_KEPT other writes to
@@ -44,13 +43,6 @@ _ANCHORED = (
     # The creator's id stays at the front for ever: only while nothing was pruned does it prove anything.
     " AND (#writes[0] <> :anchor OR #writes[0] = #writes[1]) AND NOT contains(#writes, :write))"
 )
-
-
-class Request(NamedTuple):
-    """A call to botocore's DynamoDB client: the method's name and its keyword arguments."""
-
-    operation: str
-    parameters: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

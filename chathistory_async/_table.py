@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 from typing import Any
 
-from ._calls import call, connect
+from ._calls import Request, call, connect
 from ._clients import Clients
-from ._single_item import Request
 from .errors import ConfigurationError, KeySchemaError, Place, ServiceError, TableNotFoundError
 
 # DynamoDB makes and drops an on-demand table in about 10 seconds.

@@ -30,7 +30,7 @@ from proxy import Fault, Proxy
 from samples import humans, texts
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, TableNotFoundError
-from chathistory_async._clients import MAX_POOL_CONNECTIONS, _open, _shared
+from chathistory_async._clients import MAX_POOL_CONNECTIONS, _open_slots, _shared
 
 
 async def send(history: DynamoDBChatMessageHistory) -> None:
@@ -81,12 +81,12 @@ class TestHandles:
         return 4
 
     async def test_do_not_pile_up_clients_by_the_sessions_they_are_given(self, make: Make, few_shared: int) -> None:
-        before = len(_open)
+        before = len(_open_slots)
         for _ in range(20):
             await make(boto3_session=aioboto3.Session()).aget_messages()
         await asyncio.sleep(0.1)
         assert len(_shared) <= few_shared
-        assert len(_open) <= before + few_shared
+        assert len(_open_slots) <= before + few_shared
 
     async def test_in_use_keep_their_client_however_many_others_come(self, make: Make, few_shared: int) -> None:
         history = make(boto3_session=aioboto3.Session())
@@ -103,42 +103,42 @@ class TestClosing:
     async def test_the_last_open_handle_closes_the_client(self, make: Make) -> None:
         one, other = make(config=Config(tcp_keepalive=True)), make(config=Config(tcp_keepalive=True))
         await one.aget_messages()
-        slots = set(_open)
+        slots = set(_open_slots)
         await one.aclose()
         assert await other.aget_messages() == []
-        assert set(_open) == slots
+        assert set(_open_slots) == slots
         await other.aclose()
-        assert len(_open) == len(slots) - 1
+        assert len(_open_slots) == len(slots) - 1
 
     async def test_async_with_closes(self, make: Make) -> None:
-        before = set(_open)
+        before = set(_open_slots)
         async with make(config=Config(tcp_keepalive=True)) as history:
             await history.aadd_messages(humans(1))
             assert texts(await history.aget_messages()) == ["1"]
-            assert set(_open) > before
-        assert set(_open) == before
+            assert set(_open_slots) > before
+        assert set(_open_slots) == before
 
     def test_the_synchronous_face_closes_too(self, make: Make) -> None:
-        before = set(_open)
+        before = set(_open_slots)
         history = make(config=Config(tcp_keepalive=True))
         assert history.messages == []
-        assert set(_open) > before
+        assert set(_open_slots) > before
         history.close()
-        assert set(_open) == before
+        assert set(_open_slots) == before
 
     async def test_a_store_closes_the_clients_of_all_loops(self, table: str) -> None:
-        before = set(_open)
+        before = set(_open_slots)
         async with ChatHistoryStore(table) as store:
             await asyncio.to_thread(lambda: store.session("x").messages)
-            assert len(_open) == len(before) + 2
+            assert len(_open_slots) == len(before) + 2
         for _ in range(100):
-            if set(_open) == before:
+            if set(_open_slots) == before:
                 break
             await asyncio.sleep(0.02)
-        assert set(_open) == before
+        assert set(_open_slots) == before
 
     async def test_handles_that_come_and_go_leave_nothing_open(self, make: Make) -> None:
-        before = set(_open)
+        before = set(_open_slots)
         config = Config(tcp_keepalive=True)
 
         async def request(number: int) -> None:
@@ -147,7 +147,7 @@ class TestClosing:
                 await history.aget_messages()
 
         await asyncio.gather(*(request(number) for number in range(40)))
-        assert set(_open) == before
+        assert set(_open_slots) == before
 
     async def test_a_closing_store_lets_the_calls_under_way_end(self, table: str, proxy: Proxy) -> None:
         proxy.schedule = lambda seen: Fault.DELAY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import chathistory_async
 from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, errors
 
+PACKAGE = Path(chathistory_async.__file__).parent
 CLASSES = [DynamoDBChatMessageHistory, ChatHistoryStore]
 
 
@@ -36,6 +38,41 @@ def test_every_error_is_public_and_drawn_in_the_tree() -> None:
     assert tree <= set(chathistory_async.__all__)
     assert errors.__doc__ is not None
     assert all(name in errors.__doc__ for name in tree)
+
+
+# From the top down: each imports only what stands below it.
+MODULES = [
+    "__init__",
+    "cli",
+    "store",
+    "history",
+    "_table",
+    "_conversation",
+    "_single_item",
+    "_codec",
+    "_calls",
+    "_clients",
+    "_bridge",
+    "_fork",
+    "errors",
+    "local",
+]
+
+
+def imports_of(module: str) -> set[str]:
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
+    return {node.module or "" for node in relative}
+
+
+def test_imports_run_one_way_only() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == set(MODULES)
+    for position, module in enumerate(MODULES):
+        assert imports_of(module) <= set(MODULES[position + 1 :]), module
+
+
+def test_only_the_faces_know_the_bridge() -> None:
+    assert {module for module in MODULES if "_bridge" in imports_of(module)} == {"history", "store"}
 
 
 def public_members(kind: type) -> list[Any]:

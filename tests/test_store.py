@@ -21,7 +21,7 @@ from chathistory_async import (
     ServiceError,
     TableNotFoundError,
 )
-from chathistory_async._clients import _open
+from chathistory_async._clients import _open_slots
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ async def test_at_run_time_only_items_are_asked_for(table: str, session_id: str,
 
 async def test_entering_it_opens_the_client_but_sends_nothing(table: str, proxy: Proxy) -> None:
     async with ChatHistoryStore(table, endpoint_url=proxy.url) as store:
-        assert set(store._clients._slots.values()) <= _open
+        assert set(store._clients._slots.values()) <= _open_slots
         assert store._clients._slots
     assert not proxy.seen
 
