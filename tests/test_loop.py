@@ -56,10 +56,10 @@ def many_messages() -> list[BaseMessage]:
 
 async def test_a_full_item_is_read_in_slices(slow_callbacks: list[str], make: Make) -> None:
     stored = many_messages()
-    for start in range(0, len(stored), 100):
-        await make().aadd_messages(stored[start : start + 100])
+    for start in range(0, len(stored), 400):
+        await make().aadd_messages(stored[start : start + 400])
     slow_callbacks.clear()
-    reads = 10
+    reads = 6
     for _ in range(reads):
         assert len(await make().aget_messages()) == len(stored)
     # botocore's own parsing and one conversion of the whole would each hold the loop in every read; a machine that
