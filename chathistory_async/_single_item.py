@@ -33,6 +33,8 @@ _MAX_INDEXED = 100
 
 # Judged by the time at which the request was built: a session that expires while the SDK retries counts as alive.
 _ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"
+# What is not a list is another's: neither appended to nor overwritten.
+_OURS = "(attribute_not_exists(#messages) OR attribute_type(#messages, :list))"
 _EXPIRED = "(attribute_exists(#expiry) AND attribute_type(#expiry, :number) AND #expiry <= :now)"
 _NEVER_PRUNED = (
     "(attribute_not_exists(#writes) OR "
@@ -147,7 +149,8 @@ class SingleItem:
         if stored is not None and stored.expired:
             return self._start_afresh(batch, write, now)
         changes = [self._change_messages(batch, hint.length, stored), self._change_writes(write, hint.anchor, stored)]
-        values = {":now": _number(now), ":number": {"S": "N"}}
+        values = {":now": _number(now), ":number": {"S": "N"}, ":list": {"S": "L"}}
+        conditions = [_ALIVE, _OURS, *(change.condition for change in changes if change.condition)]
         if self.ttl is not None:
             changes.append(_Change("#expiry = :expiry", {":expiry": _number(now + self.ttl)}))
         for change in changes:
@@ -157,7 +160,7 @@ class SingleItem:
             "update_item",
             Key=self.key,
             UpdateExpression=f"SET {', '.join(change.set for change in changes)}{remove}",
-            ConditionExpression=" AND ".join([_ALIVE, *(change.condition for change in changes if change.condition)]),
+            ConditionExpression=" AND ".join(conditions),
             ExpressionAttributeNames=self._names(),
             ExpressionAttributeValues=values,
         )
@@ -256,11 +259,7 @@ def _append(batch: Sequence[AttributeValue]) -> _Change:
 
 
 def _replace_by(messages: Sequence[AttributeValue]) -> _Change:
-    return _Change(
-        "#messages = :messages",
-        {":messages": {"L": list(messages)}, ":list": {"S": "L"}},
-        condition="(attribute_not_exists(#messages) OR attribute_type(#messages, :list))",
-    )
+    return _Change("#messages = :messages", {":messages": {"L": list(messages)}})
 
 
 def _trim(batch: Sequence[AttributeValue], length: int, surplus: int) -> _Change:

@@ -203,7 +203,6 @@ _KEY_SCHEMA_TEXTS = (
     "primary key values must be under",
 )
 _ITEM_SIZE_TEXTS = ("Item size has exceeded", "Item size to update has exceeded")
-_OPERAND_TEXTS = ("operand in the update expression has an incorrect data type",)
 
 
 def _from_client_error(error: ClientError, place: Place) -> ChatHistoryError:
@@ -222,9 +221,6 @@ def _from_client_error(error: ClientError, place: Place) -> ChatHistoryError:
         return KeySchemaError(f"The session's key does not fit the table ({text}): {advice}", place)
     if code == "ValidationException" and _matches(text, _ITEM_SIZE_TEXTS):
         return ItemTooLargeError("The session would outgrow DynamoDB's 400 KB for an item", place)
-    if code == "ValidationException" and _matches(text, _OPERAND_TEXTS):
-        advice = "check history_messages_key"
-        return UndecodableItemError(f"The attribute to append to is not a list of messages: {advice}", place)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     return ServiceError(f"AWS failed {operation} with HTTP status {status} ({code})", place)
 

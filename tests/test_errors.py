@@ -318,7 +318,6 @@ class TestUndecodable:
         update(History={"S": SECRET})
         assert "history_messages_key" in str(await failure(UndecodableItemError, face, make()))
 
-    @pytest.mark.real_engine("moto answers list_append to a text with HTTP 500")
     @pytest.mark.parametrize("size", [None, 1, 50])
     async def test_attribute_to_append_to(
         self, face: type[Face], make: Make, update: Any, item: Any, size: int | None
