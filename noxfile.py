@@ -22,7 +22,7 @@ def run_suite(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The suite against the built wheel, on the first engine that is there: see tests/engines.py."""
-    session.install(".[local,cli]", *dependencies("test"))
+    session.install(".[local,cli,kms]", *dependencies("test"))
     run_suite(session)
 
 
@@ -35,7 +35,7 @@ def versions(session: nox.Session) -> None:
 @nox.session
 def compat(session: nox.Session) -> None:
     """The suite with aiobotocore 3 beside langchain-aws: aioboto3 15.5 runs with it though it pins an older one."""
-    session.install(".[local,cli]", *dependencies("test"))
+    session.install(".[local,cli,kms]", *dependencies("test"))
     session.install("aiobotocore>=3", "langchain-aws")
     run_suite(session)
 
@@ -51,5 +51,5 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Static types of the package and its tests."""
-    session.install(".[local,cli]", *dependencies("test"))
+    session.install(".[local,cli,kms]", *dependencies("test"))
     session.run("mypy")

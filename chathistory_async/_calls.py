@@ -1,7 +1,7 @@
 """The one place that sends requests: it maps every error and tells a failed condition from a failure.
 
 Throttles, HTTP 5xx and broken connections are retried by the SDK, within the bound of ``retries`` in its Config
-(or AWS_MAX_ATTEMPTS). A request may thus reach DynamoDB more than once: the layouts make that harmless.
+(or AWS_MAX_ATTEMPTS). A request may thus reach AWS more than once: the layouts make that harmless.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from ._clients import Clients
+from ._clients import DYNAMODB, Clients, Service
 from .errors import ClosedError, Place, from_botocore
 
 # As its JSON has it: binary is base64 text.
@@ -21,10 +21,11 @@ Item: TypeAlias = Mapping[str, dict[str, Any]]
 
 
 class Request(NamedTuple):
-    """A call to botocore's DynamoDB client: the method's name and its keyword arguments."""
+    """A call to botocore's client of a service: the method's name and its keyword arguments."""
 
     operation: str
     parameters: dict[str, Any]
+    service: Service = DYNAMODB
 
 
 class ConditionFailed(Exception):
@@ -49,22 +50,23 @@ async def call(clients: Clients, request: Request, place: Place) -> dict[str, An
         ChatHistoryError: any other failure, with botocore's error as its cause.
     """
     _check_open(clients, place)
-    with _mapped_errors(place):
-        async with clients.lend() as client:
+    with _mapped_errors(place, request.service):
+        async with clients.lend(request.service) as client:
             response: dict[str, Any] = await getattr(client, request.operation)(**request.parameters)
     return response
 
 
-async def connect(clients: Clients, place: Place) -> None:
-    """Open the running loop's client, so that the first call does not have to.
+async def connect(clients: Clients, place: Place, service: Service = DYNAMODB) -> str:
+    """Open the running loop's client of a service, so that the first call does not have to, and return its region.
 
     Raises:
         ChatHistoryError: the SDK cannot make one, or the clients' store was closed.
     """
     _check_open(clients, place)
-    with _mapped_errors(place):
-        async with clients.lend():
-            pass
+    with _mapped_errors(place, service):
+        async with clients.lend(service) as client:
+            region: str = client.meta.region_name
+    return region
 
 
 def _check_open(clients: Clients, place: Place) -> None:
@@ -73,16 +75,16 @@ def _check_open(clients: Clients, place: Place) -> None:
 
 
 @contextmanager
-def _mapped_errors(place: Place) -> Iterator[None]:
+def _mapped_errors(place: Place, service: Service) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
         if error.response["Error"].get("Code") == "ConditionalCheckFailedException":
             raise _condition_failed(error) from None
-        raise from_botocore(error, place) from error
+        raise from_botocore(error, place, service.name) from error
     except (BotoCoreError, ResponseParserError, ValueError) as error:
         # botocore raises a bare ValueError for an endpoint that is not a URL.
-        raise from_botocore(error, place) from error
+        raise from_botocore(error, place, service.name) from error
 
 
 def _condition_failed(error: ClientError) -> ConditionFailed:

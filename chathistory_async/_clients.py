@@ -1,4 +1,4 @@
-"""One aioboto3 client per event loop and configuration: who owns it, and how it closes."""
+"""One aioboto3 client per service, event loop and configuration: who owns it, and how it closes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Hashable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, TypeAlias, Union
+from typing import Any, NamedTuple, TypeAlias, Union
 from weakref import WeakKeyDictionary, WeakSet
 
 import aioboto3
@@ -39,11 +39,22 @@ READ_TIMEOUT_SECONDS = 15
 MAX_SHARED = 64
 
 
+class Service(NamedTuple):
+    """What a client speaks to: a service of AWS, in a region of its own or, with None, in that of the options."""
+
+    name: str
+    region_name: str | None = None
+
+
+DYNAMODB = Service("dynamodb")
+
+
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """What a client is made of; None leaves the choice to the SDK."""
+    """What clients are made of; None leaves the choice to the SDK."""
 
     endpoint_url: str | None = None
+    kms_endpoint_url: str | None = None
     region_name: str | None = None
     session: AnySession | None = None
     config: Config | None = None
@@ -58,19 +69,24 @@ class ClientOptions:
     def sharing_key(self) -> Hashable:
         """Tell which options may share a client: sessions are compared by identity, configs by value."""
         config = None if self.config is None else repr(sorted(vars(self.config).items()))
-        return self.endpoint_url, self.region_name, self.session, config
+        return self.endpoint_url, self.kms_endpoint_url, self.region_name, self.session, config
+
+    def endpoint_of(self, service: Service) -> str | None:
+        """Return the endpoint that was given for a service, if any: one service's is never another's."""
+        return self.endpoint_url if service == DYNAMODB else self.kms_endpoint_url
 
 
 class _Slot:
-    """The client of one event loop.
+    """The client of one service on one event loop.
 
     Attributes:
         inherited: whether this is a forked child's copy of what the parent still uses.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, service: Service) -> None:
         self.loop = loop
         self.inherited = False
+        self._service = service
         self._client: Any = None
         self._keeper: AsyncGenerator[None, None] | None = None
         self._lock = asyncio.Lock()
@@ -119,9 +135,9 @@ class _Slot:
     async def _keep(self, options: ClientOptions) -> AsyncGenerator[None, None]:
         # A suspended generator is how to be told that a loop shuts down: asyncio.run(), like every other runner,
         # closes those that are left (loop.shutdown_asyncgens), and the client with this one.
-        context = _new_client(options)
+        context = _new_client(options, self._service)
         client = await context.__aenter__()
-        client.meta.events.register("before-parse.dynamodb", _leave_item_unparsed)
+        client.meta.events.register(f"before-parse.{self._service.name}", _UNPARSED[self._service.name])
         self._client = client
         _open_slots.add(self)
         try:
@@ -138,7 +154,7 @@ _open_slots: set[_Slot] = set()
 
 
 class Clients:
-    """The clients of one configuration, one for each event loop, opened on first use.
+    """The clients of one configuration, one for each service and event loop, opened on first use.
 
     Attributes:
         users: the open histories without a store that share these clients.
@@ -151,34 +167,35 @@ class Clients:
         self._options = options
         self._lock = threading.Lock()
         # By the loop itself, not by id(loop): ids are reused.
-        self._slots: dict[asyncio.AbstractEventLoop, _Slot] = {}
+        self._slots: dict[tuple[asyncio.AbstractEventLoop, Service], _Slot] = {}
         _all.add(self)
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[Any]:
-        """Lend the running loop's client for one call.
+    async def lend(self, service: Service = DYNAMODB) -> AsyncIterator[Any]:
+        """Lend the running loop's client of a service for one call.
 
         Raises:
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError: the SDK cannot make one, or
                 cannot refresh its credentials.
         """
         loop = asyncio.get_running_loop()
-        slot = self._slots.get(loop) or await self._new_slot(loop)
+        slot = self._slots.get((loop, service)) or await self._new_slot(loop, service)
         await _refresh_in_turn(self._options.session)
         async with slot.lend(self._options) as client:
             yield client
 
     async def aclose(self) -> None:
-        """Close the running loop's client, and have the other running loops close theirs."""
-        here = self._slots.get(asyncio.get_running_loop())
+        """Close the running loop's clients, and have the other running loops close theirs."""
+        here = asyncio.get_running_loop()
         self.close_soon(besides=here)
-        if here is not None:
-            await here.close()
-
-    def close_soon(self, besides: _Slot | None = None) -> None:
-        """Have each running loop close its client, but for one."""
         for slot in self._all_slots():
-            if slot is not besides and slot.loop.is_running():
+            if slot.loop is here:
+                await slot.close()
+
+    def close_soon(self, besides: asyncio.AbstractEventLoop | None = None) -> None:
+        """Have each running loop close its clients, but for one."""
+        for slot in self._all_slots():
+            if slot.loop is not besides and slot.loop.is_running():
                 # Not waited for: that loop may be blocked by a synchronous call that waits for this one.
                 asyncio.run_coroutine_threadsafe(slot.close(), slot.loop)
 
@@ -190,13 +207,13 @@ class Clients:
         self._lock = threading.Lock()
         self._slots = {}
 
-    async def _new_slot(self, loop: asyncio.AbstractEventLoop) -> _Slot:
+    async def _new_slot(self, loop: asyncio.AbstractEventLoop, service: Service) -> _Slot:
         await _close_left_behind()
         with self._lock:
             # A slot keeps its loop alive: only here the closed ones are let go.
-            for closed in [other for other in self._slots if other.is_closed()]:
+            for closed in [key for key, slot in self._slots.items() if slot.loop.is_closed()]:
                 del self._slots[closed]
-            return self._slots.setdefault(loop, _Slot(loop))
+            return self._slots.setdefault((loop, service), _Slot(loop, service))
 
     def _all_slots(self) -> list[_Slot]:
         with self._lock:
@@ -260,11 +277,14 @@ _turns: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
 _TURN_SECONDS = 0.01
 
 
-def _new_client(options: ClientOptions) -> AbstractAsyncContextManager[Any]:
+def _new_client(options: ClientOptions, service: Service) -> AbstractAsyncContextManager[Any]:
     config = _config(options.config)
     create = _create_client(options.session)
     client: AbstractAsyncContextManager[Any] = create(
-        "dynamodb", region_name=options.region_name, endpoint_url=options.endpoint_url, config=config
+        service.name,
+        region_name=service.region_name or options.region_name,
+        endpoint_url=options.endpoint_of(service),
+        config=config,
     )
     return client
 
@@ -297,24 +317,39 @@ def _config(given: Config | None) -> AioConfig:
     return config
 
 
-def _leave_item_unparsed(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    """Take the item out of a response before botocore walks it (an event handler of botocore's ``before-parse``).
+def _leave_unparsed(
+    name: str, kind: type, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
+) -> None:
+    """Take a member out of a response before botocore sees it (an event handler of botocore's ``before-parse``).
 
-    That walk holds the loop for 30 to 85 ms over 1,000 messages; orjson takes 2 to 5. The item stays as in the JSON:
-    binary is base64 text.
+    It stays as in the JSON: binary is base64 text.
     """
     try:
         body = orjson.loads(response_dict["body"])
     except ValueError:
         body = None
-    if not isinstance(body, dict) or not isinstance(body.get("Item", {}), dict):
+    if not isinstance(body, dict) or not isinstance(body.get(name, kind()), kind):
         if response_dict["status_code"] == 200:
             # botocore would take a proxy's login page for an empty answer, and an append that it swallowed for done.
             raise ResponseParserError("not a JSON object")
         return
-    if "Item" in body:
-        customized_response_dict["Item"] = body.pop("Item")
+    if name in body:
+        customized_response_dict[name] = body.pop(name)
         response_dict["body"] = orjson.dumps(body)
+
+
+_UNPARSED = {
+    # botocore's walk over an item of 1,000 messages holds the loop for 30 to 85 ms; orjson takes 2 to 5.
+    "dynamodb": functools.partial(_leave_unparsed, "Item", dict),
+    # botocore writes the body that it parses into its DEBUG log, and a data key does not belong there.
+    "kms": functools.partial(_leave_unparsed, "Plaintext", str),
+}
+
+
+async def known_regions(service_name: str, partition: str) -> list[str]:
+    """Return the regions in which the SDK knows a service."""
+    regions: list[str] = await _core_session().get_available_regions(service_name, partition_name=partition)
+    return regions
 
 
 def _core_session(profile: str | None = None) -> AioSession:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Context, Decimal, Inexact
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from langchain_core.messages import BaseMessage, messages_from_dict
 from pydantic import ValidationError
@@ -17,6 +17,8 @@ from pydantic import ValidationError
 from .errors import MessageNotStorableError, UndecodableItemError
 
 AttributeValue: TypeAlias = dict[str, Any]
+Encoder: TypeAlias = Callable[[Any, int], Any]
+Out = TypeVar("Out")
 
 # DynamoDB's limits: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
 MAX_ITEM_BYTES = 400 * 1024
@@ -32,14 +34,14 @@ _LEVELS_AROUND_DATA = 3
 _FIRST_AMBIGUOUS_INTEGER = 10**_MAX_DIGITS
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """A value that cannot be stored: what is wrong with it, and the path to it, built from the inside out."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
         self.path = ""
 
-    def inside(self, step: str) -> _Refused:
+    def inside(self, step: str) -> Refused:
         self.path = step + self.path
         return self
 
@@ -54,53 +56,70 @@ def encode_message(message: BaseMessage, position: int) -> AttributeValue:
     Raises:
         MessageNotStorableError: it would not read back equal; the text names the path, never the content.
     """
+    return encoded(_encode_message, message, position)
+
+
+def encoded(encode: Callable[[BaseMessage], Out], message: BaseMessage, position: int) -> Out:
+    """Return what ``encode`` makes of a message, with a refusal turned into an error that names the whole path."""
     try:
-        return _encode_message(message)
-    except _Refused as refused:
+        return encode(message)
+    except Refused as refused:
         text = f"messages[{position}]{refused.path} cannot be stored: {refused.reason}"
     # Raised outside of the handler, without a context: the original errors' texts (pydantic's above all) hold content.
     raise MessageNotStorableError(text)
 
 
 def _encode_message(message: BaseMessage) -> AttributeValue:
-    if not isinstance(message, BaseMessage):
-        raise _Refused(f"{type(message).__name__} is not a langchain_core message")
-    try:
-        # As message_to_dict() does, but pydantic's warnings would print the values they warn of.
-        data = message.model_dump(warnings=False)
-    except (ValueError, TypeError) as error:
-        raise _Refused(f"its model_dump() fails with {type(error).__name__}") from None
+    data = data_of(message)
     value = {"M": {"type": _encode(message.type, _LEVELS_AROUND_DATA), "data": _encode(data, _LEVELS_AROUND_DATA - 1)}}
-    _check_reads_back(value, message)
+    check_reads_back(_message, value, message)
     return value
 
 
-def _check_reads_back(value: AttributeValue, message: BaseMessage) -> None:
+def data_of(message: BaseMessage) -> dict[str, Any]:
+    """Return what ``message_to_dict`` has under "data"."""
+    if not isinstance(message, BaseMessage):
+        raise Refused(f"{type(message).__name__} is not a langchain_core message")
     try:
-        back = _message(value)
-    except _Undecodable as error:
-        raise _Refused(f"it would not be readable again ({error})") from None
+        # As message_to_dict() does, but pydantic's warnings would print the values they warn of.
+        return message.model_dump(warnings=False)
+    except (ValueError, TypeError) as error:
+        raise Refused(f"its model_dump() fails with {type(error).__name__}") from None
+
+
+def check_reads_back(decode: Callable[[Out], BaseMessage], stored: Out, message: BaseMessage) -> None:
+    """Refuse a message whose stored form is decoded into anything else."""
+    try:
+        back = decode(stored)
+    except Undecodable as error:
+        raise Refused(f"it would not be readable again ({error})") from None
     if type(back) is not type(message):
-        raise _Refused(f"a {type(message).__name__} would come back as a {type(back).__name__}; convert it first")
+        raise Refused(f"a {type(message).__name__} would come back as a {type(back).__name__}; convert it first")
     if back != message:
-        raise _Refused("it would not read back equal to what it is now")
+        raise Refused("it would not read back equal to what it is now")
 
 
 def _encode(value: object, level: int) -> AttributeValue:
     if value is None:
         return {"NULL": True}
-    encode = _ENCODERS.get(type(value)) or _encoder_of_subclass(value)
-    return encode(value, level)
+    encode = _ENCODERS.get(type(value)) or encoder_of_subclass(_ENCODERS, value)
+    encoded_value: AttributeValue = encode(value, level)
+    return encoded_value
 
 
 def _encode_str(value: Any, level: int) -> AttributeValue:
+    return {"S": plain_text(value)}
+
+
+def plain_text(value: str) -> str:
+    """Return the text itself, of a subclass of str too."""
     text = value if type(value) is str else str.__str__(value)
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise _Refused("the text holds a lone surrogate, which UTF-8 cannot represent") from None
-    return {"S": text}
+            raise Refused("the text holds a lone surrogate, which UTF-8 cannot represent") from None
+    return text
 
 
 def _encode_bool(value: Any, level: int) -> AttributeValue:
@@ -115,20 +134,20 @@ def _encode_number(value: Any, level: int) -> AttributeValue:
         return {"N": repr(value)}
     text = _number_text(value)
     if _decode_number(text) != value:
-        raise _Refused(f"the {type(value).__name__} would come back as another number")
+        raise Refused(f"the {type(value).__name__} would come back as another number")
     return {"N": text}
 
 
 def _number_text(value: int | float | Decimal) -> str:
     number = _decimal_of(value)
     if not number.is_finite():
-        raise _Refused(f"DynamoDB has no number for {number}")
+        raise Refused(f"DynamoDB has no number for {number}")
     if number and not _MIN_EXPONENT <= number.adjusted() <= _MAX_EXPONENT:
-        raise _Refused("the number is outside DynamoDB's range (1E-130 to 9.99E+125)")
+        raise Refused("the number is outside DynamoDB's range (1E-130 to 9.99E+125)")
     try:
         exact = _EXACT.create_decimal(number)
     except Inexact:
-        raise _Refused(f"the number has more than DynamoDB's {_MAX_DIGITS} digits") from None
+        raise Refused(f"the number has more than DynamoDB's {_MAX_DIGITS} digits") from None
     return str(exact)
 
 
@@ -148,40 +167,49 @@ def _encode_set(value: Any, level: int) -> AttributeValue:
     elements = [_encode(element, level + 1) for element in value]
     kinds = {kind for element in elements for kind in element}
     if len(kinds) != 1 or not kinds <= {"S", "N", "B"}:
-        raise _Refused("DynamoDB has sets of text, of numbers and of bytes only, and none that is empty")
+        raise Refused("DynamoDB has sets of text, of numbers and of bytes only, and none that is empty")
     kind = kinds.pop()
     return {f"{kind}S": [element[kind] for element in elements]}
 
 
 def _encode_list(value: Any, level: int) -> AttributeValue:
     _check_nesting(level)
-    encoded = []
-    for index, element in enumerate(value):
+    return {"L": encode_elements(_encode, value, level + 1)}
+
+
+def encode_elements(encode: Encoder, elements: Iterable[object], level: int) -> list[Any]:
+    """Encode a list's elements, each with its index in the path of a refusal."""
+    results = []
+    for index, element in enumerate(elements):
         try:
-            encoded.append(_encode(element, level + 1))
-        except _Refused as refused:
+            results.append(encode(element, level))
+        except Refused as refused:
             raise refused.inside(f"[{index}]") from None
-    return {"L": encoded}
+    return results
 
 
 def _encode_map(value: Any, level: int) -> AttributeValue:
     _check_nesting(level)
-    encoded = {}
-    for name, element in value.items():
+    if "" in value:
+        raise Refused("DynamoDB has no empty names in a map").inside("['']")
+    return {"M": encode_entries(_encode, value, level + 1)}
+
+
+def encode_entries(encode: Encoder, entries: Mapping[Any, object], level: int) -> dict[str, Any]:
+    """Encode a dict's values, each with its name in the path of a refusal."""
+    results = {}
+    for name, element in entries.items():
         try:
-            encoded[_map_key(name)] = _encode(element, level + 1)
-        except _Refused as refused:
+            results[_map_key(name)] = encode(element, level)
+        except Refused as refused:
             raise refused.inside(_path_step(name)) from None
-    return {"M": encoded}
+    return results
 
 
 def _map_key(name: object) -> str:
     if type(name) is not str:
-        raise _Refused(f"a map's keys must be text, not {type(name).__name__}")
-    if not name:
-        raise _Refused("DynamoDB has no empty names in a map")
-    _encode_str(name, 0)
-    return name
+        raise Refused(f"a map's keys must be text, not {type(name).__name__}")
+    return plain_text(name)
 
 
 def _path_step(name: object) -> str:
@@ -190,15 +218,14 @@ def _path_step(name: object) -> str:
 
 def _check_nesting(level: int) -> None:
     if level >= MAX_NESTING - 1:
-        raise _Refused(f"it is nested deeper than DynamoDB's {MAX_NESTING} levels")
+        raise Refused(f"it is nested deeper than DynamoDB's {MAX_NESTING} levels")
 
 
-def _refuse_tuple(value: Any, level: int) -> AttributeValue:
-    raise _Refused("a tuple would come back as a list; store a list")
+def refuse_tuple(value: Any, level: int) -> AttributeValue:
+    raise Refused("a tuple would come back as a list; store a list")
 
 
-_Encoder: TypeAlias = Callable[[Any, int], AttributeValue]
-_ENCODERS: dict[type, _Encoder] = {
+_ENCODERS: dict[type, Encoder] = {
     str: _encode_str,
     bool: _encode_bool,
     int: _encode_number,
@@ -206,7 +233,7 @@ _ENCODERS: dict[type, _Encoder] = {
     Decimal: _encode_number,
     list: _encode_list,
     dict: _encode_map,
-    tuple: _refuse_tuple,
+    tuple: refuse_tuple,
     bytes: _encode_binary,
     bytearray: _encode_binary,
     set: _encode_set,
@@ -214,14 +241,15 @@ _ENCODERS: dict[type, _Encoder] = {
 }
 
 
-def _encoder_of_subclass(value: object) -> _Encoder:
-    for known, encoder in _ENCODERS.items():
+def encoder_of_subclass(encoders: Mapping[type, Encoder], value: object) -> Encoder:
+    """Return the encoder of the type that a value's own type derives from."""
+    for known, encoder in encoders.items():
         if isinstance(value, known):
             return encoder
-    raise _Refused(f"{type(value).__name__} has no DynamoDB type; convert it to text, a number, a list or a dict")
+    raise Refused(f"{type(value).__name__} has no stored form; convert it to text, a number, a list or a dict")
 
 
-class _Undecodable(Exception):
+class Undecodable(Exception):
     """An attribute value that is not a message; the text says why and holds no content."""
 
 
@@ -235,9 +263,14 @@ def decode_message(value: AttributeValue, position: int) -> BaseMessage:
     Raises:
         UndecodableItemError: it is no message that this langchain-core knows.
     """
+    return decoded(_message, value, position)
+
+
+def decoded(decode: Callable[[Out], BaseMessage], stored: Out, position: int) -> BaseMessage:
+    """Return what ``decode`` makes of a stored message, with a failure turned into an error that names its position."""
     try:
-        return _message(value)
-    except _Undecodable as error:
+        return decode(stored)
+    except Undecodable as error:
         reason = str(error)
     # Outside of the handler for the same reason as above.
     raise UndecodableItemError(f"stored message {position} cannot be decoded: {reason}")
@@ -245,18 +278,23 @@ def decode_message(value: AttributeValue, position: int) -> BaseMessage:
 
 def _message(value: AttributeValue) -> BaseMessage:
     if "M" not in value:
-        raise _Undecodable(f"it is of the DynamoDB type {'/'.join(value)}, not a map")
+        raise Undecodable(f"it is of the DynamoDB type {'/'.join(value)}, not a map")
+    return rebuild(_decode(value))
+
+
+def rebuild(form: Any) -> BaseMessage:
+    """Return the message of a ``message_to_dict``."""
     try:
-        return messages_from_dict([_decode(value)])[0]
+        return messages_from_dict([form])[0]
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['type']}" for fault in _faults(error))
-        raise _Undecodable(f"langchain-core refuses it: {faults}") from None
+        raise Undecodable(f"langchain-core refuses it: {faults}") from None
     except KeyError as error:
-        raise _Undecodable(f"it has no {error}") from None
+        raise Undecodable(f"it has no {error}") from None
     except ValueError:
-        raise _Undecodable("this langchain-core does not know its type") from None
+        raise Undecodable("this langchain-core does not know its type") from None
     except (TypeError, AttributeError) as error:
-        raise _Undecodable(f"langchain-core fails on it with {type(error).__name__}") from None
+        raise Undecodable(f"langchain-core fails on it with {type(error).__name__}") from None
 
 
 def _faults(error: ValidationError) -> Iterable[Mapping[str, Any]]:
@@ -279,7 +317,8 @@ def _decode_number(text: str) -> int | float:
     return float(number)
 
 
-def _decode_binary(content: bytes | str) -> bytes:
+def bytes_of(content: bytes | str) -> bytes:
+    """Return the bytes of a binary attribute value, which plain JSON has as base64 text."""
     return content if isinstance(content, bytes) else base64.b64decode(content)
 
 
@@ -290,10 +329,10 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "NULL": lambda content: None,
     "M": lambda content: {name: _decode(value) for name, value in content.items()},
     "L": lambda content: [_decode(value) for value in content],
-    "B": _decode_binary,
+    "B": bytes_of,
     "SS": set,
     "NS": lambda content: {_decode_number(text) for text in content},
-    "BS": lambda content: {_decode_binary(data) for data in content},
+    "BS": lambda content: {bytes_of(data) for data in content},
 }
 
 
@@ -314,7 +353,7 @@ def _encode_key_value(name: str, value: object) -> AttributeValue:
         raise TypeError(f"The key attribute {name!r} must be a str, int, Decimal or bytes, not {type(value).__name__}")
     try:
         return {"N": _number_text(value)} if isinstance(value, (int, Decimal)) else _encode(value, 0)
-    except _Refused as refused:
+    except Refused as refused:
         raise ValueError(f"The key attribute {name!r} cannot be stored: {refused.reason}") from None
 
 
@@ -322,9 +361,9 @@ def for_request(value: AttributeValue) -> AttributeValue:
     """Return an attribute value read as plain JSON in the form that botocore takes: binary as bytes."""
     ((kind, content),) = value.items()
     if kind == "B":
-        return {"B": _decode_binary(content)}
+        return {"B": bytes_of(content)}
     if kind == "BS":
-        return {"BS": [_decode_binary(data) for data in content]}
+        return {"BS": [bytes_of(data) for data in content]}
     if kind == "L":
         return {"L": [for_request(element) for element in content]}
     if kind == "M":
@@ -360,8 +399,8 @@ _SIZES: dict[str, Callable[[Any], int]] = {
     "NULL": lambda content: 1,
     "M": _map_size,
     "L": lambda content: 3 + sum(1 + size_of(value) for value in content),
-    "B": lambda content: len(_decode_binary(content)),
+    "B": lambda content: len(bytes_of(content)),
     "SS": lambda content: sum(map(_text_size, content)),
     "NS": lambda content: sum(map(_number_size, content)),
-    "BS": lambda content: sum(len(_decode_binary(data)) for data in content),
+    "BS": lambda content: sum(len(bytes_of(data)) for data in content),
 }

@@ -7,17 +7,20 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from langchain_core.messages import BaseMessage
 
 from ._calls import ConditionFailed, Item, call
 from ._clients import Clients
-from ._codec import MAX_ITEM_BYTES, AttributeValue, decode_message, encode_message, size_of
+from ._codec import MAX_ITEM_BYTES, AttributeValue, bytes_of, decode_message, encode_message, size_of
+from ._json_codec import decode_json, encode_json
 from ._single_item import Hint, SingleItem
+from ._slices import in_slices
 from .errors import (
     ChatHistoryError,
+    ConfigurationError,
     ItemTooLargeError,
     MessageNotStorableError,
     Place,
@@ -26,11 +29,13 @@ from .errors import (
     WriteOutcomeUnknownError,
 )
 
+if TYPE_CHECKING:
+    # At run time it needs an extra, and its SDK takes 0.2 s to import: only who encrypts does.
+    from ._sealing import Sealing
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-# A message takes 10 to 30 µs to convert, and one with a large artifact milliseconds, so slices are cut by time.
-SLICE_SECONDS = 0.002
 # An attempt fails only where another writer's succeeded or the first guess was wrong: this many are lost in a row
 # only to a crowd that DynamoDB would throttle.
 MAX_ATTEMPTS = 50
@@ -44,13 +49,17 @@ class Conversation:
         layout: where and how the session is stored.
         clients: what to send requests with.
         place: the session's name in errors.
+        sealing: what seals the messages, None to store them in the clear.
         consistent_read: whether reads are strongly consistent.
     """
 
-    def __init__(self, layout: SingleItem, clients: Clients, place: Place, *, consistent_read: bool) -> None:
+    def __init__(
+        self, layout: SingleItem, clients: Clients, place: Place, sealing: Sealing | None, *, consistent_read: bool
+    ) -> None:
         self.place = place
         self._layout = layout
         self._clients = clients
+        self._sealing = sealing
         self._consistent_read = consistent_read
         self._hint = Hint()
 
@@ -63,15 +72,13 @@ class Conversation:
         if stored.malformed:
             raise self._malformed()
         self._hint = stored.hint()
-        return await self._in_slices(decode_message, stored.messages)
+        return await self._decode(stored.messages)
 
     async def append(self, messages: Sequence[BaseMessage]) -> None:
         """Store a batch whole, contiguous and in order behind what is there, or not at all."""
         if not isinstance(messages, Sequence):
             raise TypeError("aadd_messages takes a sequence of messages: put the one message in a list")
-        batch = await self._in_slices(encode_message, list(messages))
-        if self._layout.history_size is not None:
-            batch = batch[-self._layout.history_size :]
+        batch = await self._encode(list(messages))
         if not batch:
             return
         if size_of({"L": batch}) > MAX_ITEM_BYTES:
@@ -102,6 +109,32 @@ class Conversation:
             else:
                 item = None
         raise self._conflict()
+
+    async def _encode(self, messages: Sequence[BaseMessage]) -> list[AttributeValue]:
+        """Return the stored forms of those messages that history_size keeps; all of them must be storable."""
+        kept = slice(-(self._layout.history_size or 0), None)
+        if self._sealing is None:
+            return (await self._in_slices(encode_message, messages))[kept]
+        bodies = await self._in_slices(encode_json, messages)
+        return [{"B": sealed} for sealed in await self._sealing.seal(bodies[kept])]
+
+    async def _decode(self, elements: Sequence[AttributeValue]) -> list[BaseMessage]:
+        sealed = {position: bytes_of(element["B"]) for position, element in enumerate(elements) if "B" in element}
+        if not sealed:
+            return await self._in_slices(decode_message, elements)
+        if self._sealing is None:
+            raise ConfigurationError(
+                f"Stored message {min(sealed)} is sealed: give kms_key_id, the KMS key for what is to be written, and"
+                " the permission kms:Decrypt on the key of what is stored",
+                self.place,
+            )
+        bodies = await self._sealing.open(sealed)
+
+        def decode(element: AttributeValue, position: int) -> BaseMessage:
+            body = bodies.get(position)
+            return decode_message(element, position) if body is None else decode_json(body, position)
+
+        return await self._in_slices(decode, elements)
 
     async def _append(self, batch: list[AttributeValue]) -> None:
         write, hint, stored, maybe_stored = secrets.token_urlsafe(9), self._hint, None, False
@@ -169,19 +202,11 @@ class Conversation:
             self.place,
         )
 
-    async def _in_slices(self, convert: Callable[[In, int], Out], values: Sequence[In]) -> list[Out]:
-        """Convert all values, and let the loop run now and then."""
-        converted: list[Out] = []
-        started = time.perf_counter()
+    async def _in_slices(self, convert: Callable[[In, int], Out], values: Iterable[In]) -> list[Out]:
         try:
-            for position, value in enumerate(values):
-                converted.append(convert(value, position))
-                if time.perf_counter() - started > SLICE_SECONDS:
-                    await asyncio.sleep(0)
-                    started = time.perf_counter()
+            return await in_slices(convert, values)
         except (MessageNotStorableError, UndecodableItemError) as error:
             raise self._located(error) from None
-        return converted
 
     def _located(self, error: ChatHistoryError) -> ChatHistoryError:
         return type(error)(str(error), self.place)

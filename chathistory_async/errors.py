@@ -3,7 +3,7 @@
 ::
 
     ChatHistoryError
-    ├── ConfigurationError         no credentials, region, profile or valid endpoint; other TTL settings
+    ├── ConfigurationError         no credentials, region, profile or valid endpoint; other TTL settings; no kms_key_id
     ├── AccessDeniedError          the credentials are refused, or lack a permission
     ├── TableNotFoundError         no such table in this account, region and endpoint
     ├── KeySchemaError             the key does not fit the table's key schema
@@ -12,7 +12,10 @@
     ├── ServiceError               any other refusal or failure of the service
     ├── ItemTooLargeError          the session would outgrow DynamoDB's 400 KB for an item
     ├── MessageNotStorableError    a message that would not read back equal (a ValueError)
+    ├── KmsKeyError                the KMS key is missing, disabled, awaiting deletion or of another use
     ├── UndecodableItemError       what is stored under the key is not a chat history
+    │   └── DecryptionError        a sealed message was changed or cut short
+    │       └── EncryptionContextError  it was sealed for another session or table
     ├── WriteConflictError         too many other writers were always faster
     ├── WriteOutcomeUnknownError   an answer was lost, and it can no longer be told if the write was stored
     ├── ClosedError                the history or store was used after it was closed
@@ -69,7 +72,10 @@ def _rebuild(kind: type[ChatHistoryError], args: tuple[str], state: dict[str, ob
 
 
 class ConfigurationError(ChatHistoryError):
-    """The AWS SDK has no credentials, no region, no such profile or no valid endpoint; or the table's TTL differs."""
+    """The AWS SDK has no credentials, no region, no such profile or no valid endpoint; or the table's TTL differs.
+
+    Or the session holds sealed messages, and the handle has no ``kms_key_id``.
+    """
 
 
 class AccessDeniedError(ChatHistoryError):
@@ -85,7 +91,7 @@ class KeySchemaError(ChatHistoryError):
 
 
 class ThrottledError(ChatHistoryError):
-    """AWS throttled the request and every retry.
+    """AWS throttled the request, to DynamoDB or to KMS, and every retry.
 
     What is throttled is not stored. Where the answer to an earlier sending was lost, that one may have been.
     """
@@ -94,12 +100,13 @@ class ThrottledError(ChatHistoryError):
 class EndpointError(ChatHistoryError):
     """The endpoint could not be reached, or did not answer in time, at the last retry.
 
-    After an append or a clear it is not known whether the write was stored; if it was, it was stored whole.
+    After an append or a clear it is not known whether the write was stored; if it was, it was stored whole. Where the
+    text says that KMS's endpoint does not answer, nothing was.
     """
 
 
 class ServiceError(ChatHistoryError):
-    """DynamoDB refused or failed the request for a reason that has no class of its own.
+    """DynamoDB or KMS refused or failed the request for a reason that has no class of its own.
 
     After an append or a clear that failed with an HTTP status of 500 or above it is not known whether the
     write was stored; if it was, it was stored whole.
@@ -119,6 +126,21 @@ class MessageNotStorableError(ChatHistoryError, ValueError):
 
 class UndecodableItemError(ChatHistoryError):
     """What is stored under the session's key cannot be read as messages. Nothing is skipped in silence."""
+
+
+class DecryptionError(UndecodableItemError):
+    """A sealed message was changed or cut short, or is in another format. No message is returned, this or another."""
+
+
+class EncryptionContextError(DecryptionError):
+    """A sealed message was copied here from another session or table, or the table has been given another name."""
+
+
+class KmsKeyError(ChatHistoryError):
+    """The KMS key of ``kms_key_id``, or of a stored message, does not exist, is disabled or is not for encryption.
+
+    An append that fails so has written nothing.
+    """
 
 
 class WriteConflictError(ChatHistoryError):
@@ -141,23 +163,26 @@ class BridgeError(ChatHistoryError):
 
 
 def from_botocore(
-    error: ClientError | BotoCoreError | ResponseParserError | ValueError, place: Place
+    error: ClientError | BotoCoreError | ResponseParserError | ValueError, place: Place, service: str = "dynamodb"
 ) -> ChatHistoryError:
     """Return our error for one of botocore's; the caller raises it ``from`` that one."""
+    name, endpoint = _SERVICES[service]
     if isinstance(error, ClientError):
-        return _from_client_error(error, place)
+        special = _from_kms_error(error, place) if service == "kms" else _from_dynamodb_error(error, place)
+        return special or _from_client_error(error, place, name)
     if isinstance(error, _UNREACHABLE):
-        return EndpointError(f"DynamoDB's endpoint does not answer: {error}", place)
+        return EndpointError(f"{name}'s endpoint does not answer: {error}", place)
     if isinstance(error, _CREDENTIALS):
         advice = "give a boto3_session, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         return ConfigurationError(f"No usable AWS credentials: {error}; {advice}", place)
     if isinstance(error, botocore_exceptions.NoRegionError):
         return ConfigurationError("No AWS region: give region_name, or set AWS_DEFAULT_REGION", place)
     if isinstance(error, ResponseParserError):
-        return ServiceError("What answered is not DynamoDB, or not in its form: check endpoint_url", place)
+        return ServiceError(f"What answered is not {name}, or not in its form: check {endpoint}", place)
     return ConfigurationError(f"The AWS SDK cannot use its configuration: {error}", place)
 
 
+_SERVICES = {"dynamodb": ("DynamoDB", "endpoint_url"), "kms": ("KMS", "kms_endpoint_url")}
 _UNREACHABLE = (botocore_exceptions.HTTPClientError, botocore_exceptions.ConnectionError)
 _CREDENTIALS = (
     botocore_exceptions.NoCredentialsError,
@@ -205,24 +230,61 @@ _KEY_SCHEMA_TEXTS = (
 _ITEM_SIZE_TEXTS = ("Item size has exceeded", "Item size to update has exceeded")
 
 
-def _from_client_error(error: ClientError, place: Place) -> ChatHistoryError:
-    code, text = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
+# https://docs.aws.amazon.com/kms/latest/APIReference/API_GenerateDataKey.html#API_GenerateDataKey_Errors
+_KMS_KEY = {
+    "NotFoundException",
+    "DisabledException",
+    "KMSInvalidStateException",
+    "KeyUnavailableException",
+    "InvalidKeyUsageException",
+    "InvalidArnException",
+    "ValidationException",
+}
+_KMS_SEALED = {"InvalidCiphertextException", "IncorrectKeyException"}
+
+
+def _code_and_text(error: ClientError) -> tuple[str, str]:
+    return error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
+
+
+def _from_client_error(error: ClientError, place: Place, service: str) -> ChatHistoryError:
+    code, _ = _code_and_text(error)
     operation = error.operation_name
+    if code in _DENIED:
+        advice = "check the credentials and their policy" + (", and that of the key" if service == "KMS" else "")
+        return AccessDeniedError(f"AWS refused {operation} ({code}): {advice}", place)
+    if code in _THROTTLED:
+        advice = (
+            f"raise {'the quota of KMS' if service == 'KMS' else 'the capacity of the table'}, or the retries in config"
+        )
+        return ThrottledError(f"AWS throttled {operation} and every retry ({code}): {advice}", place)
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return ServiceError(f"AWS failed {operation} with HTTP status {status} ({code})", place)
+
+
+def _from_dynamodb_error(error: ClientError, place: Place) -> ChatHistoryError | None:
+    code, text = _code_and_text(error)
     if code == "ResourceNotFoundException":
         advice = "check the name, region and endpoint, or create it with ChatHistoryStore.create_table()"
         return TableNotFoundError(f"The table does not exist: {advice}", place)
-    if code in _DENIED:
-        return AccessDeniedError(f"AWS refused {operation} ({code}): check the credentials and their policy", place)
-    if code in _THROTTLED:
-        advice = "raise the table's capacity, or the retries in config"
-        return ThrottledError(f"AWS throttled {operation} and every retry ({code}): {advice}", place)
     if code == "ValidationException" and _matches(text, _KEY_SCHEMA_TEXTS):
         advice = "check primary_key_name, key, and the types of their values"
         return KeySchemaError(f"The session's key does not fit the table ({text}): {advice}", place)
     if code == "ValidationException" and _matches(text, _ITEM_SIZE_TEXTS):
         return ItemTooLargeError("The session would outgrow DynamoDB's 400 KB for an item", place)
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return ServiceError(f"AWS failed {operation} with HTTP status {status} ({code})", place)
+    return None
+
+
+def _from_kms_error(error: ClientError, place: Place) -> ChatHistoryError | None:
+    code, text = _code_and_text(error)
+    if code in _KMS_KEY:
+        advice = "check kms_key_id, its region and the state of the key"
+        return KmsKeyError(f"KMS cannot use the key for {error.operation_name} ({code}: {text}): {advice}", place)
+    if code in _KMS_SEALED:
+        return DecryptionError(
+            f"The data key of a stored message was changed, or is of another session ({code})", place
+        )
+    return None
 
 
 def _matches(text: str, parts: tuple[str, ...]) -> bool:

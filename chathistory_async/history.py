@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from types import TracebackType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from botocore.config import Config
 from langchain_core.chat_history import BaseChatMessageHistory
@@ -17,6 +17,9 @@ from ._codec import encode_key
 from ._conversation import Conversation
 from ._single_item import SingleItem
 from .errors import ClosedError, Place
+
+if TYPE_CHECKING:
+    from ._sealing import Sealing
 
 Key: TypeAlias = Mapping[str, "str | int | Decimal | bytes"]
 
@@ -38,7 +41,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             ``{primary_key_name: session_id}``.
         boto3_session: a ``boto3.Session``, an ``aioboto3.Session`` or an aiobotocore session, None for the SDK's own.
             A boto3 session lends its credentials, region and profile; loading and refreshing them runs in a thread.
-        kms_key_id: not supported yet.
+        kms_key_id: the id, ARN or alias (``alias/…``) of a symmetric KMS key: each message is sealed under it before it
+            leaves the process, and nothing of it is stored in the clear. None stores in the clear. What was sealed
+            under other keys, or stored in the clear, is read as well. Needs the extra ``kms``.
         ttl: seconds from the last append until the session expires, None for never. An expired session reads as
             empty, also while DynamoDB has not deleted it, and an append to it starts afresh.
         ttl_key_name: the attribute of the expiry time, in seconds since the epoch.
@@ -50,11 +55,13 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         config: a botocore ``Config`` or aiobotocore ``AioConfig`` that is merged over ours (a pool of 512 connections,
             5 seconds to connect, 15 to answer). Its ``retries`` bound the retries; unset, the SDK's choice holds.
         consistent_read: whether reads are strongly consistent; False halves their price.
+        kms_endpoint_url: KMS's endpoint, None for the SDK's choice (``AWS_ENDPOINT_URL_KMS``, ``AWS_ENDPOINT_URL``, the
+            profile, the region of the key). ``endpoint_url`` is DynamoDB's alone.
 
     Raises:
-        TypeError: ``boto3_session`` or a value in ``key`` is of a type that is not accepted.
+        TypeError: ``boto3_session``, ``kms_key_id`` or a value in ``key`` is of a type that is not accepted.
         ValueError: ``ttl`` or ``history_size`` is not a positive integer, or two attributes have one name.
-        NotImplementedError: ``kms_key_id`` was given.
+        ModuleNotFoundError: ``kms_key_id`` was given, and the extra ``kms`` is not installed.
     """
 
     def __init__(
@@ -75,9 +82,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         region_name: str | None = None,
         config: Config | None = None,
         consistent_read: bool = True,
+        kms_endpoint_url: str | None = None,
     ) -> None:
-        if kms_key_id:
-            raise NotImplementedError("kms_key_id is not supported yet, and nothing is stored in the clear instead")
         whole_key = key or {primary_key_name: session_id}
         layout = SingleItem(
             table_name=table_name,
@@ -87,16 +93,25 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             ttl=ttl,
             history_size=history_size,
         )
-        clients = shared_clients(ClientOptions(endpoint_url or None, region_name, boto3_session, config), self)
-        self._set_up(session_id, whole_key, layout, clients, coerce_float_to_decimal, consistent_read)
+        options = ClientOptions(endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config)
+        clients = shared_clients(options, self)
+        self._set_up(session_id, whole_key, layout, clients, kms_key_id, consistent_read)
+        self._coerce_float_to_decimal = coerce_float_to_decimal
         self._shared_clients: Clients | None = clients
 
     @classmethod
     def _in_store(
-        cls, session_id: str, key: Key, layout: SingleItem, clients: Clients, consistent_read: bool
+        cls,
+        session_id: str,
+        key: Key,
+        layout: SingleItem,
+        clients: Clients,
+        kms_key_id: str | None,
+        consistent_read: bool,
     ) -> DynamoDBChatMessageHistory:
         history = cls.__new__(cls)
-        history._set_up(session_id, key, layout, clients, False, consistent_read)
+        history._set_up(session_id, key, layout, clients, kms_key_id, consistent_read)
+        history._coerce_float_to_decimal = False
         history._shared_clients = None
         return history
 
@@ -106,17 +121,18 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         key: Key,
         layout: SingleItem,
         clients: Clients,
-        coerce_float_to_decimal: bool,
+        kms_key_id: str | None,
         consistent_read: bool,
     ) -> None:
         super().__init__()
         self._session_id = session_id
         self._key = dict(key)
         self._layout = layout
-        self._coerce_float_to_decimal = coerce_float_to_decimal
-        self._conversation = Conversation(
-            layout, clients, Place(layout.table_name, self._key), consistent_read=consistent_read
-        )
+        self._kms_key_id = kms_key_id
+        place = Place(layout.table_name, self._key)
+        sealing = sealing_type(kms_key_id)
+        self._sealing = None if sealing is None else sealing(kms_key_id or "", layout.key, clients, place)
+        self._conversation = Conversation(layout, clients, place, self._sealing, consistent_read=consistent_read)
         self._closed = False
 
     @property
@@ -133,6 +149,20 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     def key(self) -> dict[str, str | int | Decimal | bytes]:
         """The whole primary key: a copy."""
         return dict(self._key)
+
+    @property
+    def kms_key_id(self) -> str | None:
+        """The KMS key that messages are sealed under, as given, None where they are stored in the clear."""
+        return self._kms_key_id
+
+    @property
+    def encryption_context(self) -> dict[str, str] | None:
+        """The encryption context of the session's messages, which KMS's policies and CloudTrail see: a copy.
+
+        ``table`` is the table's name, ``key`` the names of the key attributes and ``session`` a SHA-256 digest of their
+        values. None without ``kms_key_id``.
+        """
+        return None if self._sealing is None else dict(self._sealing.context)
 
     @property
     def ttl(self) -> int | None:
@@ -162,10 +192,14 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     async def aget_messages(self) -> list[BaseMessage]:
         """Return the session's messages, oldest first; an empty list where there is no session or it has expired.
 
-        One ``GetItem``. Long histories are decoded in slices, between which the event loop runs.
+        One ``GetItem``, and with ``kms_key_id`` a ``Decrypt`` of KMS for each data key that was not in use within the
+        last five minutes. Long histories are opened and decoded in slices, between which the event loop runs.
 
         Raises:
             UndecodableItemError: something stored is not a message that this langchain-core knows.
+            DecryptionError, EncryptionContextError: a sealed message is not as it was sealed for this session.
+            ConfigurationError: a message is sealed, and there is no ``kms_key_id``.
+            KmsKeyError: a KMS key does not exist, is disabled, or is not for encryption.
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
                 ServiceError, ClosedError: see ``errors``.
         """
@@ -185,8 +219,12 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         Long batches are converted in slices, between which the event loop runs. One message is one step, and so is the
         SDK's own serialisation of the request.
 
+        With ``kms_key_id``, a ``GenerateDataKey`` of KMS comes before, unless the session has a data key in use: one
+        serves for five minutes, 1,000 messages or 64 MB. An error that names this operation has written nothing.
+
         Raises:
             TypeError: a message was given instead of a sequence.
+            KmsKeyError: the KMS key does not exist, is disabled, or is not for encryption. Nothing was written.
             MessageNotStorableError: a message would not read back equal. Nothing was written.
             ItemTooLargeError: the session would outgrow 400 KB. Nothing was written.
             WriteConflictError: other writers were always faster. Nothing was written.
@@ -278,3 +316,22 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         if self._closed:
             raise ClosedError("The chat history is closed", self._conversation.place)
         return self._conversation
+
+
+def sealing_type(kms_key_id: str | None) -> type[Sealing] | None:
+    """Return what seals messages, None where nothing does: its SDK is an extra, and slow to import.
+
+    Raises:
+        TypeError: ``kms_key_id`` is not text.
+        ModuleNotFoundError: the extra is not installed.
+    """
+    if not kms_key_id:
+        return None
+    if not isinstance(kms_key_id, str):
+        raise TypeError(f"kms_key_id must be a str, not {type(kms_key_id).__name__}")
+    try:
+        from ._sealing import Sealing
+    except ModuleNotFoundError as error:
+        advice = "pip install 'chathistory-async[kms]'"
+        raise ModuleNotFoundError(f"kms_key_id needs the AWS Encryption SDK: {advice}", name=error.name) from error
+    return Sealing

@@ -13,7 +13,7 @@ from ._codec import encode_key
 from ._single_item import SingleItem
 from ._table import Table
 from .errors import Place
-from .history import DynamoDBChatMessageHistory, Key
+from .history import DynamoDBChatMessageHistory, Key, sealing_type
 
 
 class ChatHistoryStore:
@@ -28,6 +28,8 @@ class ChatHistoryStore:
         endpoint_url: the endpoint, None for the SDK's choice.
         primary_key_name: the partition key's attribute.
         boto3_session: as for ``DynamoDBChatMessageHistory``; it stays the caller's and is not closed.
+        kms_key_id: the KMS key that messages are sealed under, None to store them in the clear; as for
+            ``DynamoDBChatMessageHistory``.
         ttl: seconds from the last append until a session expires, None for never.
         ttl_key_name: the attribute of the expiry time, in seconds since the epoch.
         history_size: how many messages of a session are kept, the latest ones; None for all.
@@ -35,10 +37,12 @@ class ChatHistoryStore:
         region_name: the region, None for the SDK's choice.
         config: a botocore ``Config`` that is merged over ours.
         consistent_read: whether reads are strongly consistent.
+        kms_endpoint_url: KMS's endpoint, None for the SDK's choice.
 
     Raises:
-        TypeError: ``boto3_session`` is of a type that is not accepted.
+        TypeError: ``boto3_session`` or ``kms_key_id`` is of a type that is not accepted.
         ValueError: ``ttl`` or ``history_size`` is not a positive integer, or two attributes have one name.
+        ModuleNotFoundError: ``kms_key_id`` was given, and the extra ``kms`` is not installed.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class ChatHistoryStore:
         endpoint_url: str | None = None,
         primary_key_name: str = "SessionId",
         boto3_session: AnySession | None = None,
+        kms_key_id: str | None = None,
         ttl: int | None = None,
         ttl_key_name: str = "expireAt",
         history_size: int | None = None,
@@ -55,10 +60,13 @@ class ChatHistoryStore:
         region_name: str | None = None,
         config: Config | None = None,
         consistent_read: bool = True,
+        kms_endpoint_url: str | None = None,
     ) -> None:
         self._primary_key_name = primary_key_name
         self._consistent_read = consistent_read
-        self._clients = Clients(ClientOptions(endpoint_url or None, region_name, boto3_session, config))
+        self._clients = Clients(
+            ClientOptions(endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config)
+        )
         self._layout = SingleItem(
             table_name=table_name,
             key=encode_key({primary_key_name: ""}),
@@ -67,6 +75,8 @@ class ChatHistoryStore:
             ttl=ttl,
             history_size=history_size,
         )
+        self._kms_key_id = kms_key_id
+        self._sealing_type = sealing_type(kms_key_id)
 
     def session(self, session_id: str, *, key: Key | None = None) -> DynamoDBChatMessageHistory:
         """Return a handle on a session. No I/O; a handle costs microseconds and need not be kept or closed.
@@ -81,7 +91,9 @@ class ChatHistoryStore:
         """
         whole_key = key or {self._primary_key_name: session_id}
         layout = replace(self._layout, key=encode_key(whole_key))
-        return DynamoDBChatMessageHistory._in_store(session_id, whole_key, layout, self._clients, self._consistent_read)
+        return DynamoDBChatMessageHistory._in_store(
+            session_id, whole_key, layout, self._clients, self._kms_key_id, self._consistent_read
+        )
 
     async def create_table(self) -> None:
         """Create the table where it does not exist, on demand, wait until it is active, and enable TTL.
@@ -115,13 +127,15 @@ class ChatHistoryStore:
         run(self.aclose)
 
     async def __aenter__(self) -> ChatHistoryStore:
-        """Open the running loop's client, so that the first request does not have to, and return the store.
+        """Open the running loop's clients, so that the first request does not have to, and return the store.
 
         Raises:
             ConfigurationError: the SDK cannot make a client.
             ClosedError: the store was closed.
         """
         await self._table().connect()
+        if self._sealing_type is not None:
+            await self._sealing_type.connect(self._kms_key_id or "", self._clients, Place(self._layout.table_name))
         return self
 
     async def __aexit__(

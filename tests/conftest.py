@@ -74,6 +74,19 @@ def dynamodb() -> Any:
 
 
 @pytest.fixture(scope="session")
+def kms() -> Any:
+    """A plain client, to make keys and to take them away."""
+    return localstack_client.session.Session().client("kms")
+
+
+@pytest.fixture(scope="session")
+def kms_key(kms: Any) -> str:
+    """The ARN of a key that every test may seal with, and none may change."""
+    arn: str = kms.create_key()["KeyMetadata"]["Arn"]
+    return arn
+
+
+@pytest.fixture(scope="session")
 def table(engine: Engine) -> Iterator[str]:
     store = ChatHistoryStore(f"chat-{uuid.uuid4().hex}")
     run(store.create_table)
@@ -98,11 +111,18 @@ class Make(Protocol):
 
 
 @pytest.fixture
-def make(table: str, session_id: str) -> Make:
+def encryption(request: pytest.FixtureRequest, kms_key: str) -> dict[str, Any]:
+    """What a handle needs beside the test's own options to be what the test's face asks for."""
+    encrypted = "face" in request.fixturenames and request.getfixturevalue("face").encrypted
+    return {"kms_key_id": kms_key} if encrypted else {}
+
+
+@pytest.fixture
+def make(table: str, session_id: str, encryption: dict[str, Any]) -> Make:
     """Makes handles on the test's own session."""
 
     def make(*, session: str = session_id, **options: Any) -> DynamoDBChatMessageHistory:
-        return DynamoDBChatMessageHistory(table, session, **options)
+        return DynamoDBChatMessageHistory(table, session, **(encryption | options))
 
     return make
 

@@ -1,4 +1,4 @@
-"""The two faces of a history behind one interface, so that one suite holds both to the same contract."""
+"""The faces of a history behind one interface, so that one suite holds all to the same contract."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from chathistory_async import DynamoDBChatMessageHistory
 
 
 class Face(Protocol):
+    encrypted: bool
+
     def __init__(self, history: DynamoDBChatMessageHistory) -> None: ...
     async def read(self) -> list[BaseMessage]: ...
     async def add(self, messages: Sequence[BaseMessage]) -> None: ...
@@ -19,6 +21,8 @@ class Face(Protocol):
 
 
 class AsyncFace:
+    encrypted = False
+
     def __init__(self, history: DynamoDBChatMessageHistory) -> None:
         self.history = history
 
@@ -32,7 +36,15 @@ class AsyncFace:
         await self.history.aclear()
 
 
+class EncryptedFace(AsyncFace):
+    """With it, the fixture ``make`` gives each handle a KMS key."""
+
+    encrypted = True
+
+
 class SyncFace:
+    encrypted = False
+
     def __init__(self, history: DynamoDBChatMessageHistory) -> None:
         self.history = history
 
@@ -46,4 +58,5 @@ class SyncFace:
         await asyncio.to_thread(self.history.clear)
 
 
-FACES: list[type[Face]] = [AsyncFace, SyncFace]
+PLAIN_FACES: list[type[Face]] = [AsyncFace, SyncFace]
+FACES: list[type[Face]] = [*PLAIN_FACES, EncryptedFace]

@@ -46,7 +46,7 @@ async def test_floats_come_back_exactly_and_as_json_numbers(face: type[Face], ma
     await face(history).add([message])
     [back] = await face(history).read()
     assert back == message
-    assert {type(number) for number in back.response_metadata["floats"]} == {int, float}
+    assert {type(number) for number in back.response_metadata["floats"]} <= {int, float}
 
 
 async def test_bytes_and_sets_come_back_equal(face: type[Face], make: Make) -> None:
@@ -293,7 +293,13 @@ class TestKeys:
         ],
     )
     async def test_may_be_whole_and_of_any_key_type(
-        self, face: type[Face], dynamodb: Any, session_id: str, kinds: str, key: dict[str, Any]
+        self,
+        face: type[Face],
+        dynamodb: Any,
+        session_id: str,
+        kinds: str,
+        key: dict[str, Any],
+        encryption: dict[str, Any],
     ) -> None:
         name = f"keys-{kinds}-{abs(hash(session_id))}"
         dynamodb.create_table(
@@ -307,10 +313,10 @@ class TestKeys:
             BillingMode="PAY_PER_REQUEST",
         )
         try:
-            history = DynamoDBChatMessageHistory(name, "not used", key=key, history_size=2)
+            history = DynamoDBChatMessageHistory(name, "not used", key=key, history_size=2, **encryption)
             await face(history).add(humans(1, 2, 3))
             await face(history).add(humans(4))
-            store = ChatHistoryStore(name, primary_key_name="pk")
+            store = ChatHistoryStore(name, primary_key_name="pk", **encryption)
             assert texts(await face(store.session("not used", key=key)).read()) == ["3", "4"]
             await face(history).clear()
             assert await face(history).read() == []
@@ -367,8 +373,3 @@ class TestSyncConveniences:
         assert (history.table_name, history.session_id, history.key) == (table, session_id, {"SessionId": session_id})
         assert (history.ttl, history.ttl_key_name, history.history_size) == (5, "expireAt", 3)
         assert (history.history_messages_key, history.coerce_float_to_decimal) == ("History", False)
-
-
-def test_a_kms_key_is_never_answered_with_plain_text(make: Make) -> None:
-    with pytest.raises(NotImplementedError, match="kms_key_id is not supported yet"):
-        make(kms_key_id="alias/key")

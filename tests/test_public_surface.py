@@ -48,7 +48,11 @@ MODULES = [
     "history",
     "_table",
     "_conversation",
+    "_sealing",
+    "_data_keys",
+    "_slices",
     "_single_item",
+    "_json_codec",
     "_codec",
     "_calls",
     "_clients",
@@ -185,4 +189,4 @@ def test_the_package_says_what_it_needs() -> None:
     needed = requires("chathistory-async") or []
     assert "aioboto3>=15" in needed
     extras = {need.split("extra == ")[1].strip("'\"") for need in needed if "extra == " in need}
-    assert extras == {"local", "cli"}
+    assert extras == {"local", "cli", "kms"}

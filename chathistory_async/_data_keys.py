@@ -1,0 +1,221 @@
+"""Data keys from KMS: generated, opened, and cached within stated bounds. The one place that speaks to KMS."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from cachetools import TTLCache
+
+from ._calls import Request, call, connect
+from ._clients import Clients, Service, known_regions
+from ._fork import after_fork_in_child
+from .errors import DecryptionError, Place, ServiceError
+
+Context: TypeAlias = tuple[tuple[str, str], ...]
+
+# For so long a process goes on after KMS would refuse it: as long as DynamoDB's own encryption at rest does.
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/encryption.howitworks.html
+MAX_AGE_SECONDS = 300
+# What a single data key opens, should it leak. Cryptography would allow 2**32 messages: each has a key of its own that
+# is derived from the data key.
+MAX_MESSAGES = 1_000
+MAX_BYTES = 64 * 1024 * 1024
+# About 1 KB each.
+MAX_CACHED = 4_096
+
+_KEY_BYTES = 32
+_ARN = re.compile(
+    r"arn:(?P<partition>[a-z-]+):kms:(?P<region>[a-z0-9-]+):(?P<account>\d{12}):key/(?P<id>[A-Za-z0-9-]+)"
+)
+_REGION = re.compile(r"arn:[a-z-]+:kms:([a-z0-9-]+):")
+
+
+class WrappedKey(NamedTuple):
+    """A data key as it is stored with a message: encrypted under a KMS key."""
+
+    key_arn: str
+    ciphertext: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DataKey:
+    wrapped: WrappedKey
+    plaintext: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class _InUse:
+    """The data key that seals a session's next messages, and what it may still seal."""
+
+    key: DataKey
+    messages_left: int = MAX_MESSAGES
+    bytes_left: int = MAX_BYTES
+
+
+class KeyCache:
+    """The data keys that one configuration of clients has in use and has opened, dropped MAX_AGE_SECONDS after that."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.forget()
+
+    def forget(self) -> None:
+        self._lock = threading.Lock()
+        self._in_use: TTLCache[tuple[str, Context], _InUse] = TTLCache(MAX_CACHED, MAX_AGE_SECONDS, self._clock)
+        self._opened: TTLCache[tuple[WrappedKey, Context], DataKey] = TTLCache(MAX_CACHED, MAX_AGE_SECONDS, self._clock)
+        self._turns: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
+
+    def take(self, key_id: str, context: Context, size: int) -> DataKey | None:
+        """Return the data key in use and count a message of ``size`` bytes, unless that is one too many for it."""
+        with self._lock:
+            in_use = self._in_use.get((key_id, context))
+            if in_use is None or in_use.messages_left < 1 or in_use.bytes_left < size:
+                return None
+            in_use.messages_left -= 1
+            in_use.bytes_left -= size
+            return in_use.key
+
+    def use(self, key_id: str, context: Context, key: DataKey) -> None:
+        with self._lock:
+            self._in_use[key_id, context] = _InUse(key)
+        self.add_opened(key, context)
+
+    def opened(self, wrapped: WrappedKey, context: Context) -> DataKey | None:
+        with self._lock:
+            return self._opened.get((wrapped, context))
+
+    def add_opened(self, key: DataKey, context: Context) -> None:
+        with self._lock:
+            self._opened[key.wrapped, context] = key
+
+    def turn(self, what: object) -> asyncio.Lock:
+        """Return the lock of those on the running loop who want the same key: one asks KMS, the others find it here."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            return self._turns.setdefault((loop, what), asyncio.Lock())
+
+
+_caches: WeakKeyDictionary[Clients, KeyCache] = WeakKeyDictionary()
+_caches_lock = threading.Lock()
+
+
+def cache_of(clients: Clients) -> KeyCache:
+    """Return the cache that all who share these clients share: no key outlives the credentials that it came by."""
+    with _caches_lock:
+        return _caches.setdefault(clients, KeyCache())
+
+
+class DataKeys:
+    """The data keys of one session.
+
+    Args:
+        clients: what to ask KMS with.
+        key_id: the KMS key that new data keys are encrypted under: an id, an ARN or an alias.
+        context: the encryption context.
+        place: the session's name in errors.
+    """
+
+    def __init__(self, clients: Clients, key_id: str, context: Context, place: Place) -> None:
+        self._clients = clients
+        self._cache = cache_of(clients)
+        self._key_id = key_id
+        self._context = context
+        self._place = place
+
+    def opened(self, wrapped: WrappedKey) -> DataKey | None:
+        """Return a data key that KMS has opened lately."""
+        return self._cache.opened(wrapped, self._context)
+
+    async def for_sealing(self, size: int) -> DataKey:
+        """Return the data key for a message of ``size`` bytes, a new one where the one in use has reached a bound."""
+        request = self._key_id, self._context
+        if key := self._cache.take(*request, size):
+            return key
+        async with self._cache.turn(request):
+            key = self._cache.take(*request, size)
+            if key is None:
+                key = await self._generate()
+                self._cache.use(*request, key)
+                self._cache.take(*request, size)
+        return key
+
+    async def open(self, wrapped: WrappedKey) -> DataKey:
+        """Return a stored data key, opened by KMS unless that was done lately."""
+        async with self._cache.turn((wrapped, self._context)):
+            key = self._cache.opened(wrapped, self._context)
+            if key is None:
+                key = await self._decrypt(wrapped)
+                self._cache.add_opened(key, self._context)
+        return key
+
+    async def _generate(self) -> DataKey:
+        parameters = {"KeyId": self._key_id, "KeySpec": "AES_256", "EncryptionContext": dict(self._context)}
+        kms = await self._kms_of(self._key_id)
+        answer = await call(self._clients, Request("generate_data_key", parameters, kms), self._place)
+        return self._data_key(answer, answer.get("KeyId"), answer.get("CiphertextBlob"))
+
+    async def _decrypt(self, wrapped: WrappedKey) -> DataKey:
+        # By its name, as the AWS Encryption SDK does: KMS could find the key by the ciphertext alone, but then a
+        # ciphertext made under anybody's key would do.
+        key_arn = await self._trusted(wrapped.key_arn)
+        parameters = {
+            "KeyId": key_arn,
+            "CiphertextBlob": wrapped.ciphertext,
+            "EncryptionContext": dict(self._context),
+        }
+        answer = await call(self._clients, Request("decrypt", parameters, await self._kms_of(key_arn)), self._place)
+        if answer.get("KeyId") != key_arn:
+            raise DecryptionError(f"KMS opened a data key with {answer.get('KeyId')}, not {key_arn}", self._place)
+        return self._data_key(answer, *wrapped)
+
+    def _data_key(self, answer: dict[str, Any], key_arn: str | None, ciphertext: bytes | None) -> DataKey:
+        plaintext = base64.b64decode(answer.get("Plaintext", ""))
+        if not key_arn or not ciphertext or len(plaintext) != _KEY_BYTES:
+            raise ServiceError("What answered is not KMS, or not in its form: check kms_endpoint_url", self._place)
+        return DataKey(WrappedKey(key_arn, ciphertext), plaintext)
+
+    async def _trusted(self, key_arn: str) -> str:
+        """Return the ARN of the key to ask for: a stored one is anybody's text until KMS has proved it."""
+        stored, own = _ARN.fullmatch(key_arn), _ARN.fullmatch(self._key_id)
+        if stored is None:
+            raise DecryptionError("A stored message does not name a KMS key", self._place)
+        if own and stored["id"].startswith("mrk-") and _without_region(stored) == _without_region(own):
+            # A multi-region key is one key in each of its regions.
+            return self._key_id
+        region = stored["region"]
+        own_region = (await self._kms_of(self._key_id)).region_name
+        # A made-up region shall not have us look for its endpoint.
+        if region != own_region and region not in await known_regions("kms", stored["partition"]):
+            raise DecryptionError(f"A stored message names a KMS key in an unknown region: {region}", self._place)
+        return key_arn
+
+    async def _kms_of(self, key_id: str) -> Service:
+        return await kms_of(key_id, self._clients, self._place)
+
+
+async def kms_of(key_id: str, clients: Clients, place: Place) -> Service:
+    """Return the KMS of a key's region, which is DynamoDB's for a key that is given without one."""
+    region = _REGION.match(key_id)
+    return Service("kms", region[1] if region else await connect(clients, place))
+
+
+def _without_region(arn: re.Match[str]) -> tuple[str, ...]:
+    return arn["partition"], arn["account"], arn["id"]
+
+
+def _forget_in_child() -> None:
+    global _caches_lock
+    _caches_lock = threading.Lock()
+    for cache in list(_caches.values()):
+        cache.forget()
+
+
+after_fork_in_child(_forget_in_child)

@@ -1,0 +1,255 @@
+"""Client-side encryption: each message sealed by itself, in the message format of the AWS Encryption SDK.
+
+https://docs.aws.amazon.com/encryption-sdk/latest/developer-guide/message-format.html
+The encryption context binds a message to its table, to the names of the key attributes and to the session. AWS's
+CloudTrail shows it in the clear, so the session is in it as a digest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Context as DecimalContext
+from decimal import Decimal
+
+import orjson
+from aws_encryption_sdk import CommitmentPolicy, DecryptorConfig, EncryptionSDKClient, StreamDecryptor
+from aws_encryption_sdk.identifiers import AlgorithmSuite
+from aws_encryption_sdk.materials_managers import (
+    DecryptionMaterials,
+    DecryptionMaterialsRequest,
+    EncryptionMaterials,
+    EncryptionMaterialsRequest,
+)
+from aws_encryption_sdk.materials_managers.base import CryptoMaterialsManager
+from aws_encryption_sdk.structures import DataKey as SDKDataKey
+from aws_encryption_sdk.structures import EncryptedDataKey, MasterKeyInfo
+
+from ._calls import connect
+from ._clients import Clients
+from ._codec import AttributeValue
+from ._data_keys import DataKey, DataKeys, WrappedKey, kms_of
+from ._slices import in_slices
+from .errors import DecryptionError, EncryptionContextError, Place
+
+SUITE = AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY
+POLICY = CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT
+_KMS = "aws-kms"
+# In the SDK's own frames of 4 KB a message of 300 KB takes four times as long, and 2 KB more.
+_FRAME_BYTES = 64 * 1024
+# A session that many hosts wrote has many data keys; more at once would only meet KMS's throttle.
+_KEYS_AT_ONCE = 16
+_DIGITS = DecimalContext(prec=38)
+
+_sdk = EncryptionSDKClient(commitment_policy=POLICY, max_encrypted_data_keys=1)
+
+
+class Sealing:
+    """Seals and opens the messages of one session.
+
+    Args:
+        key_id: the KMS key to seal with: an id, an ARN or an alias.
+        key: the session's primary key.
+        clients: what to ask KMS with.
+        place: the table's and session's name in errors.
+    """
+
+    def __init__(self, key_id: str, key: Mapping[str, AttributeValue], clients: Clients, place: Place) -> None:
+        self.context = encryption_context(place.table_name, key)
+        self._place = place
+        self._keys = DataKeys(clients, key_id, tuple(self.context.items()), place)
+
+    @staticmethod
+    async def connect(key_id: str, clients: Clients, place: Place) -> None:
+        """Open the running loop's KMS client, so that the first message does not have to."""
+        await connect(clients, place, await kms_of(key_id, clients, place))
+
+    async def seal(self, bodies: Sequence[bytes]) -> list[bytes]:
+        """Seal each body.
+
+        Raises:
+            ChatHistoryError: KMS gives no data key.
+        """
+        keys = [await self._keys.for_sealing(len(body)) for body in bodies]
+        return await in_slices(self._seal, zip(keys, bodies, strict=True))
+
+    async def open(self, sealed: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Open the sealed messages at these positions of the session.
+
+        Raises:
+            DecryptionError: one is not as it was sealed for this session.
+            ChatHistoryError: KMS does not open a data key.
+        """
+        bodies: dict[int, bytes] = {}
+        missing: dict[int, WrappedKey] = {}
+
+        def open_if_known(position: int, _: int) -> None:
+            try:
+                bodies[position] = self._open(sealed[position], position)
+            except _UnknownKey as unknown:
+                missing[position] = unknown.wrapped
+
+        await in_slices(open_if_known, sealed)
+        keys = await self._fetch(dict.fromkeys(missing.values()))
+        opened = await in_slices(lambda position, _: self._open(sealed[position], position, keys), missing)
+        return bodies | dict(zip(missing, opened, strict=True))
+
+    async def _fetch(self, wrapped_keys: Iterable[WrappedKey]) -> dict[WrappedKey, DataKey]:
+        turns = asyncio.Semaphore(_KEYS_AT_ONCE)
+
+        async def fetch(wrapped: WrappedKey) -> DataKey:
+            async with turns:
+                return await self._keys.open(wrapped)
+
+        tasks = [asyncio.create_task(fetch(wrapped)) for wrapped in wrapped_keys]
+        try:
+            return {key.wrapped: key for key in await asyncio.gather(*tasks)}
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _seal(self, keyed: tuple[DataKey, bytes], position: int) -> bytes:
+        key, body = keyed
+        sealed: bytes
+        sealed, _ = _sdk.encrypt(
+            source=body,
+            materials_manager=_Materials(self.context, self._keys.opened, key),
+            encryption_context=self.context,
+            algorithm=SUITE,
+            frame_length=_FRAME_BYTES,
+        )
+        return sealed
+
+    def _open(self, sealed: bytes, position: int, keys: Mapping[WrappedKey, DataKey] | None = None) -> bytes:
+        materials = _Materials(self.context, self._keys.opened if keys is None else keys.get)
+        try:
+            return _opened(sealed, materials)
+        except _UnknownKey:
+            raise
+        except _OtherContext as other:
+            raise EncryptionContextError(
+                f"Stored message {position} was sealed for another session or table: its encryption context is"
+                f" {other.context}, here it is {self.context}",
+                self._place,
+            ) from None
+        except Exception as error:
+            # Whatever the SDK and what it stands on raise on bytes that are not as they were written: of all of them
+            # only some have a class of the SDK's.
+            raise DecryptionError(
+                f"Stored message {position} cannot be opened: it was changed or cut short since it was sealed, or is"
+                f" not in the AWS Encryption SDK's format ({type(error).__name__})",
+                self._place,
+            ) from error
+
+
+class _UnknownKey(Exception):
+    def __init__(self, wrapped: WrappedKey) -> None:
+        super().__init__()
+        self.wrapped = wrapped
+
+
+class _OtherContext(Exception):
+    def __init__(self, context: Mapping[str, str]) -> None:
+        super().__init__()
+        self.context = context
+
+
+class _Materials(CryptoMaterialsManager):  # type: ignore[misc]  # the SDK is not typed
+    """Hands the SDK the data keys of one session.
+
+    Args:
+        context: what a message must have been sealed for.
+        find: returns a stored data key, opened, or None.
+        sealing_key: the data key to seal with, where a message is to be sealed.
+    """
+
+    def __init__(
+        self,
+        context: Mapping[str, str],
+        find: Callable[[WrappedKey], DataKey | None],
+        sealing_key: DataKey | None = None,
+    ) -> None:
+        self._context = context
+        self._find = find
+        self._sealing_key = sealing_key
+
+    def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
+        if self._sealing_key is None:
+            raise ValueError("There is no data key to seal with")
+        key = _for_sdk(self._sealing_key)
+        return EncryptionMaterials(
+            algorithm=SUITE,
+            data_encryption_key=key,
+            encrypted_data_keys={EncryptedDataKey(key.key_provider, key.encrypted_data_key)},
+            encryption_context=request.encryption_context,
+        )
+
+    def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
+        if request.algorithm is not SUITE:
+            raise ValueError("It is sealed in another algorithm suite")
+        if request.encryption_context != self._context:
+            # Before KMS is asked: whoever copied it here chose what the request would say.
+            raise _OtherContext(request.encryption_context)
+        (stored,) = request.encrypted_data_keys
+        if stored.key_provider.provider_id != _KMS:
+            raise ValueError("Its data key is not encrypted by KMS")
+        wrapped = WrappedKey(stored.key_provider.key_info.decode(), stored.encrypted_data_key)
+        key = self._find(wrapped)
+        if key is None:
+            raise _UnknownKey(wrapped)
+        return DecryptionMaterials(data_key=_for_sdk(key))
+
+
+def _for_sdk(key: DataKey) -> SDKDataKey:
+    return SDKDataKey(MasterKeyInfo(_KMS, key.wrapped.key_arn), key.plaintext, key.wrapped.ciphertext)
+
+
+class _Decryptor(StreamDecryptor):  # type: ignore[misc]  # the SDK is not typed
+    def close(self) -> None:
+        # The SDK's own writes an error into the log for each message that could not be read to its end.
+        io.IOBase.close(self)
+
+
+def _opened(sealed: bytes, materials: CryptoMaterialsManager) -> bytes:
+    config = DecryptorConfig(
+        source=sealed, materials_manager=materials, commitment_policy=POLICY, max_encrypted_data_keys=1
+    )
+    with _Decryptor(config=config) as decryptor:
+        body: bytes = decryptor.read()
+        if decryptor.source_stream.read(1):
+            raise ValueError("There are bytes behind its end")
+    return body
+
+
+def encryption_context(table_name: str, key: Mapping[str, AttributeValue]) -> dict[str, str]:
+    """Return the encryption context of a session.
+
+    The digest is SHA-256, as URL-safe base64 without padding, over the JSON text, without spaces, of a list of
+    ``[name, type, value]`` for each key attribute in the order of their names. The type is DynamoDB's letter, a number
+    is in its shortest form and bytes are base64.
+
+    Args:
+        table_name: the table's name or ARN. The name alone counts: replicas of a global table have one name.
+        key: the session's primary key.
+    """
+    names = sorted(key)
+    parts = [[name, kind, _canonical(kind, value)] for name in names for kind, value in key[name].items()]
+    digest = hashlib.sha256(orjson.dumps(parts)).digest()
+    return {
+        "table": table_name.rpartition("/")[2],
+        "key": ",".join(names),
+        "session": base64.urlsafe_b64encode(digest).decode().rstrip("="),
+    }
+
+
+def _canonical(kind: str, value: str | bytes) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if kind == "N":
+        # 1 and 1.0 are one key to DynamoDB, and so are 0 and -0.
+        return f"{Decimal(value).normalize(_DIGITS):f}" if Decimal(value) else "0"
+    return value

@@ -1,0 +1,27 @@
+"""Work on many values in slices, between which the event loop runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+# A message takes 10 to 30 µs to convert and 70 to 100 to seal or to open (250 where it has 300 KB), and one with a
+# large artifact takes milliseconds: so slices are cut by time, not by number.
+SLICE_SECONDS = 0.002
+
+
+async def in_slices(convert: Callable[[In, int], Out], values: Iterable[In]) -> list[Out]:
+    """Return ``convert(value, position)`` of all values, and let the loop run now and then."""
+    converted: list[Out] = []
+    started = time.perf_counter()
+    for position, value in enumerate(values):
+        converted.append(convert(value, position))
+        if time.perf_counter() - started > SLICE_SECONDS:
+            await asyncio.sleep(0)
+            started = time.perf_counter()
+    return converted
