@@ -56,8 +56,8 @@ class _InUse:
     """The data key that seals a session's next messages, and what it may still seal."""
 
     key: DataKey
-    messages_left: int = MAX_MESSAGES
-    bytes_left: int = MAX_BYTES
+    messages_left: int
+    bytes_left: int
 
 
 class KeyCache:
@@ -83,9 +83,10 @@ class KeyCache:
             in_use.bytes_left -= size
             return in_use.key
 
-    def use(self, key_id: str, context: Context, key: DataKey) -> None:
+    def use(self, key_id: str, context: Context, size: int, key: DataKey) -> None:
+        """Begin to use a data key, with a message of ``size`` bytes."""
         with self._lock:
-            self._in_use[key_id, context] = _InUse(key)
+            self._in_use[key_id, context] = _InUse(key, MAX_MESSAGES - 1, MAX_BYTES - size)
         self.add_opened(key, context)
 
     def opened(self, wrapped: WrappedKey, context: Context) -> DataKey | None:
@@ -143,8 +144,7 @@ class DataKeys:
             key = self._cache.take(*request, size)
             if key is None:
                 key = await self._generate()
-                self._cache.use(*request, key)
-                self._cache.take(*request, size)
+                self._cache.use(*request, size, key)
         return key
 
     async def open(self, wrapped: WrappedKey) -> DataKey:

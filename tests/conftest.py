@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
 import localstack_client.session
@@ -77,6 +79,12 @@ def dynamodb() -> Any:
 def kms() -> Any:
     """A plain client, to make keys and to take them away."""
     return localstack_client.session.Session().client("kms")
+
+
+@pytest.fixture(scope="session")
+def kms_in() -> Callable[[str], Any]:
+    """Makes plain clients of any region."""
+    return lambda region: localstack_client.session.Session(region_name=region).client("kms")
 
 
 @pytest.fixture(scope="session")
@@ -170,3 +178,30 @@ def through(proxy: Proxy, make: Make) -> Callable[..., DynamoDBChatMessageHistor
         return make(endpoint_url=proxy.url, config=config, **options)
 
     return through
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[int, str], str]]:
+    """Starts a server that gives one answer to everything."""
+    servers = []
+
+    def start(status: int, body: str) -> str:
+        class Answer(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, format: str, *args: Any) -> None: ...
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        threading.Thread(target=server.serve_forever).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -23,14 +23,16 @@ class Fault(Enum):
     ERROR_503 = "answer 503, as HTML"
     CAPACITY = "throttle: ProvisionedThroughputExceededException"
     THROTTLED = "throttle: ThrottlingException"
+    DENIED = "refuse: AccessDeniedException"
     DELAY = "forward after a moment"
     ZOMBIE = "break the connection, and forward the request later"
 
 
 FORWARDED_UNANSWERED = {Fault.LOST_ANSWER, Fault.LATE_ERROR}
-THROTTLES = {
+REFUSALS = {
     Fault.CAPACITY: "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException",
     Fault.THROTTLED: "com.amazon.coral.service#ThrottlingException",
+    Fault.DENIED: "com.amazon.coral.service#AccessDeniedException",
 }
 
 
@@ -47,14 +49,17 @@ class Proxy:
     Attributes:
         schedule: says which fault a request meets; all pass at first.
         seen: the requests, in the order of their arrival.
+        busiest: how many were under way at once, at most.
     """
 
     def __init__(self, target: str) -> None:
         self.schedule: Callable[[Seen], Fault] = lambda seen: Fault.NONE
         self.seen: list[Seen] = []
+        self.busiest = 0
         self.zombie_seconds = 1.0
         self.url = ""
         self._target = target
+        self._busy = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._zombies: set[asyncio.Task[Any]] = set()
@@ -105,6 +110,14 @@ class Proxy:
         await self._session.close()
 
     async def _handle(self, request: web.Request) -> web.Response:
+        self._busy += 1
+        self.busiest = max(self.busiest, self._busy)
+        try:
+            return await self._answer(request)
+        finally:
+            self._busy -= 1
+
+    async def _answer(self, request: web.Request) -> web.Response:
         body = await request.read()
         operation = request.headers["X-Amz-Target"].split(".")[1]
         seen = Seen(operation, json.loads(body), request.headers["Authorization"])
@@ -124,8 +137,8 @@ class Proxy:
             return web.json_response({"__type": "com.amazonaws.dynamodb.v20120810#InternalServerError"}, status=500)
         if fault is Fault.ERROR_503:
             return web.Response(text="<html><h1>Service Unavailable</h1></html>", status=503, content_type="text/html")
-        if fault in THROTTLES:
-            return web.json_response({"__type": THROTTLES[fault], "message": "Rate exceeded"}, status=400)
+        if fault in REFUSALS:
+            return web.json_response({"__type": REFUSALS[fault], "message": "no"}, status=400)
         return answer or web.Response()
 
     async def _forward_later(self, request: web.Request, body: bytes) -> None:

@@ -6,9 +6,7 @@ import logging
 import pickle
 import re
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from typing import Any
 
 import boto3
@@ -238,33 +236,6 @@ def test_failures_of_the_service_that_lends_a_roles_credentials(code: str, kind:
     mapped = from_botocore(error, Place("table"))
     assert type(mapped) is kind
     assert "AssumeRole" in str(mapped)
-
-
-@pytest.fixture
-def answering() -> Iterator[Callable[[int, str], str]]:
-    """Starts a server that gives one answer to everything."""
-    servers = []
-
-    def start(status: int, body: str) -> str:
-        class Answer(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            def log_message(self, format: str, *args: Any) -> None: ...
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-        threading.Thread(target=server.serve_forever).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 class TestConfiguration:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from conftest import Make
@@ -16,6 +17,7 @@ from samples import humans
 
 from chathistory_async import DynamoDBChatMessageHistory
 from chathistory_async._codec import decode_message, encode_message
+from chathistory_async._slices import in_slices
 
 SLOW_SECONDS = 0.05
 
@@ -54,8 +56,14 @@ def many_messages() -> list[BaseMessage]:
     return [AIMessage("short", tool_calls=[call], id=str(number)) for number in range(1100)]
 
 
-async def test_a_full_item_is_read_in_slices(slow_callbacks: list[str], make: Make) -> None:
-    stored = many_messages()
+@pytest.fixture(params=["plain", "encrypted"])
+def encryption(request: pytest.FixtureRequest, kms_key: str) -> dict[str, Any]:
+    return {"kms_key_id": kms_key} if request.param == "encrypted" else {}
+
+
+async def test_a_full_item_is_read_in_slices(slow_callbacks: list[str], make: Make, encryption: dict[str, Any]) -> None:
+    # Sealed, a message is three times as long.
+    stored = many_messages()[: 450 if encryption else None]
     for start in range(0, len(stored), 400):
         await make().aadd_messages(stored[start : start + 400])
     slow_callbacks.clear()
@@ -67,7 +75,7 @@ async def test_a_full_item_is_read_in_slices(slow_callbacks: list[str], make: Ma
     assert len(slow_callbacks) <= reads // 2, slow_callbacks
 
 
-async def test_other_tasks_run_while_a_full_item_is_decoded(make: Make) -> None:
+async def test_other_tasks_run_while_a_full_item_is_decoded() -> None:
     turns = 0
 
     async def other() -> None:
@@ -78,7 +86,7 @@ async def test_other_tasks_run_while_a_full_item_is_decoded(make: Make) -> None:
 
     encoded = [encode_message(message, 0) for message in many_messages()]
     task = asyncio.create_task(other())
-    await make()._conversation._in_slices(decode_message, encoded)
+    await in_slices(decode_message, encoded)
     task.cancel()
     # About 25 µs each, in slices of 2 ms.
     assert turns >= 5

@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
@@ -26,7 +27,7 @@ messages = st.builds(
 )
 
 
-def machine(table: str, dynamodb: Any) -> type[RuleBasedStateMachine]:
+def machine(table: str, dynamodb: Any, kms_key: str | None) -> type[RuleBasedStateMachine]:
     class Session(RuleBasedStateMachine):
         handles: list[DynamoDBChatMessageHistory]
 
@@ -36,7 +37,8 @@ def machine(table: str, dynamodb: Any) -> type[RuleBasedStateMachine]:
             self.size = size
             self.expected: list[BaseMessage] = []
             self.handles = [
-                DynamoDBChatMessageHistory(table, self.session_id, history_size=size, ttl=ttl) for _ in range(HANDLES)
+                DynamoDBChatMessageHistory(table, self.session_id, history_size=size, ttl=ttl, kms_key_id=kms_key)
+                for _ in range(HANDLES)
             ]
 
         @rule(handle=st.integers(0, HANDLES - 1), batch=st.lists(messages, max_size=6), native=st.booleans())
@@ -87,9 +89,10 @@ def machine(table: str, dynamodb: Any) -> type[RuleBasedStateMachine]:
     return Session
 
 
-def test_a_session_is_like_a_list(table: str, dynamodb: Any) -> None:
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_session_is_like_a_list(table: str, dynamodb: Any, kms_key: str, encrypted: bool) -> None:
     run_state_machine_as_test(
-        machine(table, dynamodb),
+        machine(table, dynamodb, kms_key if encrypted else None),
         settings=settings(
             max_examples=40, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
