@@ -1,4 +1,4 @@
-"""An embedded DynamoDB for demos and tests: moto's server in a process of its own, one request at a time."""
+"""An embedded DynamoDB and KMS for demos and tests: moto's server in a process of its own, one request at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def local_engine() -> AsyncIterator[str]:
     AWS_SECRET_ACCESS_KEY and AWS_DEFAULT_REGION. It ends with this context, or with this process.
 
     Yields:
-        The endpoint's URL, for ``endpoint_url``.
+        The endpoint's URL, for ``endpoint_url`` and ``kms_endpoint_url``.
 
     Raises:
         ModuleNotFoundError: the extra ``local`` is not installed.

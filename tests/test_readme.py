@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from conftest import Make
 from engines import ROOT
+from proxy import Proxy
 
 from chathistory_async import ChatHistoryStore
 from chathistory_async._bridge import run
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+STATEMENTS = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", README, re.DOTALL)]
 COMMANDS = re.findall(r"```bash\n(.*?)\n```", README, re.DOTALL)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def example_table() -> Iterator[None]:
+def example_table(kms: Any, kms_key: str) -> Iterator[None]:
     store = ChatHistoryStore("ChatHistory")
     run(store.create_table)
+    with contextlib.suppress(kms.exceptions.NotFoundException):
+        # Of a run that was cut short.
+        kms.delete_alias(AliasName="alias/chat")
+    kms.create_alias(AliasName="alias/chat", TargetKeyId=kms_key)
     yield
+    kms.delete_alias(AliasName="alias/chat")
     run(store.delete_table)
     store.close()
 
@@ -37,7 +48,30 @@ def test_example(example: str) -> None:
 
 
 def test_there_are_examples_of_each_use() -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
+
+
+@pytest.mark.parametrize("statement", STATEMENTS, ids=["IAM", "key"])
+def test_the_statements_allow_what_is_called_and_no_more(
+    statement: dict[str, Any], kms: Any, proxy: Proxy, make: Make, kms_key: str
+) -> None:
+    history = make(kms_key_id=kms_key, kms_endpoint_url=proxy.url)
+    history.add_user_message("x")
+    assert history._sealing is not None
+    history._sealing._keys._cache.forget()
+    assert len(history.messages) == 1
+    assert [f"kms:{operation}" for operation in proxy.operations()] == statement["Action"]
+    [condition] = statement["Condition"]["StringEquals"]
+    assert condition.removeprefix("kms:EncryptionContext:") in proxy.seen[0].body["EncryptionContext"]
+
+
+def test_a_key_accepts_its_statement(kms: Any) -> None:
+    key = kms.create_key()["KeyMetadata"]["KeyId"]
+    [statement] = [statement for statement in STATEMENTS if "Principal" in statement]
+    policy = json.loads(kms.get_key_policy(KeyId=key, PolicyName="default")["Policy"])
+    policy["Statement"].append(statement)
+    kms.put_key_policy(KeyId=key, PolicyName="default", Policy=json.dumps(policy))
+    assert statement in json.loads(kms.get_key_policy(KeyId=key, PolicyName="default")["Policy"])["Statement"]
 
 
 def test_the_first_screen_has_the_two_commands() -> None:
@@ -48,8 +82,9 @@ def test_the_first_screen_has_the_two_commands() -> None:
 
 
 def test_what_it_links_to_is_there() -> None:
+    headings = {f"#{heading.lower().replace(' ', '-')}" for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+        assert target.startswith("https://") or target in headings or (ROOT / target).exists(), target
 
 
 def test_the_compose_file_pins_localstack() -> None:
