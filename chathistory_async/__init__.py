@@ -1,5 +1,6 @@
 """LangChain chat message history on DynamoDB, async first."""
 
+from ._conversation import Page, StoredMessage
 from .errors import (
     AccessDeniedError,
     BridgeError,
@@ -12,7 +13,10 @@ from .errors import (
     ItemTooLargeError,
     KeySchemaError,
     KmsKeyError,
+    LayoutError,
+    MessageNotFoundError,
     MessageNotStorableError,
+    PartiallyStoredError,
     ServiceError,
     TableNotFoundError,
     ThrottledError,
@@ -37,8 +41,13 @@ __all__ = [
     "ItemTooLargeError",
     "KeySchemaError",
     "KmsKeyError",
+    "LayoutError",
+    "MessageNotFoundError",
     "MessageNotStorableError",
+    "Page",
+    "PartiallyStoredError",
     "ServiceError",
+    "StoredMessage",
     "TableNotFoundError",
     "ThrottledError",
     "UndecodableItemError",

@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 from ._fork import after_fork_in_child, park
@@ -83,6 +83,22 @@ def run(function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwarg
         # Ctrl-C ends the wait, not the coroutine: without this the write would go on behind the caller's back.
         future.cancel()
         raise
+
+
+def iterate(generator: AsyncGenerator[T, None]) -> Iterator[T]:
+    """Yield what an asynchronous generator yields on the private loop, which runs it only as far as it is asked to.
+
+    Raises:
+        BridgeError: as ``run`` does.
+    """
+    try:
+        while True:
+            try:
+                yield run(generator.__anext__)
+            except StopAsyncIteration:
+                return
+    finally:
+        run(generator.aclose)
 
 
 async def _call(function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -28,6 +28,18 @@ class Request(NamedTuple):
     service: Service = DYNAMODB
 
 
+class TransactionCanceled(Exception):
+    """A transaction was cancelled, and nothing of it stored.
+
+    Attributes:
+        codes: DynamoDB's reasons, one for each action; "None" for those that were not at fault.
+    """
+
+    def __init__(self, codes: list[str]) -> None:
+        super().__init__()
+        self.codes = codes
+
+
 class ConditionFailed(Exception):
     """A write's condition did not hold.
 
@@ -47,10 +59,11 @@ async def call(clients: Clients, request: Request, place: Place) -> dict[str, An
 
     Raises:
         ConditionFailed: the write's condition did not hold.
+        TransactionCanceled: an action of the transaction could not be taken.
         ChatHistoryError: any other failure, with botocore's error as its cause.
     """
     _check_open(clients, place)
-    with _mapped_errors(place, request.service):
+    with _mapped_errors(place, request.service, request.parameters.get("KeyId")):
         async with clients.lend(request.service) as client:
             response: dict[str, Any] = await getattr(client, request.operation)(**request.parameters)
     return response
@@ -75,16 +88,19 @@ def _check_open(clients: Clients, place: Place) -> None:
 
 
 @contextmanager
-def _mapped_errors(place: Place, service: Service) -> Iterator[None]:
+def _mapped_errors(place: Place, service: Service, key_id: str | None = None) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        if error.response["Error"].get("Code") == "ConditionalCheckFailedException":
+        code = error.response["Error"].get("Code")
+        if code == "ConditionalCheckFailedException":
             raise _condition_failed(error) from None
-        raise from_botocore(error, place, service.name) from error
+        if code == "TransactionCanceledException":
+            raise _transaction_canceled(error) from error
+        raise from_botocore(error, place, service.name, key_id) from error
     except (BotoCoreError, ResponseParserError, ValueError) as error:
         # botocore raises a bare ValueError for an endpoint that is not a URL.
-        raise from_botocore(error, place, service.name) from error
+        raise from_botocore(error, place, service.name, key_id) from error
 
 
 def _condition_failed(error: ClientError) -> ConditionFailed:
@@ -92,3 +108,8 @@ def _condition_failed(error: ClientError) -> ConditionFailed:
     answer: dict[str, Any] = dict(error.response)
     sent_before = answer["ResponseMetadata"].get("RetryAttempts", 0) > 0
     return ConditionFailed(answer.get("Item"), sent_before=sent_before)
+
+
+def _transaction_canceled(error: ClientError) -> TransactionCanceled:
+    answer: dict[str, Any] = dict(error.response)
+    return TransactionCanceled([reason.get("Code", "None") for reason in answer.get("CancellationReasons", ())])

@@ -65,6 +65,8 @@ def encoded(encode: Callable[[BaseMessage], Out], message: BaseMessage, position
         return encode(message)
     except Refused as refused:
         text = f"messages[{position}]{refused.path} cannot be stored: {refused.reason}"
+    except RecursionError:
+        text = f"messages[{position}] cannot be stored: it is nested too deeply"
     # Raised outside of the handler, without a context: the original errors' texts (pydantic's above all) hold content.
     raise MessageNotStorableError(text)
 
@@ -141,7 +143,7 @@ def _encode_number(value: Any, level: int) -> AttributeValue:
 def _number_text(value: int | float | Decimal) -> str:
     number = _decimal_of(value)
     if not number.is_finite():
-        raise Refused(f"DynamoDB has no number for {number}")
+        raise Refused("DynamoDB has no number for NaN and infinity")
     if number and not _MIN_EXPONENT <= number.adjusted() <= _MAX_EXPONENT:
         raise Refused("the number is outside DynamoDB's range (1E-130 to 9.99E+125)")
     try:

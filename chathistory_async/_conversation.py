@@ -1,32 +1,27 @@
-"""The asynchronous core of one session: read, append, clear. It knows messages, and nobody's base class."""
+"""The asynchronous core of one session, whatever its layout. It knows messages, and nobody's base class."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import random
-import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 
-from ._calls import ConditionFailed, Item, call
+from ._calls import Request, call
 from ._clients import Clients
-from ._codec import MAX_ITEM_BYTES, AttributeValue, bytes_of, decode_message, encode_message, size_of
-from ._json_codec import decode_json, encode_json
-from ._single_item import Hint, SingleItem
 from ._slices import in_slices
 from .errors import (
     ChatHistoryError,
     ConfigurationError,
-    ItemTooLargeError,
+    LayoutError,
     MessageNotStorableError,
     Place,
     UndecodableItemError,
     WriteConflictError,
-    WriteOutcomeUnknownError,
 )
 
 if TYPE_CHECKING:
@@ -39,168 +34,106 @@ Out = TypeVar("Out")
 # An attempt fails only where another writer's succeeded or the first guess was wrong: this many are lost in a row
 # only to a crowd that DynamoDB would throttle.
 MAX_ATTEMPTS = 50
-_LONGEST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 0.1
 
 
-class Conversation:
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message, and what it is known by where it is stored.
+
+    Attributes:
+        id: the name by which the session's methods take it. It stays the same as long as the message is stored.
+        message: the message itself, equal to what was added.
+        created_at: when it was added, by the writer's clock, in UTC.
+    """
+
+    id: str
+    message: BaseMessage
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a session's messages, in their order.
+
+    Attributes:
+        messages: the messages, oldest first.
+        cursor: what to ask for the page before with; None where there is none.
+    """
+
+    messages: list[StoredMessage]
+    cursor: str | None
+
+
+class Conversation(ABC):
     """One session in one table.
 
     Args:
-        layout: where and how the session is stored.
         clients: what to send requests with.
         place: the session's name in errors.
         sealing: what seals the messages, None to store them in the clear.
         consistent_read: whether reads are strongly consistent.
     """
 
-    def __init__(
-        self, layout: SingleItem, clients: Clients, place: Place, sealing: Sealing | None, *, consistent_read: bool
-    ) -> None:
+    def __init__(self, clients: Clients, place: Place, sealing: Sealing | None, *, consistent_read: bool) -> None:
         self.place = place
-        self._layout = layout
         self._clients = clients
         self._sealing = sealing
         self._consistent_read = consistent_read
-        self._hint = Hint()
 
-    async def read(self) -> list[BaseMessage]:
-        """Return all stored messages, oldest first."""
-        item = await self._get(consistent=self._consistent_read)
-        stored = self._layout.stored(item, _now())
-        if stored.expired:
-            return []
-        if stored.malformed:
-            raise self._malformed()
-        self._hint = stored.hint()
-        return await self._decode(stored.messages)
+    @abstractmethod
+    async def read(self, limit: int | None = None, *, whole_turns: bool = False) -> list[BaseMessage]:
+        """Return the latest messages, oldest first."""
 
+    @abstractmethod
     async def append(self, messages: Sequence[BaseMessage]) -> None:
-        """Store a batch whole, contiguous and in order behind what is there, or not at all."""
-        if not isinstance(messages, Sequence):
-            raise TypeError("aadd_messages takes a sequence of messages: put the one message in a list")
-        batch = await self._encode(list(messages))
-        if not batch:
-            return
-        if size_of({"L": batch}) > MAX_ITEM_BYTES:
-            raise self._too_large(None, batch)
-        try:
-            await self._append(batch)
-        except ItemTooLargeError as error:
-            raise self._too_large(await self._get_if_possible(), batch) from error.__cause__
+        """Store a batch behind what is there."""
 
+    @abstractmethod
     async def clear(self) -> None:
-        """Delete the item that is there now, and none that another writer creates after it."""
-        layout = self._layout
-        response = await call(self._clients, layout.read_identity(), self.place)
-        item = response.get("Item")
-        for _ in range(MAX_ATTEMPTS):
-            if item is None:
-                self._hint = Hint()
-                return
-            creator = next(iter(layout.stored(item, _now()).writes), None)
-            try:
-                await call(self._clients, layout.delete(creator), self.place)
-            except ConditionFailed as failed:
-                # Where the creator is known, the item that it created is gone: deleted by an attempt of this call
-                # whose answer was lost, or by someone else. What is there now came after, and stays.
-                item = failed.item if creator is None else None
-                if item is not None and failed.sent_before:
-                    raise self._outcome_unknown() from None
-            else:
-                item = None
-        raise self._conflict()
+        """Delete what is there now, and nothing that another writer adds after it."""
 
-    async def _encode(self, messages: Sequence[BaseMessage]) -> list[AttributeValue]:
-        """Return the stored forms of those messages that history_size keeps; all of them must be storable."""
-        kept = slice(-(self._layout.history_size or 0), None)
-        if self._sealing is None:
-            return (await self._in_slices(encode_message, messages))[kept]
-        bodies = await self._in_slices(encode_json, messages)
-        return [{"B": sealed} for sealed in await self._sealing.seal(bodies[kept])]
+    @abstractmethod
+    def stream(self) -> AsyncGenerator[BaseMessage, None]:
+        """Yield all messages, oldest first."""
 
-    async def _decode(self, elements: Sequence[AttributeValue]) -> list[BaseMessage]:
-        sealed = {position: bytes_of(element["B"]) for position, element in enumerate(elements) if "B" in element}
+    async def page(self, limit: int, before: str | None) -> Page:
+        """Return a page of what is before a cursor, or of the latest."""
+        raise self._needs_an_item_collection("Paging")
+
+    async def remove(self, ids: Iterable[str]) -> None:
+        """Remove these messages, where they are there."""
+        raise self._needs_an_item_collection("Removing a message")
+
+    async def replace(self, message_id: str, message: BaseMessage) -> None:
+        """Put another message into the place of one."""
+        raise self._needs_an_item_collection("Replacing a message")
+
+    async def pop(self) -> BaseMessage | None:
+        """Remove the latest message and return it."""
+        raise self._needs_an_item_collection("Taking a message off")
+
+    async def copy_to(self, other: Conversation, upto: str | None) -> None:
+        """Append the messages to another session's."""
+        raise self._needs_an_item_collection("Copying a session")
+
+    def _needs_an_item_collection(self, what: str) -> LayoutError:
+        return LayoutError(f"{what} needs a table with a sort key, and sort_key_name", self.place)
+
+    async def _call(self, request: Request) -> dict[str, Any]:
+        return await call(self._clients, request, self.place)
+
+    async def _open(self, sealed: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Open the sealed bodies at these positions of what was read."""
         if not sealed:
-            return await self._in_slices(decode_message, elements)
+            return {}
         if self._sealing is None:
             raise ConfigurationError(
                 f"Stored message {min(sealed)} is sealed: give kms_key_id, the KMS key for what is to be written, and"
                 " the permission kms:Decrypt on the key of what is stored",
                 self.place,
             )
-        bodies = await self._sealing.open(sealed)
-
-        def decode(element: AttributeValue, position: int) -> BaseMessage:
-            body = bodies.get(position)
-            return decode_message(element, position) if body is None else decode_json(body, position)
-
-        return await self._in_slices(decode, elements)
-
-    async def _append(self, batch: list[AttributeValue]) -> None:
-        write, hint, stored, maybe_stored = secrets.token_urlsafe(9), self._hint, None, False
-        for attempt in range(MAX_ATTEMPTS):
-            try:
-                await call(self._clients, self._layout.append(batch, write, hint, _now(), stored), self.place)
-            except ConditionFailed as failed:
-                maybe_stored = maybe_stored or failed.sent_before
-                stored = self._layout.stored(failed.item, _now())
-                if write in stored.writes:
-                    self._hint = stored.hint()
-                    return
-                if stored.malformed and not stored.expired:
-                    raise self._malformed() from None
-                if maybe_stored and not stored.proves_unpruned_since(hint.anchor):
-                    raise self._outcome_unknown() from None
-                hint = stored.hint()
-                await asyncio.sleep(random.uniform(0, min(attempt * 0.005, _LONGEST_PAUSE_SECONDS)))
-            else:
-                self._hint = self._hint_after(batch, write, hint)
-                return
-        # A sending whose answer was lost may still be under way.
-        raise self._outcome_unknown() if maybe_stored else self._conflict()
-
-    def _hint_after(self, batch: list[AttributeValue], write: str, hint: Hint) -> Hint:
-        size = self._layout.history_size
-        if len(batch) == size:
-            return Hint(size, write)
-        if hint.length is None:
-            return Hint(None, write)
-        length = hint.length + len(batch)
-        return Hint(length if size is None else min(length, size), write)
-
-    def _outcome_unknown(self) -> WriteOutcomeUnknownError:
-        return WriteOutcomeUnknownError(
-            "An earlier attempt may have succeeded, and the session was cleared or written much since, so that its"
-            " outcome cannot be told: read the session before you try again",
-            self.place,
-        )
-
-    def _malformed(self) -> UndecodableItemError:
-        return UndecodableItemError(
-            "The attribute of the messages is not a list: check history_messages_key", self.place
-        )
-
-    def _conflict(self) -> WriteConflictError:
-        return WriteConflictError(f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row", self.place)
-
-    async def _get(self, *, consistent: bool) -> Item | None:
-        response = await call(self._clients, self._layout.read(consistent=consistent), self.place)
-        item: Item | None = response.get("Item")
-        return item
-
-    async def _get_if_possible(self) -> Item | None:
-        with contextlib.suppress(ChatHistoryError):
-            return await self._get(consistent=True)
-        return None
-
-    def _too_large(self, item: Item | None, batch: Sequence[AttributeValue]) -> ItemTooLargeError:
-        stored = "" if item is None else f" on top of the {size_of({'M': dict(item)}):,} bytes that are stored"
-        return ItemTooLargeError(
-            f"{len(batch)} messages of {size_of({'L': list(batch)}):,} bytes{stored} do not fit into one item, for"
-            f" which DynamoDB's limit is {MAX_ITEM_BYTES:,} bytes; nothing was written. Set history_size, store large"
-            " content elsewhere, or begin another session",
-            self.place,
-        )
+        return await self._sealing.open(sealed)
 
     async def _in_slices(self, convert: Callable[[In, int], Out], values: Iterable[In]) -> list[Out]:
         try:
@@ -211,6 +144,30 @@ class Conversation:
     def _located(self, error: ChatHistoryError) -> ChatHistoryError:
         return type(error)(str(error), self.place)
 
+    def _conflict(self) -> WriteConflictError:
+        return WriteConflictError(f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row", self.place)
 
-def _now() -> int:
+
+def check_sequence(messages: object) -> None:
+    """Refuse a message where a sequence of them is expected."""
+    if not isinstance(messages, Sequence):
+        raise TypeError("aadd_messages takes a sequence of messages: put the one message in a list")
+
+
+def smaller(one: int | None, other: int | None) -> int | None:
+    """Return the smaller of two limits, None for no limit."""
+    limits = [limit for limit in (one, other) if limit is not None]
+    return min(limits, default=None)
+
+
+def from_a_human_message(messages: list[BaseMessage]) -> list[BaseMessage]:
+    """Leave out what comes before the first human message."""
+    for position, message in enumerate(messages):
+        if isinstance(message, HumanMessage):
+            return messages[position:]
+    return []
+
+
+def now() -> int:
+    """Return the time, in seconds since the epoch."""
     return int(time.time())

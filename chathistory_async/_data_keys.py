@@ -7,10 +7,10 @@ import base64
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary
 
 from cachetools import TTLCache
 
@@ -28,7 +28,7 @@ MAX_AGE_SECONDS = 300
 # is derived from the data key.
 MAX_MESSAGES = 1_000
 MAX_BYTES = 64 * 1024 * 1024
-# About 1 KB each.
+# Of a process, for all its sessions; about 1 KB each.
 MAX_CACHED = 4_096
 
 _KEY_BYTES = 32
@@ -60,8 +60,16 @@ class _InUse:
     bytes_left: int
 
 
+@dataclass(slots=True)
+class _Flight:
+    """A call to KMS that is under way, and how many wait for it."""
+
+    task: asyncio.Task[DataKey]
+    waiting: int = 0
+
+
 class KeyCache:
-    """The data keys that one configuration of clients has in use and has opened, dropped MAX_AGE_SECONDS after that."""
+    """The data keys that one configuration of clients has in use and has opened, for MAX_AGE_SECONDS after that."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -71,37 +79,58 @@ class KeyCache:
         self._lock = threading.Lock()
         self._in_use: TTLCache[tuple[str, Context], _InUse] = TTLCache(MAX_CACHED, MAX_AGE_SECONDS, self._clock)
         self._opened: TTLCache[tuple[WrappedKey, Context], DataKey] = TTLCache(MAX_CACHED, MAX_AGE_SECONDS, self._clock)
-        self._turns: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
+        self._flights: dict[Any, _Flight] = {}
 
     def take(self, key_id: str, context: Context, size: int) -> DataKey | None:
         """Return the data key in use and count a message of ``size`` bytes, unless that is one too many for it."""
         with self._lock:
+            self._in_use.expire()
             in_use = self._in_use.get((key_id, context))
-            if in_use is None or in_use.messages_left < 1 or in_use.bytes_left < size:
+            if in_use is None or in_use.messages_left < 1:
+                return None
+            if in_use.bytes_left < size and in_use.messages_left < MAX_MESSAGES:
+                # A message that is larger than the bound has a data key to itself.
                 return None
             in_use.messages_left -= 1
             in_use.bytes_left -= size
             return in_use.key
 
-    def use(self, key_id: str, context: Context, size: int, key: DataKey) -> None:
-        """Begin to use a data key, with a message of ``size`` bytes."""
+    def use(self, key_id: str, context: Context, key: DataKey) -> None:
         with self._lock:
-            self._in_use[key_id, context] = _InUse(key, MAX_MESSAGES - 1, MAX_BYTES - size)
+            self._in_use[key_id, context] = _InUse(key, MAX_MESSAGES, MAX_BYTES)
         self.add_opened(key, context)
 
     def opened(self, wrapped: WrappedKey, context: Context) -> DataKey | None:
         with self._lock:
+            self._opened.expire()
             return self._opened.get((wrapped, context))
 
     def add_opened(self, key: DataKey, context: Context) -> None:
         with self._lock:
             self._opened[key.wrapped, context] = key
 
-    def turn(self, what: object) -> asyncio.Lock:
-        """Return the lock of those on the running loop who want the same key: one asks KMS, the others find it here."""
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            return self._turns.setdefault((loop, what), asyncio.Lock())
+    async def together(self, what: object, ask: Callable[[], Coroutine[Any, Any, DataKey]]) -> DataKey:
+        """Return what KMS is asked once for all on the running loop who want the same, its refusal too.
+
+        The call ends with the last who waits for it: none of them is harmed by another's cancellation.
+        """
+        name = asyncio.get_running_loop(), what
+        flight = self._flights.get(name)
+        if flight is None:
+            flight = self._flights[name] = _Flight(asyncio.create_task(ask()))
+            flight.task.add_done_callback(lambda _: self._land(name, flight))
+        flight.waiting += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting:
+                self._land(name, flight)
+                flight.task.cancel()
+
+    def _land(self, name: object, flight: _Flight) -> None:
+        if self._flights.get(name) is flight:
+            del self._flights[name]
 
 
 _caches: WeakKeyDictionary[Clients, KeyCache] = WeakKeyDictionary()
@@ -111,7 +140,7 @@ _caches_lock = threading.Lock()
 def cache_of(clients: Clients) -> KeyCache:
     """Return the cache that all who share these clients share: no key outlives the credentials that it came by."""
     with _caches_lock:
-        return _caches.setdefault(clients, KeyCache())
+        return _caches.get(clients) or _caches.setdefault(clients, KeyCache())
 
 
 class DataKeys:
@@ -138,29 +167,22 @@ class DataKeys:
     async def for_sealing(self, size: int) -> DataKey:
         """Return the data key for a message of ``size`` bytes, a new one where the one in use has reached a bound."""
         request = self._key_id, self._context
-        if key := self._cache.take(*request, size):
-            return key
-        async with self._cache.turn(request):
-            key = self._cache.take(*request, size)
-            if key is None:
-                key = await self._generate()
-                self._cache.use(*request, size, key)
+        while (key := self._cache.take(*request, size)) is None:
+            await self._cache.together(request, self._generate)
         return key
 
     async def open(self, wrapped: WrappedKey) -> DataKey:
         """Return a stored data key, opened by KMS unless that was done lately."""
-        async with self._cache.turn((wrapped, self._context)):
-            key = self._cache.opened(wrapped, self._context)
-            if key is None:
-                key = await self._decrypt(wrapped)
-                self._cache.add_opened(key, self._context)
-        return key
+        opened = self._cache.opened(wrapped, self._context)
+        return opened or await self._cache.together((wrapped, self._context), lambda: self._decrypt(wrapped))
 
     async def _generate(self) -> DataKey:
         parameters = {"KeyId": self._key_id, "KeySpec": "AES_256", "EncryptionContext": dict(self._context)}
         kms = await self._kms_of(self._key_id)
         answer = await call(self._clients, Request("generate_data_key", parameters, kms), self._place)
-        return self._data_key(answer, answer.get("KeyId"), answer.get("CiphertextBlob"))
+        key = self._data_key(answer, answer.get("KeyId"), answer.get("CiphertextBlob"))
+        self._cache.use(self._key_id, self._context, key)
+        return key
 
     async def _decrypt(self, wrapped: WrappedKey) -> DataKey:
         # By its name, as the AWS Encryption SDK does: KMS could find the key by the ciphertext alone, but then a
@@ -172,26 +194,32 @@ class DataKeys:
             "EncryptionContext": dict(self._context),
         }
         answer = await call(self._clients, Request("decrypt", parameters, await self._kms_of(key_arn)), self._place)
+        key = self._data_key(answer, *wrapped)
         if answer.get("KeyId") != key_arn:
+            del key
             raise DecryptionError(f"KMS opened a data key with {answer.get('KeyId')}, not {key_arn}", self._place)
-        return self._data_key(answer, *wrapped)
+        self._cache.add_opened(key, self._context)
+        return key
 
     def _data_key(self, answer: dict[str, Any], key_arn: str | None, ciphertext: bytes | None) -> DataKey:
-        plaintext = base64.b64decode(answer.get("Plaintext", ""))
+        # Taken out, and let go of, where it does not go on: those who record errors record local variables too.
+        plaintext = base64.b64decode(answer.pop("Plaintext", ""))
         if not key_arn or not ciphertext or len(plaintext) != _KEY_BYTES:
+            del plaintext
             raise ServiceError("What answered is not KMS, or not in its form: check kms_endpoint_url", self._place)
         return DataKey(WrappedKey(key_arn, ciphertext), plaintext)
 
     async def _trusted(self, key_arn: str) -> str:
         """Return the ARN of the key to ask for: a stored one is anybody's text until KMS has proved it."""
-        stored, own = _ARN.fullmatch(key_arn), _ARN.fullmatch(self._key_id)
+        stored = _ARN.fullmatch(key_arn)
         if stored is None:
             raise DecryptionError("A stored message does not name a KMS key", self._place)
-        if own and stored["id"].startswith("mrk-") and _without_region(stored) == _without_region(own):
-            # A multi-region key is one key in each of its regions.
-            return self._key_id
         region = stored["region"]
         own_region = (await self._kms_of(self._key_id)).region_name
+        in_own_region = key_arn.replace(f":{region}:", f":{own_region}:", 1)
+        if stored["id"].startswith("mrk-") and self._key_id in (in_own_region, stored["id"]):
+            # A multi-region key is one key in each of its regions.
+            return in_own_region
         # A made-up region shall not have us look for its endpoint.
         if region != own_region and region not in await known_regions("kms", stored["partition"]):
             raise DecryptionError(f"A stored message names a KMS key in an unknown region: {region}", self._place)
@@ -205,10 +233,6 @@ async def kms_of(key_id: str, clients: Clients, place: Place) -> Service:
     """Return the KMS of a key's region, which is DynamoDB's for a key that is given without one."""
     region = _REGION.match(key_id)
     return Service("kms", region[1] if region else await connect(clients, place))
-
-
-def _without_region(arn: re.Match[str]) -> tuple[str, ...]:
-    return arn["partition"], arn["account"], arn["id"]
 
 
 def _forget_in_child() -> None:

@@ -1,13 +1,16 @@
 """Messages to JSON text and back, without loss; refusals that name the path to the value.
 
 The text is that of langchain-core's ``message_to_dict``, an object ``{"type", "data"}``. For what JSON has no form, or
-none that every reader keeps, there is an object with a single name: ``{"$bytes": base64}``, ``{"$set": [...]}``,
-``{"$int": digits}`` beyond 64 bits, and ``{"$dict": {...}}`` around an object that would look like one of these.
+none that every reader keeps, there is an object with a single name: ``{"$bytes": base64}``, ``{"$set": [...]}`` and
+``{"$int": digits}`` beyond 64 bits. The name of an object that would look like one of these has a ``$`` more.
 """
 
 from __future__ import annotations
 
 import base64
+import json
+import math
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -31,11 +34,11 @@ from ._codec import (
     refuse_tuple,
 )
 
-# orjson writes 254 levels and Python's stack holds 1,000 calls, of which the slow way takes four a level.
+# Of the slow way: Python's stack holds 1,000 calls, of which it takes four a level. orjson alone writes 254 levels.
 MAX_NESTING = 200
 # Whatever is not of JSON's own types goes the slow way, which knows it or refuses it.
 _PLAIN_ONLY = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-_MAX_INTEGER = 2**63
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64
 _MAX_DECIMAL_EXPONENT = 308
 
 
@@ -86,7 +89,7 @@ def _encode(value: object, level: int) -> Any:
 
 def _encode_integer(value: Any, level: int) -> object:
     number = int(value)
-    if -_MAX_INTEGER <= number < _MAX_INTEGER:
+    if _MIN_INTEGER <= number < _MAX_INTEGER:
         return number
     try:
         return {"$int": str(number)}
@@ -95,14 +98,16 @@ def _encode_integer(value: Any, level: int) -> object:
 
 
 def _encode_float(value: Any, level: int) -> float:
-    if not -float("inf") < value < float("inf"):
+    if not math.isfinite(value):
         raise Refused(f"JSON has no number for {float(value)}")
     return float(value)
 
 
 def _encode_decimal(value: Any, level: int) -> object:
-    if not value.is_finite() or value.adjusted() > _MAX_DECIMAL_EXPONENT:
-        raise Refused(f"JSON has no number for {value}")
+    if not value.is_finite():
+        raise Refused("JSON has no number for NaN and infinity")
+    if value and value.adjusted() > _MAX_DECIMAL_EXPONENT:
+        raise Refused("the Decimal is too large for a float")
     number = int(value) if value == value.to_integral_value() else float(value)
     if number != value:
         raise Refused("the Decimal would come back as another number")
@@ -117,7 +122,12 @@ def _encode_list(value: Any, level: int) -> list[Any]:
 def _encode_dict(value: Any, level: int) -> dict[str, Any]:
     _check_nesting(level)
     entries = encode_entries(_encode, value, level + 1)
-    return {"$dict": entries} if _is_marked(entries) else entries
+    return {f"${name}": entry for name, entry in entries.items()} if _looks_marked(entries) else entries
+
+
+def _encode_set(value: Any, level: int) -> dict[str, list[Any]]:
+    _check_nesting(level)
+    return {"$set": [_encode(element, level + 1) for element in value]}
 
 
 def _check_nesting(level: int) -> None:
@@ -136,41 +146,39 @@ _ENCODERS: dict[type, Encoder] = {
     tuple: refuse_tuple,
     bytes: lambda value, level: {"$bytes": base64.b64encode(value).decode()},
     bytearray: lambda value, level: {"$bytes": base64.b64encode(value).decode()},
-    set: lambda value, level: {"$set": [_encode(element, level + 1) for element in value]},
-    frozenset: lambda value, level: {"$set": [_encode(element, level + 1) for element in value]},
+    set: _encode_set,
+    frozenset: _encode_set,
 }
 
 
 def _decode_json(text: bytes) -> BaseMessage:
     try:
-        form = orjson.loads(text)
-        return rebuild(_decode(form) if b'"$' in text else form)
-    except (orjson.JSONDecodeError, RecursionError):
+        # The standard library's parser takes several times as long, and tells of each object when it is complete.
+        return rebuild(json.loads(text, object_hook=_unmarked) if b'"$' in text else orjson.loads(text))
+    except (ValueError, RecursionError):
         pass
     raise Undecodable("it is not the JSON text of a message")
 
 
-def _decode(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_decode(element) for element in value]
-    if not isinstance(value, dict):
+def _unmarked(value: dict[str, Any]) -> Any:
+    if not _looks_marked(value):
         return value
-    if not _is_marked(value):
-        return {name: _decode(element) for name, element in value.items()}
     ((mark, content),) = value.items()
+    if mark not in _DECODERS:
+        return {mark[1:]: content}
     try:
         return _DECODERS[mark](content)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError):
         raise Undecodable(f"it has a {mark} of another form") from None
 
 
-def _is_marked(value: dict[str, Any]) -> bool:
-    return len(value) == 1 and next(iter(value)) in _DECODERS
+def _looks_marked(value: dict[str, Any]) -> bool:
+    return len(value) == 1 and _MARK.fullmatch(next(iter(value))) is not None
 
 
+_MARK = re.compile(r"\$+(bytes|set|int)")
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "$bytes": lambda content: base64.b64decode(content, validate=True),
-    "$set": lambda content: {_decode(element) for element in content},
+    "$set": set,
     "$int": int,
-    "$dict": lambda content: {name: _decode(element) for name, element in content.items()},
 }

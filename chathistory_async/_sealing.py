@@ -7,11 +7,10 @@ CloudTrail shows it in the clear, so the session is in it as a digest.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Context as DecimalContext
 from decimal import Decimal
 
@@ -32,7 +31,7 @@ from ._calls import connect
 from ._clients import Clients
 from ._codec import AttributeValue
 from ._data_keys import DataKey, DataKeys, WrappedKey, kms_of
-from ._slices import in_slices
+from ._slices import at_most, in_slices
 from .errors import DecryptionError, EncryptionContextError, Place
 
 SUITE = AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY
@@ -93,24 +92,12 @@ class Sealing:
                 missing[position] = unknown.wrapped
 
         await in_slices(open_if_known, sealed)
-        keys = await self._fetch(dict.fromkeys(missing.values()))
+        fetched = await at_most(
+            _KEYS_AT_ONCE, [self._keys.open(wrapped) for wrapped in dict.fromkeys(missing.values())]
+        )
+        keys = {key.wrapped: key for key in fetched}
         opened = await in_slices(lambda position, _: self._open(sealed[position], position, keys), missing)
         return bodies | dict(zip(missing, opened, strict=True))
-
-    async def _fetch(self, wrapped_keys: Iterable[WrappedKey]) -> dict[WrappedKey, DataKey]:
-        turns = asyncio.Semaphore(_KEYS_AT_ONCE)
-
-        async def fetch(wrapped: WrappedKey) -> DataKey:
-            async with turns:
-                return await self._keys.open(wrapped)
-
-        tasks = [asyncio.create_task(fetch(wrapped)) for wrapped in wrapped_keys]
-        try:
-            return {key.wrapped: key for key in await asyncio.gather(*tasks)}
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _seal(self, keyed: tuple[DataKey, bytes], position: int) -> bytes:
         key, body = keyed
@@ -133,17 +120,20 @@ class Sealing:
         except _OtherContext as other:
             raise EncryptionContextError(
                 f"Stored message {position} was sealed for another session or table: its encryption context is"
-                f" {other.context}, here it is {self.context}",
+                f" {other.context}, here it is {self.context}. A table that was restored under another name has to get"
+                " its own back",
                 self._place,
             ) from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # Whatever the SDK and what it stands on raise on bytes that are not as they were written: of all of them
             # only some have a class of the SDK's.
             raise DecryptionError(
                 f"Stored message {position} cannot be opened: it was changed or cut short since it was sealed, or is"
                 f" not in the AWS Encryption SDK's format ({type(error).__name__})",
                 self._place,
-            ) from error
+                # The SDK's frames hold data keys and what was opened before the fault, and those who record errors
+                # record local variables too.
+            ) from error.with_traceback(None)
 
 
 class _UnknownKey(Exception):
@@ -219,7 +209,8 @@ def _opened(sealed: bytes, materials: CryptoMaterialsManager) -> bytes:
         source=sealed, materials_manager=materials, commitment_policy=POLICY, max_encrypted_data_keys=1
     )
     with _Decryptor(config=config) as decryptor:
-        body: bytes = decryptor.read()
+        # As many as there could be at most: without a number it reads 8 KB at a time, and copies the rest each time.
+        body: bytes = decryptor.read(len(sealed))
         if decryptor.source_stream.read(1):
             raise ValueError("There are bytes behind its end")
     return body

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from ._calls import Item, Request
 from ._codec import AttributeValue, for_request
+from ._settings import check_settings
 
 WRITES = "_chathistory_writes"
 # 13 bytes a write: at most 3.4 KB in the item. A retry is recognised while fewer than WRITES_KEPT other writes to
@@ -103,13 +104,8 @@ class SingleItem:
     history_size: int | None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.table_name, str) or not self.table_name:
-            raise ValueError(f"table_name must be a table's name or ARN, not {self.table_name!r}")
-        _check_positive("ttl", self.ttl)
-        _check_positive("history_size", self.history_size)
         names = [*self.key, self.messages_name, self.expiry_name, WRITES]
-        if not all(names) or len(set(names)) < len(names):
-            raise ValueError(f"The attributes' names must differ and not be empty: {', '.join(map(repr, names))}")
+        check_settings(self.table_name, self.ttl, self.history_size, names)
 
     def read(self, *, consistent: bool) -> Request:
         return Request("get_item", self._get("#messages, #expiry, #writes", self._names(), consistent))
@@ -281,11 +277,6 @@ def _rewrite(messages: Sequence[AttributeValue], batch: Sequence[AttributeValue]
         {":messages": {"L": after}, ":before": {"L": before}},
         condition="#messages = :before",
     )
-
-
-def _check_positive(name: str, value: object) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError(f"{name} must be a positive integer or None, not {value!r}")
 
 
 def _number(value: int) -> AttributeValue:

@@ -1,11 +1,11 @@
-"""Work on many values in slices, between which the event loop runs."""
+"""Work on many values: in slices, between which the event loop runs, or several at once."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -25,3 +25,24 @@ async def in_slices(convert: Callable[[In, int], Out], values: Iterable[In]) -> 
             await asyncio.sleep(0)
             started = time.perf_counter()
     return converted
+
+
+async def at_most(number: int, coroutines: Iterable[Coroutine[Any, Any, Out]]) -> list[Out]:
+    """Run coroutines, so many at once, and return their results in order. Where one fails none goes on."""
+    turns = asyncio.Semaphore(number)
+
+    async def in_turn(coroutine: Coroutine[Any, Any, Out]) -> Out:
+        async with turns:
+            return await coroutine
+
+    waiting = list(coroutines)
+    tasks = [asyncio.create_task(in_turn(coroutine)) for coroutine in waiting]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for coroutine in waiting:
+            # Those whose turn did not come, which would warn that they were never awaited.
+            coroutine.close()

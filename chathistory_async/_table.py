@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from ._calls import Request, call, connect
 from ._clients import Clients
@@ -13,6 +14,8 @@ from .errors import ConfigurationError, KeySchemaError, Place, ServiceError, Tab
 # DynamoDB makes and drops an on-demand table in about 10 seconds.
 _POLL_SECONDS = 0.5
 _POLLS = 600
+
+Schema: TypeAlias = "list[tuple[str, str]]"
 
 
 class Table:
@@ -27,13 +30,27 @@ class Table:
         """Open the running loop's client."""
         await connect(self._clients, self._place)
 
-    async def create(self, partition_key: str, expiry_name: str) -> None:
+    async def create(
+        self,
+        partition_key: str,
+        sort_key: str | None,
+        expiry_name: str,
+        *,
+        point_in_time_recovery: bool,
+        kms_key_id: str | None,
+        tags: Mapping[str, str],
+    ) -> None:
         """Create the table unless it exists, wait until it is active, and enable TTL."""
+        schema = [(partition_key, "HASH")] + ([] if sort_key is None else [(sort_key, "RANGE")])
         if await self._describe() is None:
-            await self._create(partition_key)
+            await self._create(schema, kms_key_id, tags)
         description = await self._when("ACTIVE", "UPDATING")
-        self._check_key_schema(description, partition_key)
+        self._check_key_schema(description, schema)
         await self._enable_ttl(expiry_name)
+        if point_in_time_recovery:
+            await self._call(
+                "update_continuous_backups", PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
+            )
 
     async def delete(self) -> None:
         """Delete the table if it exists and wait until it is gone."""
@@ -43,28 +60,34 @@ class Table:
                 await self._call("delete_table")
         await self._when(None)
 
-    async def _create(self, partition_key: str) -> None:
+    async def _create(self, schema: Schema, kms_key_id: str | None, tags: Mapping[str, str]) -> None:
+        options: dict[str, Any] = {}
+        if kms_key_id is not None:
+            options["SSESpecification"] = {"Enabled": True, "SSEType": "KMS", "KMSMasterKeyId": kms_key_id}
+        if tags:
+            options["Tags"] = [{"Key": name, "Value": value} for name, value in tags.items()]
         try:
             await self._call(
                 "create_table",
-                KeySchema=[{"AttributeName": partition_key, "KeyType": "HASH"}],
-                AttributeDefinitions=[{"AttributeName": partition_key, "AttributeType": "S"}],
+                KeySchema=[{"AttributeName": name, "KeyType": role} for name, role in schema],
+                AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name, _ in schema],
                 BillingMode="PAY_PER_REQUEST",
+                **options,
             )
         except ServiceError:
             # Another process may have been faster (ResourceInUseException).
             if await self._describe() is None:
                 raise
 
-    def _check_key_schema(self, description: dict[str, Any], partition_key: str) -> None:
+    def _check_key_schema(self, description: dict[str, Any], schema: Schema) -> None:
         types = {part["AttributeName"]: part["AttributeType"] for part in description["AttributeDefinitions"]}
-        schema = [
+        there = [
             (part["AttributeName"], part["KeyType"], types[part["AttributeName"]]) for part in description["KeySchema"]
         ]
-        if schema != [(partition_key, "HASH", "S")]:
-            found = ", ".join(f"{name} ({role}, {kind})" for name, role, kind in schema)
+        wanted = [(name, role, "S") for name, role in schema]
+        if there != wanted:
             raise KeySchemaError(
-                f"A table of this name exists with the key {found}, not {partition_key} (HASH, S)", self._place
+                f"A table of this name exists with the key {_described(there)}, not {_described(wanted)}", self._place
             )
 
     async def _enable_ttl(self, expiry_name: str) -> None:
@@ -110,3 +133,7 @@ class Table:
 
     async def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         return await call(self._clients, Request(operation, {"TableName": self._name, **parameters}), self._place)
+
+
+def _described(schema: list[tuple[str, str, str]]) -> str:
+    return ", ".join(f"{name} ({role}, {kind})" for name, role, kind in schema)

@@ -76,7 +76,9 @@ async def _converse(store: ChatHistoryStore, name: str) -> None:
 def _read_synchronously(endpoint_url: str, session: aioboto3.Session) -> list[str]:
     transcripts = []
     for name in CONVERSATIONS:
-        history = DynamoDBChatMessageHistory(TABLE, name, endpoint_url, boto3_session=session)
+        history = DynamoDBChatMessageHistory(
+            TABLE, name, endpoint_url, boto3_session=session, sort_key_name="MessageId"
+        )
         transcripts.append(f"[{name}]\n{history}\n")
     return transcripts
 

@@ -10,12 +10,15 @@
     ├── ThrottledError             still throttled after the last retry
     ├── EndpointError              no connection, or no answer in time, after the last retry
     ├── ServiceError               any other refusal or failure of the service
-    ├── ItemTooLargeError          the session would outgrow DynamoDB's 400 KB for an item
+    ├── ItemTooLargeError          the session would outgrow 400 KB in its single item, or a message 4 MB
+    ├── PartiallyStoredError       a batch of several transactions was stored in part
     ├── MessageNotStorableError    a message that would not read back equal (a ValueError)
     ├── KmsKeyError                the KMS key is missing, disabled, awaiting deletion or of another use
     ├── UndecodableItemError       what is stored under the key is not a chat history
     │   └── DecryptionError        a sealed message was changed or cut short
     │       └── EncryptionContextError  it was sealed for another session or table
+    ├── MessageNotFoundError       there is no message of this id
+    ├── LayoutError                the operation needs a table with a sort key
     ├── WriteConflictError         too many other writers were always faster
     ├── WriteOutcomeUnknownError   an answer was lost, and it can no longer be told if the write was stored
     ├── ClosedError                the history or store was used after it was closed
@@ -28,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from botocore import exceptions as botocore_exceptions
 from botocore.exceptions import BotoCoreError, ClientError
@@ -109,12 +113,27 @@ class ServiceError(ChatHistoryError):
     """DynamoDB or KMS refused or failed the request for a reason that has no class of its own.
 
     After an append or a clear that failed with an HTTP status of 500 or above it is not known whether the
-    write was stored; if it was, it was stored whole.
+    write was stored; if it was, it was stored whole. Where it was a call to KMS that failed, nothing was.
     """
 
 
 class ItemTooLargeError(ChatHistoryError):
-    """The session would outgrow DynamoDB's limit of 400 KB for an item. What was stored before is untouched."""
+    """The session would outgrow DynamoDB's limit of 400 KB for an item. What was stored before is untouched.
+
+    In an item collection: a message does not fit into a transaction, for which the limit is 4 MB.
+    """
+
+
+class PartiallyStoredError(ChatHistoryError):
+    """A batch that does not fit into one transaction failed after some of its transactions; the cause says why.
+
+    Attributes:
+        stored_count: how many messages are stored: the first ones of the batch, in order.
+    """
+
+    def __init__(self, message: str, place: Place | None = None, stored_count: int = 0) -> None:
+        super().__init__(message, place)
+        self.stored_count = stored_count
 
 
 class MessageNotStorableError(ChatHistoryError, ValueError):
@@ -143,6 +162,14 @@ class KmsKeyError(ChatHistoryError):
     """
 
 
+class MessageNotFoundError(ChatHistoryError):
+    """There is no message of this id in the session: it never was, or was removed, or has expired."""
+
+
+class LayoutError(ChatHistoryError):
+    """The session is stored in a single item, which cannot do this: it needs a table with a sort key."""
+
+
 class WriteConflictError(ChatHistoryError):
     """Other writers changed the session before every attempt of this write. Nothing was written."""
 
@@ -163,13 +190,24 @@ class BridgeError(ChatHistoryError):
 
 
 def from_botocore(
-    error: ClientError | BotoCoreError | ResponseParserError | ValueError, place: Place, service: str = "dynamodb"
+    error: ClientError | BotoCoreError | ResponseParserError | ValueError,
+    place: Place,
+    service: str = "dynamodb",
+    key_id: str | None = None,
 ) -> ChatHistoryError:
-    """Return our error for one of botocore's; the caller raises it ``from`` that one."""
+    """Return our error for one of botocore's; the caller raises it ``from`` that one.
+
+    Args:
+        error: botocore's error.
+        place: what the request concerned.
+        service: the service that was called.
+        key_id: the KMS key that the request named.
+    """
     name, endpoint = _SERVICES[service]
     if isinstance(error, ClientError):
-        special = _from_kms_error(error, place) if service == "kms" else _from_dynamodb_error(error, place)
-        return special or _from_client_error(error, place, name)
+        if service == "kms":
+            return _from_kms_error(error, place, key_id)
+        return _from_dynamodb_error(error, place) or _from_client_error(error, place, _DYNAMODB_ADVICE)
     if isinstance(error, _UNREACHABLE):
         return EndpointError(f"{name}'s endpoint does not answer: {error}", place)
     if isinstance(error, _CREDENTIALS):
@@ -247,17 +285,28 @@ def _code_and_text(error: ClientError) -> tuple[str, str]:
     return error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
 
 
-def _from_client_error(error: ClientError, place: Place, service: str) -> ChatHistoryError:
+class _Advice(NamedTuple):
+    """What to do where the credentials are refused, and where a request is throttled."""
+
+    denied: str
+    throttled: str
+
+
+_DYNAMODB_ADVICE = _Advice("check the credentials and their policy", "raise the table's capacity")
+_KMS_ADVICE = _Advice(
+    "check the credentials, their policy and the key's, and that kms_endpoint_url is where you mean it to be",
+    "raise KMS's quota",
+)
+
+
+def _from_client_error(error: ClientError, place: Place, advice: _Advice, with_what: str = "") -> ChatHistoryError:
     code, _ = _code_and_text(error)
-    operation = error.operation_name
+    operation = error.operation_name + with_what
     if code in _DENIED:
-        advice = "check the credentials and their policy" + (", and that of the key" if service == "KMS" else "")
-        return AccessDeniedError(f"AWS refused {operation} ({code}): {advice}", place)
+        return AccessDeniedError(f"AWS refused {operation} ({code}): {advice.denied}", place)
     if code in _THROTTLED:
-        advice = (
-            f"raise {'the quota of KMS' if service == 'KMS' else 'the capacity of the table'}, or the retries in config"
-        )
-        return ThrottledError(f"AWS throttled {operation} and every retry ({code}): {advice}", place)
+        text = f"AWS throttled {operation} and every retry ({code}): {advice.throttled}, or the retries in config"
+        return ThrottledError(text, place)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     return ServiceError(f"AWS failed {operation} with HTTP status {status} ({code})", place)
 
@@ -275,16 +324,23 @@ def _from_dynamodb_error(error: ClientError, place: Place) -> ChatHistoryError |
     return None
 
 
-def _from_kms_error(error: ClientError, place: Place) -> ChatHistoryError | None:
+def _from_kms_error(error: ClientError, place: Place, key_id: str | None) -> ChatHistoryError:
     code, text = _code_and_text(error)
+    stored = error.operation_name == "Decrypt"
     if code in _KMS_KEY:
-        advice = "check kms_key_id, its region and the state of the key"
-        return KmsKeyError(f"KMS cannot use the key for {error.operation_name} ({code}: {text}): {advice}", place)
+        whose = "under which stored messages were sealed" if stored else "of kms_key_id"
+        return KmsKeyError(
+            f"KMS cannot use the key {key_id}, {whose} ({code}: {text}): check its name, region and state, and that"
+            " kms_endpoint_url is where you mean it to be",
+            place,
+        )
     if code in _KMS_SEALED:
         return DecryptionError(
-            f"The data key of a stored message was changed, or is of another session ({code})", place
+            f"KMS does not open the data key of a stored message with {key_id} ({code}): it was changed, or is of"
+            " another session",
+            place,
         )
-    return None
+    return _from_client_error(error, place, _KMS_ADVICE, f" with the key {key_id}" if key_id else "")
 
 
 def _matches(text: str, parts: tuple[str, ...]) -> bool:

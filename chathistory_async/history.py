@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 from botocore.config import Config
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, get_buffer_string
 
-from ._bridge import run
+from ._bridge import iterate, run
 from ._clients import AnySession, ClientOptions, Clients, shared_clients
-from ._codec import encode_key
-from ._conversation import Conversation
+from ._codec import AttributeValue, encode_key
+from ._conversation import Conversation, Page
+from ._item_collection import ItemCollection
+from ._item_collection_conversation import ItemCollectionConversation
 from ._single_item import SingleItem
+from ._single_item_conversation import SingleItemConversation
 from .errors import ClosedError, Place
 
 if TYPE_CHECKING:
     from ._sealing import Sealing
 
+Layout: TypeAlias = Union[SingleItem, ItemCollection]
 Key: TypeAlias = Mapping[str, "str | int | Decimal | bytes"]
 
 
 class DynamoDBChatMessageHistory(BaseChatMessageHistory):
-    """The messages of one chat session, in one item of a DynamoDB table.
+    """The messages of one chat session in a DynamoDB table: in one item, or with ``sort_key_name`` in one item each.
 
     Constructing it does no I/O and needs no event loop. The ``a…`` methods run on the caller's event loop; their
     synchronous twins run them on one private event loop in a thread of its own, and block the calling thread, also
@@ -38,17 +43,20 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             the profile, the region).
         primary_key_name: the partition key's attribute.
         key: a whole primary key, one or two attributes of type str, int, Decimal or bytes. It replaces
-            ``{primary_key_name: session_id}``.
+            ``{primary_key_name: session_id}``. With ``sort_key_name``, the partition key alone.
         boto3_session: a ``boto3.Session``, an ``aioboto3.Session`` or an aiobotocore session, None for the SDK's own.
             A boto3 session lends its credentials, region and profile; loading and refreshing them runs in a thread.
         kms_key_id: the id, ARN or alias (``alias/…``) of a symmetric KMS key: each message is sealed under it before it
             leaves the process, and nothing of it is stored in the clear. None stores in the clear. What was sealed
-            under other keys, or stored in the clear, is read as well. Needs the extra ``kms``.
+            under other keys, or stored in the clear by anybody, is read as well. Needs the extra ``kms``, which the
+            first handle imports (0.1 s).
         ttl: seconds from the last append until the session expires, None for never. An expired session reads as
-            empty, also while DynamoDB has not deleted it, and an append to it starts afresh.
+            empty, also while DynamoDB has not deleted it, and an append to it starts afresh. With ``sort_key_name``,
+            seconds from the writing of each message until that one expires.
         ttl_key_name: the attribute of the expiry time, in seconds since the epoch.
-        history_size: how many messages are kept, the latest ones; None for all.
-        history_messages_key: the attribute of the messages.
+        history_size: how many messages are kept, the latest ones; None for all. With ``sort_key_name``, a fifth more
+            may be stored before they are removed, which nobody reads but ``apage``.
+        history_messages_key: the attribute of the messages, or with ``sort_key_name`` of a message's body.
         coerce_float_to_decimal: accepted for compatibility. Floats are stored exactly whatever it says, and come back
             as floats (as ints where they are whole), never as Decimal.
         region_name: the region, None for the SDK's choice.
@@ -57,10 +65,13 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         consistent_read: whether reads are strongly consistent; False halves their price.
         kms_endpoint_url: KMS's endpoint, None for the SDK's choice (``AWS_ENDPOINT_URL_KMS``, ``AWS_ENDPOINT_URL``, the
             profile, the region of the key). ``endpoint_url`` is DynamoDB's alone.
+        sort_key_name: the sort key's attribute, text, in a table that has one: each message is an item of its own, and
+            the session has no limit of its size. None stores the session in a single item, langchain-community's way.
 
     Raises:
         TypeError: ``boto3_session``, ``kms_key_id`` or a value in ``key`` is of a type that is not accepted.
-        ValueError: ``ttl`` or ``history_size`` is not a positive integer, or two attributes have one name.
+        ValueError: ``ttl`` or ``history_size`` is not a positive integer, ``kms_key_id`` is empty, or two attributes
+            have one name.
         ModuleNotFoundError: ``kms_key_id`` was given, and the extra ``kms`` is not installed.
     """
 
@@ -83,9 +94,11 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         config: Config | None = None,
         consistent_read: bool = True,
         kms_endpoint_url: str | None = None,
+        sort_key_name: str | None = None,
     ) -> None:
         whole_key = key or {primary_key_name: session_id}
-        layout = SingleItem(
+        layout = layout_of(
+            sort_key_name,
             table_name=table_name,
             key=encode_key(whole_key),
             messages_name=history_messages_key,
@@ -104,7 +117,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         cls,
         session_id: str,
         key: Key,
-        layout: SingleItem,
+        layout: Layout,
         clients: Clients,
         kms_key_id: str | None,
         consistent_read: bool,
@@ -119,7 +132,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         self,
         session_id: str,
         key: Key,
-        layout: SingleItem,
+        layout: Layout,
         clients: Clients,
         kms_key_id: str | None,
         consistent_read: bool,
@@ -129,10 +142,16 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         self._key = dict(key)
         self._layout = layout
         self._kms_key_id = kms_key_id
+        self._clients = clients
+        self._consistent_read = consistent_read
         place = Place(layout.table_name, self._key)
         sealing = sealing_type(kms_key_id)
         self._sealing = None if sealing is None else sealing(kms_key_id or "", layout.key, clients, place)
-        self._conversation = Conversation(layout, clients, place, self._sealing, consistent_read=consistent_read)
+        self._conversation: Conversation = (
+            SingleItemConversation(layout, clients, place, self._sealing, consistent_read=consistent_read)
+            if isinstance(layout, SingleItem)
+            else ItemCollectionConversation(layout, clients, place, self._sealing, consistent_read=consistent_read)
+        )
         self._closed = False
 
     @property
@@ -149,6 +168,11 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     def key(self) -> dict[str, str | int | Decimal | bytes]:
         """The whole primary key: a copy."""
         return dict(self._key)
+
+    @property
+    def sort_key_name(self) -> str | None:
+        """The sort key's attribute, None where the session is stored in a single item."""
+        return None if isinstance(self._layout, SingleItem) else self._layout.sort_key_name
 
     @property
     def kms_key_id(self) -> str | None:
@@ -189,13 +213,21 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """What was given; it changes nothing."""
         return self._coerce_float_to_decimal
 
-    async def aget_messages(self) -> list[BaseMessage]:
+    async def aget_messages(self, *, limit: int | None = None, whole_turns: bool = False) -> list[BaseMessage]:
         """Return the session's messages, oldest first; an empty list where there is no session or it has expired.
 
-        One ``GetItem``, and with ``kms_key_id`` a ``Decrypt`` of KMS for each data key that was not in use within the
-        last five minutes. Long histories are opened and decoded in slices, between which the event loop runs.
+        From a single item with one ``GetItem``. From an item collection with one ``Query`` for each megabyte, and for
+        the latest messages, by ``limit`` or ``history_size``, without reading the others. With ``kms_key_id`` a
+        ``Decrypt`` of KMS follows for each data key that was not in use within the last five minutes. Long histories
+        are opened and decoded in slices, between which the event loop runs.
+
+        Args:
+            limit: how many messages, the latest ones; None for all that ``history_size`` keeps.
+            whole_turns: leave out what comes before the first human message of these, such as a tool's message whose
+                call is cut off, which model providers reject. Where there is no human message, nothing is left.
 
         Raises:
+            ValueError: ``limit`` is not a positive integer.
             UndecodableItemError: something stored is not a message that this langchain-core knows.
             DecryptionError, EncryptionContextError: a sealed message is not as it was sealed for this session.
             ConfigurationError: a message is sealed, and there is no ``kms_key_id``.
@@ -203,7 +235,37 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
                 ServiceError, ClosedError: see ``errors``.
         """
-        return await self._open_conversation().read()
+        return await self._open_conversation().read(limit, whole_turns=whole_turns)
+
+    def aiter(self) -> AsyncGenerator[BaseMessage, None]:
+        """Return an iterator over the session's messages, oldest first, that holds one page of them at a time.
+
+        ``async for message in history.aiter()``. Whoever stops early leaves nothing behind. What is appended meanwhile
+        is met too. With ``history_size``, and from a single item, all messages are one page.
+
+        Raises:
+            ClosedError: the handle is closed. The iterator raises what ``aget_messages`` does.
+        """
+        return self._open_conversation().stream()
+
+    async def apage(self, limit: int, before: str | None = None) -> Page:
+        """Return some of the latest messages with their ids, oldest first, or of those before a cursor.
+
+        For scrolling back: ask for a page, then for the page before its ``cursor``, until that is None. A page stays
+        the same however much is appended. Needs an item collection.
+
+        Args:
+            limit: how many messages at most.
+            before: the cursor of a page, or a message's id: only what comes before it.
+
+        Raises:
+            ValueError: ``limit`` is not a positive integer, or ``before`` is not a cursor.
+            LayoutError: the session is stored in a single item.
+            UndecodableItemError, DecryptionError, EncryptionContextError, ConfigurationError, KmsKeyError,
+                TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError, EndpointError, ServiceError,
+                ClosedError: as for ``aget_messages``.
+        """
+        return await self._open_conversation().page(limit, before)
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Append messages, all or none of them, contiguous and in order; exactly once, however often it is retried.
@@ -234,6 +296,78 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
                 ServiceError, ClosedError: see ``errors``.
         """
         await self._open_conversation().append(messages)
+
+    async def adelete_messages(self, ids: Iterable[str]) -> None:
+        """Remove messages by their ids. Ids of messages that are not there, or not any more, are passed over.
+
+        One ``UpdateItem`` a message, several at once. Needs an item collection.
+
+        Args:
+            ids: the ids that ``apage`` returns.
+
+        Raises:
+            ValueError: one is not an id.
+            LayoutError: the session is stored in a single item.
+            TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
+                ServiceError, ClosedError: see ``errors``. Some of the messages may have been removed.
+        """
+        await self._open_conversation().remove(ids)
+
+    async def areplace_message(self, message_id: str, message: BaseMessage) -> None:
+        """Put another message into the place of one, whole or not at all: its id and its place stay.
+
+        A ``GetItem`` and a ``TransactWriteItems``. Of two that replace at once the later one stays. Its time to live
+        begins anew. Needs an item collection.
+
+        Args:
+            message_id: the id that ``apage`` returns.
+            message: the message.
+
+        Raises:
+            ValueError: it is not an id.
+            MessageNotFoundError: there is no such message, or not any more.
+            MessageNotStorableError: the new message would not read back equal.
+            ItemTooLargeError: the new message is larger than 4 MB.
+            WriteConflictError: other writers were always faster.
+            LayoutError: the session is stored in a single item.
+            KmsKeyError, TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError,
+                EndpointError, ServiceError, ClosedError: see ``errors``.
+        """
+        await self._open_conversation().replace(message_id, message)
+
+    async def apop_message(self) -> BaseMessage | None:
+        """Remove the latest message and return it, or return None where there is none.
+
+        However many do so at once, each message is returned to one of them. A ``Query`` and an ``UpdateItem``. Where an
+        answer is lost beyond the last retry, the message may have been removed. Needs an item collection.
+
+        Raises:
+            WriteConflictError: others were always faster. Nothing was removed.
+            LayoutError: the session is stored in a single item.
+            UndecodableItemError, DecryptionError, EncryptionContextError, ConfigurationError, KmsKeyError,
+                TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError, EndpointError, ServiceError,
+                ClosedError: as for ``aget_messages``. Nothing was removed that could not be read.
+        """
+        return await self._open_conversation().pop()
+
+    async def acopy_to(self, session_id: str, *, upto: str | None = None) -> DynamoDBChatMessageHistory:
+        """Append this session's messages to another one of the same table, to branch off, and return its handle.
+
+        A hundred messages at a time, each of them all or none. The copies have ids and times of their own. Needs an
+        item collection.
+
+        Args:
+            session_id: the other session's partition key.
+            upto: the id of the last message to copy, None for all.
+
+        Raises:
+            ValueError: ``upto`` is not an id, or ``session_id`` is this session's.
+            LayoutError: the session is stored in a single item.
+            ChatHistoryError: what ``aget_messages`` and ``aadd_messages`` raise. Some messages may have been copied.
+        """
+        other = self._sibling(session_id)
+        await self._open_conversation().copy_to(other._conversation, upto)
+        return other
 
     async def aclear(self) -> None:
         """Delete the session's item, with all attributes that others have put there.
@@ -280,6 +414,34 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     def messages(self, messages: list[BaseMessage]) -> None:
         raise NotImplementedError("Direct assignment to 'messages' is not allowed. Use 'add_messages' instead.")
 
+    def get_messages(self, *, limit: int | None = None, whole_turns: bool = False) -> list[BaseMessage]:
+        """Return the session's messages, as ``aget_messages`` does."""
+        return run(self.aget_messages, limit=limit, whole_turns=whole_turns)
+
+    def iter(self) -> Iterator[BaseMessage]:
+        """Return an iterator over the session's messages, as ``aiter`` does."""
+        return iterate(self.aiter())
+
+    def page(self, limit: int, before: str | None = None) -> Page:
+        """Return some of the latest messages with their ids, as ``apage`` does."""
+        return run(self.apage, limit, before)
+
+    def delete_messages(self, ids: Iterable[str]) -> None:
+        """Remove messages by their ids, as ``adelete_messages`` does."""
+        run(self.adelete_messages, ids)
+
+    def replace_message(self, message_id: str, message: BaseMessage) -> None:
+        """Put another message into the place of one, as ``areplace_message`` does."""
+        run(self.areplace_message, message_id, message)
+
+    def pop_message(self) -> BaseMessage | None:
+        """Remove the latest message and return it, as ``apop_message`` does."""
+        return run(self.apop_message)
+
+    def copy_to(self, session_id: str, *, upto: str | None = None) -> DynamoDBChatMessageHistory:
+        """Append this session's messages to another one, as ``acopy_to`` does."""
+        return run(self.acopy_to, session_id, upto=upto)
+
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Append messages, as ``aadd_messages`` does."""
         run(self.aadd_messages, messages)
@@ -312,6 +474,19 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """Return the table and the session; no content."""
         return f"<{type(self).__name__} {self._conversation.place}>"
 
+    def _sibling(self, session_id: str) -> DynamoDBChatMessageHistory:
+        """Return a handle on another session with the same settings and clients."""
+        (name,) = list(self._key)[:1]
+        key = {name: session_id}
+        if key == self._key:
+            raise ValueError("A session cannot be copied to itself")
+        layout = replace(self._layout, key=encode_key(key))
+        sibling = type(self)._in_store(session_id, key, layout, self._clients, self._kms_key_id, self._consistent_read)
+        if self._shared_clients is not None:
+            self._shared_clients.users.add(sibling)
+            sibling._shared_clients = self._shared_clients
+        return sibling
+
     def _open_conversation(self) -> Conversation:
         if self._closed:
             raise ClosedError("The chat history is closed", self._conversation.place)
@@ -323,15 +498,34 @@ def sealing_type(kms_key_id: str | None) -> type[Sealing] | None:
 
     Raises:
         TypeError: ``kms_key_id`` is not text.
+        ValueError: ``kms_key_id`` is empty: an environment variable that is not set shall not switch encryption off.
         ModuleNotFoundError: the extra is not installed.
     """
-    if not kms_key_id:
+    if kms_key_id is None:
         return None
     if not isinstance(kms_key_id, str):
-        raise TypeError(f"kms_key_id must be a str, not {type(kms_key_id).__name__}")
+        raise TypeError(f"kms_key_id must be a str or None, not {type(kms_key_id).__name__}")
+    if not kms_key_id:
+        raise ValueError("kms_key_id is empty: say None where messages are to be stored in the clear")
     try:
         from ._sealing import Sealing
     except ModuleNotFoundError as error:
         advice = "pip install 'chathistory-async[kms]'"
         raise ModuleNotFoundError(f"kms_key_id needs the AWS Encryption SDK: {advice}", name=error.name) from error
     return Sealing
+
+
+def layout_of(
+    sort_key_name: str | None,
+    *,
+    table_name: str,
+    key: dict[str, AttributeValue],
+    messages_name: str,
+    expiry_name: str,
+    ttl: int | None,
+    history_size: int | None,
+) -> Layout:
+    """Return the layout that a sort key's name, or none, asks for."""
+    if sort_key_name is None:
+        return SingleItem(table_name, key, messages_name, expiry_name, ttl, history_size)
+    return ItemCollection(table_name, key, sort_key_name, messages_name, expiry_name, ttl, history_size)

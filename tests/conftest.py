@@ -4,6 +4,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import localstack_client.session
 import pytest
 from botocore.config import Config
 from engines import Engine, running_engine
-from faces import FACES, Face
+from faces import SINGLE_ITEM_FACES
 from proxy import Proxy
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
@@ -55,6 +56,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=EMBEDDED + marker.args[0]))
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of ``face`` runs for each of its module's FACES, by default for those of the single item."""
+    if "face" in metafunc.fixturenames:
+        faces = getattr(metafunc.module, "FACES", SINGLE_ITEM_FACES)
+        metafunc.parametrize("face", faces, ids=lambda face: face.__name__)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A skip for any other reason than the embedded engine's limits is a failure."""
@@ -96,7 +104,19 @@ def kms_key(kms: Any) -> str:
 
 @pytest.fixture(scope="session")
 def table(engine: Engine) -> Iterator[str]:
-    store = ChatHistoryStore(f"chat-{uuid.uuid4().hex}")
+    with created_table(layout="single_item") as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def collection_table(engine: Engine) -> Iterator[str]:
+    with created_table() as name:
+        yield name
+
+
+@contextmanager
+def created_table(**options: Any) -> Iterator[str]:
+    store = ChatHistoryStore(f"chat-{uuid.uuid4().hex}", **options)
     run(store.create_table)
     yield store._layout.table_name
     run(store.delete_table)
@@ -106,12 +126,6 @@ def table(engine: Engine) -> Iterator[str]:
 @pytest.fixture
 def session_id(request: pytest.FixtureRequest) -> str:
     return f"{request.node.name}-{uuid.uuid4().hex[:8]}"
-
-
-@pytest.fixture(params=FACES, ids=lambda face: face.__name__)
-def face(request: pytest.FixtureRequest) -> type[Face]:
-    kind: type[Face] = request.param
-    return kind
 
 
 class Make(Protocol):
@@ -126,11 +140,19 @@ def encryption(request: pytest.FixtureRequest, kms_key: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def make(table: str, session_id: str, encryption: dict[str, Any]) -> Make:
+def layout(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The table, and what a handle needs beside it, to be in the layout that the test's face asks for."""
+    if "face" in request.fixturenames and request.getfixturevalue("face").collection:
+        return {"table_name": request.getfixturevalue("collection_table"), "sort_key_name": "MessageId"}
+    return {"table_name": request.getfixturevalue("table")}
+
+
+@pytest.fixture
+def make(layout: dict[str, Any], session_id: str, encryption: dict[str, Any]) -> Make:
     """Makes handles on the test's own session."""
 
     def make(*, session: str = session_id, **options: Any) -> DynamoDBChatMessageHistory:
-        return DynamoDBChatMessageHistory(table, session, **(encryption | options))
+        return DynamoDBChatMessageHistory(session_id=session, **(layout | encryption | options))
 
     return make
 
@@ -145,6 +167,33 @@ def item(dynamodb: Any, table: str, session_id: str) -> Callable[[], dict[str, A
         return found
 
     return item
+
+
+@pytest.fixture
+def items(dynamodb: Any, layout: dict[str, Any], session_id: str) -> Callable[[], list[dict[str, Any]]]:
+    """Reads the raw items of the test's own session, in whatever layout."""
+
+    def items() -> list[dict[str, Any]]:
+        pages = dynamodb.get_paginator("query").paginate(
+            TableName=layout["table_name"],
+            KeyConditionExpression="SessionId = :session",
+            ExpressionAttributeValues={":session": {"S": session_id}},
+            ConsistentRead=True,
+        )
+        return [item for page in pages for item in page["Items"]]
+
+    return items
+
+
+@pytest.fixture
+def stored(items: Callable[[], list[dict[str, Any]]], layout: dict[str, Any]) -> Callable[..., list[Any]]:
+    """Reads the raw messages of the test's own session, in whatever layout, from an attribute."""
+
+    def stored(name: str = "History") -> list[Any]:
+        found = [item[name] for item in items() if name in item]
+        return found if "sort_key_name" in layout else [element for value in found for element in value["L"]]
+
+    return stored
 
 
 @pytest.fixture

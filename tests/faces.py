@@ -13,6 +13,7 @@ from chathistory_async import DynamoDBChatMessageHistory
 
 class Face(Protocol):
     encrypted: bool
+    collection: bool
 
     def __init__(self, history: DynamoDBChatMessageHistory) -> None: ...
     async def read(self) -> list[BaseMessage]: ...
@@ -22,6 +23,7 @@ class Face(Protocol):
 
 class AsyncFace:
     encrypted = False
+    collection = False
 
     def __init__(self, history: DynamoDBChatMessageHistory) -> None:
         self.history = history
@@ -44,6 +46,7 @@ class EncryptedFace(AsyncFace):
 
 class SyncFace:
     encrypted = False
+    collection = False
 
     def __init__(self, history: DynamoDBChatMessageHistory) -> None:
         self.history = history
@@ -58,5 +61,21 @@ class SyncFace:
         await asyncio.to_thread(self.history.clear)
 
 
+class CollectionFace(AsyncFace):
+    """With it, the fixture ``make`` makes handles on an item collection."""
+
+    collection = True
+
+
+class SyncCollectionFace(SyncFace):
+    collection = True
+
+
+class EncryptedCollectionFace(EncryptedFace, CollectionFace):
+    pass
+
+
 PLAIN_FACES: list[type[Face]] = [AsyncFace, SyncFace]
-FACES: list[type[Face]] = [*PLAIN_FACES, EncryptedFace]
+SINGLE_ITEM_FACES: list[type[Face]] = [*PLAIN_FACES, EncryptedFace]
+COLLECTION_FACES: list[type[Face]] = [CollectionFace, SyncCollectionFace, EncryptedCollectionFace]
+ALL_FACES = [*SINGLE_ITEM_FACES, *COLLECTION_FACES]

@@ -291,7 +291,7 @@ class TestFork:
     @pytest.mark.parametrize("end", ["os._exit(0)"] + ["sys.exit(0)"] * (not SDK_THREADS))
     def test_a_child_that_ends_does_not_stall_the_parents_connections(self, script: Script, end: str) -> None:
         code = """
-        store = ChatHistoryStore(table)
+        store = ChatHistoryStore(table, layout="single_item")
         async def main():
             other = store.session(session)
             await asyncio.gather(*(other.aget_messages() for _ in range(20)))

@@ -48,7 +48,7 @@ class TestHandles:
     def test_cost_no_io_no_loop_and_no_thread(self, table: str) -> None:
         threads = threading.active_count()
         nowhere = "http://127.0.0.1:9"
-        store = ChatHistoryStore(table, endpoint_url=nowhere)
+        store = ChatHistoryStore(table, layout="single_item", endpoint_url=nowhere)
         for number in range(1000):
             DynamoDBChatMessageHistory(table, str(number), nowhere)
             store.session(str(number))
@@ -60,8 +60,8 @@ class TestHandles:
         assert await client_of(make(config=Config(read_timeout=4))) is not first
         assert await client_of(make(config=Config(read_timeout=3), region_name="eu-west-1")) is not first
 
-    async def test_of_a_store_share_the_stores(self, table: str) -> None:
-        async with ChatHistoryStore(table) as store, ChatHistoryStore(table) as other:
+    async def test_of_a_store_share_the_stores(self, collection_table: str) -> None:
+        async with ChatHistoryStore(collection_table) as store, ChatHistoryStore(collection_table) as other:
             assert await client_of(store.session("a")) is await client_of(store.session("b"))
             assert await client_of(store.session("a")) is not await client_of(other.session("a"))
 
@@ -126,9 +126,9 @@ class TestClosing:
         history.close()
         assert set(_open_slots) == before
 
-    async def test_a_store_closes_the_clients_of_all_loops(self, table: str) -> None:
+    async def test_a_store_closes_the_clients_of_all_loops(self, collection_table: str) -> None:
         before = set(_open_slots)
-        async with ChatHistoryStore(table) as store:
+        async with ChatHistoryStore(collection_table) as store:
             await asyncio.to_thread(lambda: store.session("x").messages)
             assert len(_open_slots) == len(before) + 2
         for _ in range(100):
@@ -149,9 +149,9 @@ class TestClosing:
         await asyncio.gather(*(request(number) for number in range(40)))
         assert set(_open_slots) == before
 
-    async def test_a_closing_store_lets_the_calls_under_way_end(self, table: str, proxy: Proxy) -> None:
+    async def test_a_closing_store_lets_the_calls_under_way_end(self, collection_table: str, proxy: Proxy) -> None:
         proxy.schedule = lambda seen: Fault.DELAY
-        async with ChatHistoryStore(table, endpoint_url=proxy.url) as store:
+        async with ChatHistoryStore(collection_table, endpoint_url=proxy.url) as store:
             reads = [asyncio.create_task(store.session(str(number)).aget_messages()) for number in range(5)]
             while not proxy.seen:
                 await asyncio.sleep(0.001)
@@ -305,7 +305,10 @@ class TestSessions:
 
     @pytest.mark.parametrize("wrong", ["session", object(), boto3], ids=["text", "object", "module"])
     def test_of_other_kinds_are_refused(self, make: Make, table: str, wrong: Any) -> None:
-        for construct in (lambda: make(boto3_session=wrong), lambda: ChatHistoryStore(table, boto3_session=wrong)):
+        for construct in (
+            lambda: make(boto3_session=wrong),
+            lambda: ChatHistoryStore(table, layout="single_item", boto3_session=wrong),
+        ):
             with pytest.raises(TypeError, match=r"a boto3\.Session, an aioboto3\.Session or an aiobotocore session"):
                 construct()
 
@@ -357,7 +360,7 @@ USE = """
 async def use():
     history = DynamoDBChatMessageHistory(table, "script")
     await history.aget_messages()
-    store = ChatHistoryStore(table)
+    store = ChatHistoryStore(table, layout="single_item")
     await store.session("script").aget_messages()
 """
 

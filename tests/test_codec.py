@@ -115,7 +115,7 @@ def nested(levels: int) -> Any:
     ("extra", "path", "reason"),
     [
         ({"a": math.nan}, ".additional_kwargs.a", "DynamoDB has no number for NaN"),
-        ({"a": [1, {"b": -math.inf}]}, ".additional_kwargs.a[1].b", "DynamoDB has no number for -Infinity"),
+        ({"a": [1, {"b": -math.inf}]}, ".additional_kwargs.a[1].b", "DynamoDB has no number for NaN and infinity"),
         ({"a": 1e126}, ".additional_kwargs.a", "outside DynamoDB's range"),
         ({"a": 1e-131}, ".additional_kwargs.a", "outside DynamoDB's range"),
         ({"a": 5e-324}, ".additional_kwargs.a", "outside DynamoDB's range"),
@@ -131,6 +131,7 @@ def nested(levels: int) -> Any:
         ({"a": set()}, ".additional_kwargs.a", "none that is empty"),
         ({"a": {1, "b"}}, ".additional_kwargs.a", "sets of text, of numbers and of bytes only"),
         ({"a": {None}}, ".additional_kwargs.a", "sets of text, of numbers and of bytes only"),
+        ({"a": Decimal("NaN12345")}, ".additional_kwargs.a", "no number for NaN and infinity"),
         ({"a": "\ud800"}, ".additional_kwargs.a", "lone surrogate"),
         ({"a": nested(28)}, ".additional_kwargs.a" + "[0]" * 27, "nested deeper than DynamoDB's 32 levels"),
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import subprocess
 import sys
 import threading
@@ -87,6 +89,30 @@ class TestCalls:
         lengths = await asyncio.gather(*(make().aget_messages() for _ in range(30)))
         assert [len(messages) for messages in lengths] == [30] * 30
         assert proxy.operations() == ["GenerateDataKey", "Decrypt"]
+
+    async def test_that_fail_fail_together(self, make: Make, proxy: Proxy) -> None:
+        proxy.schedule = lambda seen: Fault.DENIED
+        waiting = [make().aadd_messages(humans(number)) for number in range(20)]
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {AccessDeniedError}
+        assert proxy.operations() == ["GenerateDataKey"]
+        proxy.schedule = lambda seen: Fault.NONE
+        await make().aadd_messages(humans("now"))
+        assert proxy.operations() == ["GenerateDataKey"] * 2
+
+    async def test_that_nobody_waits_for_any_more_are_ended(self, make: Make, proxy: Proxy) -> None:
+        proxy.schedule = lambda seen: Fault.RESET
+        before = set(asyncio.all_tasks())
+        tasks = [asyncio.create_task(make().aadd_messages(humans(number))) for number in range(3)]
+        while not proxy.seen:
+            await asyncio.sleep(0.001)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)
+        assert set(asyncio.all_tasks()) == before
+        proxy.schedule = lambda seen: Fault.NONE
+        await make().aadd_messages(humans("now"))
 
     async def test_one_that_is_cancelled_leaves_the_others_to_theirs(self, make: Make, proxy: Proxy) -> None:
         proxy.schedule = lambda seen: Fault.DELAY
@@ -249,12 +275,17 @@ class TestKeys:
         here = kms_in("us-east-1").create_key(MultiRegion=True)["KeyMetadata"]["Arn"]
         kms_in("us-east-1").replicate_key(KeyId=here, ReplicaRegion="eu-central-1")
         there = arn_in(here, "eu-central-1")
-        await make(kms_key_id=here).aadd_messages(humans(1))
-        forget(make())
-        assert texts(await make(kms_key_id=there).aget_messages()) == ["1"]
-        [decrypt] = [seen for seen in proxy.seen if seen.operation == "Decrypt"]
-        assert decrypt.body["KeyId"] == there
-        assert "/eu-central-1/kms/" in decrypt.authorization
+        [sealed] = await sealing(make(kms_key_id=here)).seal([b"x"])
+        forms: list[dict[str, Any]] = [
+            {"kms_key_id": there},
+            {"kms_key_id": there.rpartition("/")[2], "region_name": "eu-central-1"},
+        ]
+        for number, options in enumerate(forms):
+            forget(make(**options))
+            assert await sealing(make(**options)).open({0: sealed}) == {0: b"x"}
+            decrypt = [seen for seen in proxy.seen if seen.operation == "Decrypt"][number]
+            assert decrypt.body["KeyId"] == there
+            assert "/eu-central-1/kms/" in decrypt.authorization
 
     @pytest.mark.parametrize(
         ("named", "reason"),
@@ -262,7 +293,7 @@ class TestKeys:
             (lambda arn: arn_in(arn, "us-fake-1"), "unknown region: us-fake-1"),
             (lambda arn: arn.replace("arn:aws:", "arn:lost:"), "unknown region"),
             (lambda arn: arn.replace(":kms:", ":sqs:"), "does not name a KMS key"),
-            (lambda arn: arn[:-1], "changed, or is of another session|cannot use the key"),
+            (lambda arn: arn[:-1], "it was changed, or is of another session|cannot use the key"),
             (lambda arn: "alias/chat", "does not name a KMS key"),
             (lambda arn: "", "does not name a KMS key"),
         ],
@@ -321,18 +352,18 @@ class TestFailures:
         return errors
 
     @pytest.mark.usefixtures("sealed_session")
-    async def test_access_denied(self, make: Make, proxy: Proxy) -> None:
+    async def test_access_denied(self, make: Make, proxy: Proxy, kms_key: str) -> None:
         proxy.schedule = lambda seen: Fault.DENIED
         for error, operation in zip(await self.failures(AccessDeniedError, make), ("Decrypt", "GenerateDataKey")):
-            assert f"AWS refused {operation} (AccessDeniedException)" in str(error)
-            assert "and that of the key" in str(error)
+            assert f"AWS refused {operation} with the key {kms_key} (AccessDeniedException)" in str(error)
+            assert "their policy and the key's" in str(error)
             assert isinstance(error.__cause__, ClientError)
 
     @pytest.mark.usefixtures("sealed_session")
     async def test_throttled(self, make: Make, proxy: Proxy) -> None:
         proxy.schedule = lambda seen: Fault.THROTTLED
         for error in await self.failures(ThrottledError, make):
-            assert "the quota of KMS" in str(error)
+            assert "KMS's quota" in str(error)
         assert proxy.operations()[1:] == ["Decrypt"] * 2 + ["GenerateDataKey"] * 2
 
     @pytest.mark.usefixtures("sealed_session")
@@ -369,6 +400,17 @@ class TestFailures:
             await history.aget_messages()
         assert len(await make().aget_messages()) == 1
 
+    async def test_an_answer_for_another_key(self, make: Make, answering: Any, kms_key: str) -> None:
+        [sealed] = await sealing(make()).seal([SECRET.encode()])
+        body = json.dumps({"KeyId": f"{kms_key[:-4]}0000", "Plaintext": base64.b64encode(bytes(32)).decode()})
+        with pytest.raises(DecryptionError, match="KMS opened a data key with"):
+            await sealing(make(kms_endpoint_url=answering(200, body))).open({0: sealed})
+
+    async def test_a_key_store_that_is_not_there(self, make: Make, answering: Any) -> None:
+        url = answering(400, '{"__type": "KeyUnavailableException", "message": "no"}')
+        with pytest.raises(KmsKeyError, match="KeyUnavailableException"):
+            await make(kms_endpoint_url=url).aadd_messages(humans(1))
+
     @pytest.mark.real_engine("moto lets a disabled key be used")
     @pytest.mark.parametrize(
         ("state", "code"), [("disabled", "DisabledException"), ("deleted", "KMSInvalidStateException")]
@@ -381,7 +423,7 @@ class TestFailures:
         for attempt in (make(kms_key_id=key).aget_messages(), make(kms_key_id=key).aadd_messages(humans(1))):
             with pytest.raises(KmsKeyError, match=code) as caught:
                 await attempt
-            assert "check kms_key_id" in str(caught.value)
+            assert f"the key {key}" in str(caught.value)
         if state == "disabled":
             kms.enable_key(KeyId=key)
             assert texts(await make().aget_messages()) == [SECRET]

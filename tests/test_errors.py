@@ -317,8 +317,10 @@ class TestClosed:
         assert "The chat history is closed" in str(await failure(ClosedError, face, history, operation))
 
     @pytest.mark.parametrize("operation", OPERATIONS)
-    async def test_store(self, face: type[Face], encryption: dict[str, Any], table: str, operation: str) -> None:
-        async with ChatHistoryStore(table, **encryption) as store:
+    async def test_store(
+        self, face: type[Face], encryption: dict[str, Any], collection_table: str, operation: str
+    ) -> None:
+        async with ChatHistoryStore(collection_table, **encryption) as store:
             history = store.session("x")
         error = await failure(ClosedError, face, history, operation)
         assert "The ChatHistoryStore is closed" in str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -18,7 +19,7 @@ from chathistory_async import MessageNotStorableError, UndecodableItemError
 from chathistory_async._json_codec import MAX_NESTING, decode_json, encode_json
 
 SECRET = "the launch code is 0000"
-MARKS = ["$bytes", "$set", "$int", "$dict", "$other", "$"]
+MARKS = ["$bytes", "$set", "$int", "$$set", "$$$int", "$other", "$"]
 
 text = st.text(st.characters(codec="utf-8"))
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -85,9 +86,13 @@ def test_a_decimal_reads_back_equal_or_is_refused(number: Decimal) -> None:
         ({1}, {"$set": [1]}),
         (set(), {"$set": []}),
         (2**63 - 1, 2**63 - 1),
-        (2**70, {"$int": str(2**70)}),
-        ({"$set": [1]}, {"$dict": {"$set": [1]}}),
-        ({"$dict": b""}, {"$dict": {"$dict": {"$bytes": ""}}}),
+        (2**64 - 1, 2**64 - 1),
+        (2**64, {"$int": str(2**64)}),
+        (-(2**63), -(2**63)),
+        (-(2**63) - 1, {"$int": str(-(2**63) - 1)}),
+        (Decimal("0E+400"), 0),
+        ({"$set": [1]}, {"$$set": [1]}),
+        ({"$$int": b""}, {"$$$int": {"$bytes": ""}}),
         ({"$set": [1], "more": 2}, {"$set": [1], "more": 2}),
         ({"$price": 5}, {"$price": 5}),
         ("$set", "$set"),
@@ -117,8 +122,8 @@ def nested(levels: int) -> Any:
     [
         ({"a": math.nan}, ".additional_kwargs.a", "JSON has no number for nan"),
         ({"a": [1, {"b": -math.inf}]}, ".additional_kwargs.a[1].b", "JSON has no number for -inf"),
-        ({"a": Decimal("Infinity")}, ".additional_kwargs.a", "JSON has no number for Infinity"),
-        ({"a": Decimal("1e400")}, ".additional_kwargs.a", "JSON has no number for 1E+400"),
+        ({"a": Decimal("-Infinity")}, ".additional_kwargs.a", "JSON has no number for NaN and infinity"),
+        ({"a": Decimal("1e400")}, ".additional_kwargs.a", "too large for a float"),
         ({"a": Decimal("0.1")}, ".additional_kwargs.a", "would come back as another number"),
         ({"a": 10**5000}, ".additional_kwargs.a", "more digits than Python converts"),
         ({"a": (1, 2)}, ".additional_kwargs.a", "a tuple would come back as a list"),
@@ -159,6 +164,23 @@ def test_a_message_that_would_not_come_back_is_refused(message: Any, reason: str
 
 def test_no_refusal_quotes_content() -> None:
     assert SECRET not in refusal(AIMessage(SECRET, additional_kwargs={"a": [SECRET, object()]}))
+    for card in ("4111111111111111E+300", "NaN4111111111111111", "0.4111111111111111"):
+        assert "4111" not in refusal(AIMessage("", additional_kwargs={"card": Decimal(card)}))
+
+
+def deep_in_the_stack(frames: int, work: Callable[[], Any]) -> Any:
+    return work() if frames == 0 else deep_in_the_stack(frames - 1, work)
+
+
+def test_what_is_stored_is_read_from_deep_in_the_stack_and_what_is_too_deep_is_refused() -> None:
+    message = HumanMessage("", additional_kwargs={"a": nested(MAX_NESTING - 2)})
+    stored = encode_json(message, 0)
+    assert deep_in_the_stack(600, lambda: decode_json(stored, 0)) == message
+    assert "nested" in deep_in_the_stack(700, lambda: refusal(message))
+    value: Any = frozenset()
+    for _ in range(3000):
+        value = frozenset([value])
+    assert "nested" in refusal(HumanMessage("").model_copy(update={"additional_kwargs": {"a": value}}))
 
 
 @pytest.mark.parametrize(
@@ -172,10 +194,9 @@ def test_no_refusal_quotes_content() -> None:
         (b'{"type": "alien", "data": {}}', "this langchain-core does not know its type"),
         (b'{"type": "human", "data": {"content": {"$int": "x"}}}', "it has a $int of another form"),
         (b'{"type": "human", "data": {"content": {"$bytes": "x"}}}', "it has a $bytes of another form"),
-        (b'{"type": "human", "data": {"content": {"$dict": [1]}}}', "it has a $dict of another form"),
         (b'{"type": "human", "data": {"content": {"$set": [[]]}}}', "it has a $set of another form"),
         (
-            b'{"type": "human", "data": ' + b'{"$a": ' * 1000 + b"1" + b"}" * 1001,
+            b'{"type": "human", "data": ' + b'{"$a": ' * 9999 + b"1" + b"}" * 10000,
             "it is not the JSON text of a message",
         ),
         (

@@ -44,8 +44,8 @@ def test_it_is_a_chat_message_history(make: Make) -> None:
     assert isinstance(make(), BaseChatMessageHistory)
 
 
-async def test_ainvoke(table: str, session_id: str) -> None:
-    async with ChatHistoryStore(table) as store:
+async def test_ainvoke(collection_table: str, session_id: str) -> None:
+    async with ChatHistoryStore(collection_table) as store:
         chain = chat(store.session)
         for question in ("hello", "again"):
             await chain.ainvoke({"question": question}, config(session_id))
@@ -59,8 +59,8 @@ def test_invoke(table: str, session_id: str) -> None:
     assert texts(DynamoDBChatMessageHistory(table, session_id).messages) == TWO_TURNS
 
 
-async def test_many_sessions_at_once(table: str, session_id: str) -> None:
-    async with ChatHistoryStore(table) as store:
+async def test_many_sessions_at_once(collection_table: str, session_id: str) -> None:
+    async with ChatHistoryStore(collection_table) as store:
         chain = chat(store.session)
 
         async def converse(number: int) -> None:
@@ -72,9 +72,9 @@ async def test_many_sessions_at_once(table: str, session_id: str) -> None:
             assert texts(await store.session(f"{session_id}-{number}").aget_messages()) == TWO_TURNS
 
 
-async def test_a_streamed_answer_is_stored(table: str, session_id: str) -> None:
+async def test_a_streamed_answer_is_stored(collection_table: str, session_id: str) -> None:
     model = GenericFakeChatModel(messages=iter([AIMessage("a streamed answer")]))
-    async with ChatHistoryStore(table) as store:
+    async with ChatHistoryStore(collection_table) as store:
         chain = RunnableWithMessageHistory(model, store.session)
         chunks = [chunk async for chunk in chain.astream([HumanMessage("hello")], config(session_id))]
         assert len(chunks) > 1
@@ -82,8 +82,8 @@ async def test_a_streamed_answer_is_stored(table: str, session_id: str) -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3])
-async def test_history_size_bounds_the_prompt(table: str, session_id: str, size: int) -> None:
-    async with ChatHistoryStore(table, history_size=size) as store:
+async def test_history_size_bounds_the_prompt(collection_table: str, session_id: str, size: int) -> None:
+    async with ChatHistoryStore(collection_table, history_size=size) as store:
         chain = chat(store.session)
         for _ in range(4):
             reply = await chain.ainvoke({"question": "more"}, config(session_id))

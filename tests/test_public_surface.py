@@ -47,11 +47,17 @@ MODULES = [
     "store",
     "history",
     "_table",
+    "_item_collection_conversation",
+    "_single_item_conversation",
     "_conversation",
+    "_compression",
+    "_item_collection",
+    "_single_item",
+    "_settings",
+    "_sort_keys",
     "_sealing",
     "_data_keys",
     "_slices",
-    "_single_item",
     "_json_codec",
     "_codec",
     "_calls",
@@ -102,19 +108,18 @@ def test_nothing_public_takes_any_keyword(kind: type) -> None:
 
 
 def test_each_native_method_has_a_synchronous_twin() -> None:
-    names = [name for name in vars(DynamoDBChatMessageHistory) if name.startswith("a") and not name.startswith("add")]
-    twins = {"aget_messages": "messages", "aadd_messages": "add_messages", "aclear": "clear", "aclose": "close"}
-    assert set(names) == set(twins)
-    for native, twin in twins.items():
-        assert inspect.iscoroutinefunction(getattr(DynamoDBChatMessageHistory, native))
-        assert hasattr(DynamoDBChatMessageHistory, twin)
+    members = vars(DynamoDBChatMessageHistory)
+    natives = {name for name in members if name.startswith("a") and not name.startswith("add")}
+    assert {name.removeprefix("a") for name in natives} <= set(members)
+    assert all(inspect.iscoroutinefunction(members[name]) for name in natives - {"aiter"})
+    assert natives >= {"aget_messages", "aadd_messages", "aclear", "aclose", "apage", "aiter", "apop_message"}
 
 
 def synchronous() -> list[Any]:
     members = vars(DynamoDBChatMessageHistory)
-    messages = members["messages"].fget
-    names = ("add_messages", "add_message", "add_user_message", "add_ai_message", "clear", "close")
-    return [messages, *(members[name] for name in names), vars(ChatHistoryStore)["close"]]
+    twins = [name.removeprefix("a") for name in members if name.startswith("a") and not name.startswith("add")]
+    names = ("add_message", "add_user_message", "add_ai_message", *twins)
+    return [members["messages"].fget, *(members[name] for name in names), vars(ChatHistoryStore)["close"]]
 
 
 @pytest.mark.parametrize("method", synchronous(), ids=lambda method: method.__qualname__)
@@ -122,14 +127,14 @@ def test_synchronous_methods_are_one_line_each(method: Any) -> None:
     source = inspect.getsource(method)
     body = source.split('"""')[2].strip().splitlines()
     assert len(body) == 1
-    assert "run(self.a" in body[0]
+    assert "run(self.a" in body[0] or body == ["return iterate(self.aiter())"]
 
 
 USE = """
 from typing import assert_type  # Python 3.11
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, HumanMessage
-from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory
+from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, Page
 from chathistory_async.local import local_engine
 
 
@@ -146,6 +151,12 @@ async def use() -> None:
         assert_type(await history.aget_messages(), list[BaseMessage])
         assert_type(history.messages, list[BaseMessage])
         assert_type(history.ttl, int | None)
+        page = await history.apage(5)
+        assert_type(page, Page)
+        assert_type(page.messages[0].message, BaseMessage)
+        assert_type([message async for message in history.aiter()], list[BaseMessage])
+        assert_type([message for message in history.iter()], list[BaseMessage])
+        assert_type(await history.apop_message(), BaseMessage | None)
         history.add_messages([HumanMessage("x")])
     async with DynamoDBChatMessageHistory("t", "s") as single:
         assert_type(single, DynamoDBChatMessageHistory)

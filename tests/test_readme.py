@@ -26,8 +26,9 @@ COMMANDS = re.findall(r"```bash\n(.*?)\n```", README, re.DOTALL)
 
 @pytest.fixture(scope="module", autouse=True)
 def example_table(kms: Any, kms_key: str) -> Iterator[None]:
-    store = ChatHistoryStore("ChatHistory")
+    store, chats = ChatHistoryStore("ChatHistory", layout="single_item"), ChatHistoryStore("Chats")
     run(store.create_table)
+    run(chats.create_table)
     with contextlib.suppress(kms.exceptions.NotFoundException):
         # Of a run that was cut short.
         kms.delete_alias(AliasName="alias/chat")
@@ -35,7 +36,9 @@ def example_table(kms: Any, kms_key: str) -> Iterator[None]:
     yield
     kms.delete_alias(AliasName="alias/chat")
     run(store.delete_table)
+    run(chats.delete_table)
     store.close()
+    chats.close()
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.splitlines()[0])
@@ -48,7 +51,7 @@ def test_example(example: str) -> None:
 
 
 def test_there_are_examples_of_each_use() -> None:
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
 
 
 @pytest.mark.parametrize("statement", STATEMENTS, ids=["IAM", "key"])

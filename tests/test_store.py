@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from botocore.config import Config
 from conftest import Make
+from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy
 from samples import humans, texts
 
@@ -33,17 +34,50 @@ async def name(dynamodb: Any) -> AsyncIterator[str]:
         await store.delete_table()
 
 
-async def test_create_table_makes_what_the_handles_need(name: str, dynamodb: Any) -> None:
-    async with ChatHistoryStore(name, primary_key_name="pk", ttl_key_name="goneAt") as store:
+@pytest.mark.parametrize(
+    ("options", "schema"),
+    [
+        ({"sort_key_name": "sk"}, {"pk": "HASH", "sk": "RANGE"}),
+        ({}, {"pk": "HASH", "MessageId": "RANGE"}),
+        ({"layout": "single_item"}, {"pk": "HASH"}),
+    ],
+)
+async def test_create_table_makes_what_the_handles_need(
+    name: str, dynamodb: Any, options: dict[str, Any], schema: dict[str, str]
+) -> None:
+    async with ChatHistoryStore(name, primary_key_name="pk", ttl_key_name="goneAt", **options) as store:
         await store.create_table()
         await store.session("a").aadd_messages(humans(1))
         assert texts(await store.session("a").aget_messages()) == ["1"]
     description = dynamodb.describe_table(TableName=name)["Table"]
-    assert description["KeySchema"] == [{"AttributeName": "pk", "KeyType": "HASH"}]
-    assert description["AttributeDefinitions"] == [{"AttributeName": "pk", "AttributeType": "S"}]
+    assert {part["AttributeName"]: part["KeyType"] for part in description["KeySchema"]} == schema
+    assert {part["AttributeName"]: part["AttributeType"] for part in description["AttributeDefinitions"]} == (
+        dict.fromkeys(schema, "S")
+    )
     assert description["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
     ttl = dynamodb.describe_time_to_live(TableName=name)["TimeToLiveDescription"]
     assert (ttl["TimeToLiveStatus"], ttl["AttributeName"]) == ("ENABLED", "goneAt")
+
+
+async def test_create_table_with_options(name: str, dynamodb: Any, kms_key: str) -> None:
+    async with ChatHistoryStore(name) as store:
+        for _ in range(2):
+            await store.create_table(point_in_time_recovery=True, table_kms_key_id=kms_key, tags={"team": "chat"})
+    description = dynamodb.describe_table(TableName=name)["Table"]
+    assert description["SSEDescription"]["KMSMasterKeyArn"] == kms_key
+    backups = dynamodb.describe_continuous_backups(TableName=name)["ContinuousBackupsDescription"]
+    assert backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"] == "ENABLED"
+    assert dynamodb.list_tags_of_resource(ResourceArn=description["TableArn"])["Tags"] == [
+        {"Key": "team", "Value": "chat"}
+    ]
+
+
+def test_there_are_two_layouts() -> None:
+    unknown: Any = "items"
+    with pytest.raises(ValueError, match='layout must be "item_collection" or "single_item"'):
+        ChatHistoryStore("table", layout=unknown)
+    assert ChatHistoryStore("table").session("s").sort_key_name == "MessageId"
+    assert ChatHistoryStore("table", layout="single_item").session("s").sort_key_name is None
 
 
 async def test_create_table_again_changes_nothing(name: str) -> None:
@@ -64,8 +98,11 @@ async def test_many_may_create_the_table_at_once(name: str, dynamodb: Any) -> No
 async def test_a_table_with_another_key_is_left_alone(name: str) -> None:
     async with ChatHistoryStore(name, primary_key_name="pk") as store, ChatHistoryStore(name) as other:
         await store.create_table()
-        with pytest.raises(KeySchemaError, match=r"exists with the key pk \(HASH, S\), not SessionId \(HASH, S\)"):
+        with pytest.raises(KeySchemaError, match=r"exists with the key pk \(HASH, S\), MessageId .* not SessionId"):
             await other.create_table()
+    async with ChatHistoryStore(name, primary_key_name="pk", layout="single_item") as single:
+        with pytest.raises(KeySchemaError, match=r"MessageId \(RANGE, S\), not pk \(HASH, S\)"):
+            await single.create_table()
 
 
 async def test_a_table_with_ttl_on_another_attribute_is_left_alone(name: str, dynamodb: Any) -> None:
@@ -94,9 +131,9 @@ async def test_delete_table_is_idempotent(name: str, dynamodb: Any) -> None:
             await store.session("a").aget_messages()
 
 
-async def test_its_settings_hold_for_its_handles(table: str, session_id: str, proxy: Proxy) -> None:
+async def test_its_settings_hold_for_its_handles(collection_table: str, session_id: str, proxy: Proxy) -> None:
     settings: dict[str, Any] = {"ttl": 60, "ttl_key_name": "goneAt", "history_size": 2, "history_messages_key": "M"}
-    async with ChatHistoryStore(table, endpoint_url=proxy.url, consistent_read=False, **settings) as store:
+    async with ChatHistoryStore(collection_table, endpoint_url=proxy.url, consistent_read=False, **settings) as store:
         history = store.session(session_id)
         assert isinstance(history, DynamoDBChatMessageHistory)
         assert {name: getattr(history, name) for name in settings} == settings
@@ -106,56 +143,61 @@ async def test_its_settings_hold_for_its_handles(table: str, session_id: str, pr
     assert proxy.seen[-1].body["ConsistentRead"] is False
 
 
-async def test_at_run_time_only_items_are_asked_for(table: str, session_id: str, proxy: Proxy) -> None:
-    async with ChatHistoryStore(table, endpoint_url=proxy.url) as store:
+async def test_at_run_time_only_items_are_asked_for(collection_table: str, session_id: str, proxy: Proxy) -> None:
+    async with ChatHistoryStore(collection_table, endpoint_url=proxy.url, history_size=2) as store:
         history = store.session(session_id)
-        await history.aadd_messages(humans(1))
-        await history.aget_messages()
+        for number in range(8):
+            await history.aadd_messages(humans(number, number))
+            await history.aget_messages()
+        page = await history.apage(2)
+        await history.areplace_message(page.messages[0].id, HumanMessage("other"))
+        await history.apop_message()
         await history.aclear()
-    assert set(proxy.operations()) == {"UpdateItem", "GetItem", "DeleteItem"}
+    reads, writes = {"Query", "GetItem"}, {"TransactWriteItems", "UpdateItem", "BatchWriteItem"}
+    assert set(proxy.operations()) == reads | writes
 
 
-async def test_entering_it_opens_the_client_but_sends_nothing(table: str, proxy: Proxy) -> None:
-    async with ChatHistoryStore(table, endpoint_url=proxy.url) as store:
+async def test_entering_it_opens_the_client_but_sends_nothing(collection_table: str, proxy: Proxy) -> None:
+    async with ChatHistoryStore(collection_table, endpoint_url=proxy.url) as store:
         assert set(store._clients._slots.values()) <= _open_slots
         assert store._clients._slots
     assert not proxy.seen
 
 
-async def test_closing_a_handle_leaves_the_stores_client_open(table: str, session_id: str) -> None:
-    async with ChatHistoryStore(table) as store:
+async def test_closing_a_handle_leaves_the_stores_client_open(collection_table: str, session_id: str) -> None:
+    async with ChatHistoryStore(collection_table) as store:
         async with store.session(session_id) as history:
             await history.aadd_messages(humans(1))
         assert texts(await store.session(session_id).aget_messages()) == ["1"]
 
 
-def test_the_synchronous_face_needs_no_loop(table: str, session_id: str) -> None:
-    store = ChatHistoryStore(table)
+def test_the_synchronous_face_needs_no_loop(collection_table: str, session_id: str) -> None:
+    store = ChatHistoryStore(collection_table)
     store.session(session_id).add_user_message("x")
     assert texts(store.session(session_id).messages) == ["x"]
     store.close()
 
 
-def test_repr_names_the_table(table: str) -> None:
-    assert repr(ChatHistoryStore(table)) == f"<ChatHistoryStore table '{table}'>"
+def test_repr_names_the_table(collection_table: str) -> None:
+    assert repr(ChatHistoryStore(collection_table)) == f"<ChatHistoryStore table '{collection_table}'>"
 
 
 @pytest.mark.parametrize("option", [{"ttl": 0}, {"history_size": -1}, {"ttl_key_name": "SessionId"}])
-def test_wrong_settings_are_refused_at_once(table: str, option: dict[str, Any]) -> None:
+def test_wrong_settings_are_refused_at_once(collection_table: str, option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
-        ChatHistoryStore(table, **option)
+        ChatHistoryStore(collection_table, **option)
 
 
 async def test_a_handle_has_the_same_place_in_the_table_as_one_without_a_store(
     table: str, session_id: str, make: Make
 ) -> None:
-    async with ChatHistoryStore(table) as store:
+    async with ChatHistoryStore(table, layout="single_item") as store:
         await store.session(session_id).aadd_messages(humans(1))
     assert texts(await make().aget_messages()) == ["1"]
 
 
-async def test_a_store_that_cannot_reach_its_endpoint_opens_all_the_same(table: str, proxy: Proxy) -> None:
+async def test_a_store_that_cannot_reach_its_endpoint_opens_all_the_same(collection_table: str, proxy: Proxy) -> None:
     """Start-up does not depend on DynamoDB: the first request will say what is wrong."""
     proxy.schedule = lambda seen: Fault.RESET
-    async with ChatHistoryStore(table, endpoint_url=proxy.url):
+    async with ChatHistoryStore(collection_table, endpoint_url=proxy.url):
         assert not proxy.seen

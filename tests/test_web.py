@@ -19,11 +19,13 @@ TURNS = 4
 
 
 @pytest.fixture
-async def web(table: str) -> AsyncIterator[httpx.AsyncClient]:
+async def web(collection_table: str) -> AsyncIterator[httpx.AsyncClient]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, str(Path(__file__).with_name("web_app.py")), str(port), table])
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("web_app.py")), str(port), collection_table]
+    )
     limits = httpx.Limits(max_connections=SESSIONS)
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client:

@@ -1,0 +1,415 @@
+"""The item-collection layout, pure: request dicts out, response dicts in.
+
+One item holds one message, under the session's partition key and a sort key that orders it (see ``_sort_keys``): its
+body, and where that is in the clear its type and time, so that streams, exports and the console can read them. A body
+that is too large for one item goes on in further items, its parts, which are stored and read together.
+
+Exactly once. Sort keys are unique, and every item is put on condition that there is none of its key: a request that is
+sent again changes nothing, whether DynamoDB still knows a transaction's token or not. So that this holds for what was
+removed in the meantime too, a message that is younger than FENCE_SECONDS is not deleted but emptied: a tombstone stays
+in its place, which readers skip and DynamoDB's TTL deletes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from ._calls import Item, Request
+from ._codec import AttributeValue, bytes_of, size_of
+from ._settings import check_settings
+from ._sort_keys import MAX_INDEX, MAX_PARTS, PREFIX, SortKey, parse
+
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
+MAX_TRANSACTION_ITEMS = 100
+MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
+MAX_BATCH_WRITE_ITEMS = 25
+# Of the 400 KB of an item: keys, names and the other attributes take at most 6 KB.
+PART_BYTES = 390 * 1024
+# AWS refuses a request that was signed more than five minutes ago, and the SDK's own retries end within minutes. The
+# rest is for clocks that differ.
+FENCE_SECONDS = 3600
+
+ENCODING = "Encoding"
+TYPE = "Type"
+CREATED_AT = "CreatedAt"
+PARTS = "Parts"
+REVISION = "Revision"
+REMOVED_BY = "RemovedBy"
+_OWN_NAMES = (ENCODING, TYPE, CREATED_AT, PARTS, REVISION, REMOVED_BY)
+
+# Judged by the time at which the request was built.
+_ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"
+
+
+class Body(NamedTuple):
+    """What is stored of one message.
+
+    Attributes:
+        content: JSON text where the encoding is empty, else bytes.
+        encoding: what was made of the JSON text: "zlib", "aws-encryption-sdk" or "zlib,aws-encryption-sdk".
+        type: the message's type, None where that is nobody's business.
+    """
+
+    content: str | bytes
+    encoding: str
+    type: str | None
+
+    def parts(self) -> list[AttributeValue]:
+        """Return the attribute values of the body, one an item."""
+        if isinstance(self.content, str):
+            data = self.content.encode()
+            if len(data) <= PART_BYTES:
+                return [{"S": self.content}]
+        else:
+            data = self.content
+        return [{"B": data[start : start + PART_BYTES]} for start in range(0, max(1, len(data)), PART_BYTES)]
+
+
+class StoredPart(NamedTuple):
+    """An item as it is stored: a message, or a part of one.
+
+    Attributes:
+        parts: of how many items the message consists; 0 in all of them but the first.
+        revision: the id of the write that replaced the message, None where it was not replaced.
+        removed_by: the id of the write that removed the message, None where it is there.
+    """
+
+    key: SortKey
+    content: AttributeValue
+    encoding: str
+    parts: int
+    revision: str | None
+    removed_by: str | None
+
+
+class StoredBody(NamedTuple):
+    """A message as it is stored, put together.
+
+    Attributes:
+        content: None where a part is missing.
+    """
+
+    key: SortKey
+    content: bytes | None
+    encoding: str
+    parts: int
+    revision: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCollection:
+    """Where and how one session is stored.
+
+    Attributes:
+        key: the partition key, as attribute values.
+        messages_name: the attribute of a message's body.
+        ttl: seconds from a message's writing until it expires, or None.
+        history_size: how many messages are kept, or None for all.
+
+    Raises:
+        ValueError: a setting is not what it says, or two attributes have one name.
+    """
+
+    table_name: str
+    key: dict[str, AttributeValue]
+    sort_key_name: str
+    messages_name: str
+    expiry_name: str
+    ttl: int | None
+    history_size: int | None
+
+    def __post_init__(self) -> None:
+        if len(self.key) != 1:
+            raise ValueError(f"With sort_key_name, key must be the partition key alone, not {', '.join(self.key)}")
+        names = [*self.key, self.sort_key_name, self.messages_name, self.expiry_name, *_OWN_NAMES]
+        check_settings(self.table_name, self.ttl, self.history_size, names)
+
+    def put(self, item: Mapping[str, AttributeValue]) -> Request:
+        """Store one item, unless it was stored before."""
+        return Request("put_item", self._put(item))
+
+    def put_together(self, items: Sequence[Mapping[str, AttributeValue]], token: str) -> Request:
+        """Store items all or none, unless they were stored before."""
+        actions = [{"Put": self._put(item)} for item in items]
+        return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
+
+    def items(self, first: SortKey, bodies: Iterable[Body], now: int) -> list[list[dict[str, AttributeValue]]]:
+        """Return the items of each message of a batch.
+
+        Args:
+            first: the sort key of its first message.
+            bodies: its messages.
+            now: the time, in seconds since the epoch.
+
+        Raises:
+            OverflowError: a batch of more messages than a sort key can count.
+        """
+        keys = (SortKey(first.tick, first.batch, index) for index in range(first.index, MAX_INDEX))
+        return [self.items_of(key, body, now) for key, body in zip(keys, bodies, strict=False)]
+
+    def items_of(
+        self, key: SortKey, body: Body, now: int, revision: str | None = None
+    ) -> list[dict[str, AttributeValue]]:
+        contents = body.parts()
+        expiry = {} if self.ttl is None else {self.expiry_name: {"N": str(now + self.ttl)}}
+        items = [
+            {**self._key(key.of_part(part)), self.messages_name: content, **expiry}
+            for part, content in enumerate(contents)
+        ]
+        items[0] |= {CREATED_AT: {"S": _iso(key.created_at)}}
+        if body.type is not None:
+            items[0] |= {TYPE: {"S": body.type}}
+        if body.encoding:
+            items[0] |= {ENCODING: {"S": body.encoding}}
+        if len(contents) > 1:
+            items[0] |= {PARTS: {"N": str(len(contents))}}
+        if revision is not None:
+            items[0] |= {REVISION: {"S": revision}}
+        return items
+
+    def query(
+        self,
+        *,
+        now: int,
+        consistent: bool,
+        newest_first: bool = False,
+        limit: int | None = None,
+        before: SortKey | None = None,
+        upto: SortKey | None = None,
+        start_key: dict[str, AttributeValue] | None = None,
+    ) -> Request:
+        """Read a page of what is alive, in order.
+
+        Args:
+            now: the time, in seconds since the epoch.
+            consistent: whether the read is strongly consistent.
+            newest_first: the order.
+            limit: how many items are read at most, dead ones among them.
+            before: only messages before this one.
+            upto: only messages before this one, and this one.
+            start_key: the ``LastEvaluatedKey`` of the page before.
+        """
+        high = f"{PREFIX}~"
+        if before is not None:
+            high = str(before)[:-2]
+        if upto is not None:
+            high = f"{str(upto)[:-2]}~"
+        parameters = self._query(high, newest_first=newest_first, consistent=consistent) | {
+            "FilterExpression": f"attribute_not_exists(#removed) AND {_ALIVE}",
+            "ProjectionExpression": "#sort, #body, #encoding, #parts, #revision",
+        }
+        parameters["ExpressionAttributeNames"] |= {
+            "#expiry": self.expiry_name,
+            "#removed": REMOVED_BY,
+            "#body": self.messages_name,
+            "#encoding": ENCODING,
+            "#parts": PARTS,
+            "#revision": REVISION,
+        }
+        parameters["ExpressionAttributeValues"] |= {":now": {"N": str(now)}, ":number": {"S": "N"}}
+        if limit is not None:
+            parameters["Limit"] = limit
+        if start_key is not None:
+            parameters["ExclusiveStartKey"] = start_key
+        return Request("query", parameters)
+
+    def query_keys(
+        self, *, before: SortKey | None = None, start_key: dict[str, AttributeValue] | None = None
+    ) -> Request:
+        """Read a page of the sort keys of all that is stored, tombstones among it, in order."""
+        high = f"{PREFIX}~" if before is None else str(before)[:-2]
+        parameters = self._query(high, newest_first=False, consistent=True) | {
+            "ProjectionExpression": "#sort, #removed, #parts",
+        }
+        parameters["ExpressionAttributeNames"] |= {"#removed": REMOVED_BY, "#parts": PARTS}
+        if start_key is not None:
+            parameters["ExclusiveStartKey"] = start_key
+        return Request("query", parameters)
+
+    def get(self, key: SortKey) -> Request:
+        """Read the first item of a message."""
+        return Request("get_item", {"TableName": self.table_name, "Key": self._key(key), "ConsistentRead": True})
+
+    def replace(self, stored: StoredPart, items: Sequence[Mapping[str, AttributeValue]], token: str) -> Request:
+        """Put a message's new items into the place of what is stored, unless it was replaced or removed since."""
+        names = {"#body": self.messages_name, "#revision": REVISION}
+        head: dict[str, Any] = {
+            "TableName": self.table_name,
+            "Item": items[0],
+            "ConditionExpression": f"attribute_exists(#body) AND {_same(stored.revision)}",
+            "ExpressionAttributeNames": names,
+        }
+        if stored.revision is not None:
+            head["ExpressionAttributeValues"] = {":revision": {"S": stored.revision}}
+        actions = [{"Put": head}, *({"Put": {"TableName": self.table_name, "Item": item}} for item in items[1:])]
+        actions += [
+            {"Delete": {"TableName": self.table_name, "Key": self._key(stored.key.of_part(part))}}
+            for part in range(len(items), stored.parts)
+        ]
+        return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
+
+    def remove(self, key: SortKey, known: StoredBody | None, write: str, now: int) -> Request:
+        """Empty the first item of a message, unless it was replaced since it was known, and return what it was."""
+        condition = "attribute_exists(#body)"
+        names = {
+            "#removed": REMOVED_BY,
+            "#expiry": self.expiry_name,
+            "#body": self.messages_name,
+            "#encoding": ENCODING,
+            "#type": TYPE,
+        }
+        values: dict[str, AttributeValue] = {":write": {"S": write}, ":fence": {"N": str(now + FENCE_SECONDS)}}
+        if known is not None:
+            condition += f" AND {_same(known.revision)}"
+            names["#revision"] = REVISION
+            values |= {} if known.revision is None else {":revision": {"S": known.revision}}
+        return Request(
+            "update_item",
+            {
+                "TableName": self.table_name,
+                "Key": self._key(key),
+                "UpdateExpression": "SET #removed = :write, #expiry = :fence REMOVE #body, #encoding, #type",
+                "ConditionExpression": condition,
+                "ExpressionAttributeNames": names,
+                "ExpressionAttributeValues": values,
+                "ReturnValues": "ALL_NEW",
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            },
+        )
+
+    def removed_by(self, tombstone: Item) -> str | None:
+        """Return the id of the write that removed a message."""
+        return tombstone.get(REMOVED_BY, {}).get("S")
+
+    def other_parts(self, key: SortKey, tombstone: Item) -> list[StoredPart]:
+        """Return the parts that a removed message had behind its first one."""
+        parts = int(tombstone.get(PARTS, {}).get("N", 1))
+        return [StoredPart(key.of_part(part), {}, "", 0, None, None) for part in range(1, parts)]
+
+    def alive(self, item: Item, now: int) -> StoredPart | None:
+        """Read the first item of a message, None where it was removed or has expired."""
+        part = self.stored_part(item)
+        expiry = item.get(self.expiry_name, {}).get("N")
+        expired = expiry is not None and float(expiry) <= now
+        return None if part is None or part.removed_by is not None or expired else part
+
+    def sweep(self, parts: Iterable[StoredPart], write: str, now: int) -> list[Request]:
+        """Remove items for good, or empty them where a request that stores them may still be under way."""
+        actions = []
+        for part in parts:
+            key = self._key(part.key)
+            # A request that stores parts stores the first one too, and fails on its tombstone.
+            if part.key.created_at < now - FENCE_SECONDS or part.key.part > 0:
+                actions.append({"DeleteRequest": {"Key": key}})
+            elif part.removed_by is None:
+                tombstone = {REMOVED_BY: {"S": write}, self.expiry_name: {"N": str(now + FENCE_SECONDS)}}
+                actions.append({"PutRequest": {"Item": {**key, **tombstone}}})
+        return [
+            self.batch_write(actions[start : start + MAX_BATCH_WRITE_ITEMS])
+            for start in range(0, len(actions), MAX_BATCH_WRITE_ITEMS)
+        ]
+
+    def batch_write(self, actions: list[dict[str, Any]]) -> Request:
+        return Request("batch_write_item", {"RequestItems": {self.table_name: actions}})
+
+    def stored_part(self, item: Item) -> StoredPart | None:
+        """Read an item, None where it is not a message's."""
+        key = parse(item[self.sort_key_name].get("S", ""))
+        if key is None:
+            return None
+        return StoredPart(
+            key=key,
+            content=item.get(self.messages_name, {}),
+            encoding=item.get(ENCODING, {}).get("S", ""),
+            parts=int(item.get(PARTS, {}).get("N", key.part == 0)),
+            revision=item.get(REVISION, {}).get("S"),
+            removed_by=item.get(REMOVED_BY, {}).get("S"),
+        )
+
+    def _put(self, item: Mapping[str, AttributeValue]) -> dict[str, Any]:
+        return {
+            "TableName": self.table_name,
+            "Item": item,
+            "ConditionExpression": "attribute_not_exists(#sort)",
+            "ExpressionAttributeNames": {"#sort": self.sort_key_name},
+        }
+
+    def _key(self, key: SortKey) -> dict[str, AttributeValue]:
+        return {**self.key, self.sort_key_name: {"S": str(key)}}
+
+    def _query(self, high: str, *, newest_first: bool, consistent: bool) -> dict[str, Any]:
+        ((name, value),) = self.key.items()
+        return {
+            "TableName": self.table_name,
+            "KeyConditionExpression": "#partition = :partition AND #sort BETWEEN :low AND :high",
+            "ExpressionAttributeNames": {"#partition": name, "#sort": self.sort_key_name},
+            "ExpressionAttributeValues": {":partition": value, ":low": {"S": PREFIX}, ":high": {"S": high}},
+            "ScanIndexForward": not newest_first,
+            "ConsistentRead": consistent,
+        }
+
+
+def assemble(parts: Iterable[StoredPart]) -> list[StoredBody]:
+    """Put messages together from their parts, in order; parts without a first one are left over from a removal."""
+    messages: list[tuple[StoredPart, list[bytes]]] = []
+    for part in parts:
+        if part.key.part == 0:
+            messages.append((part, []))
+        if messages and messages[-1][0].key == part.key.of_part(0):
+            messages[-1][1].append(_bytes_of(part.content))
+    return [
+        StoredBody(
+            key=first.key,
+            content=b"".join(contents) if len(contents) == first.parts else None,
+            encoding=first.encoding,
+            parts=first.parts,
+            revision=first.revision,
+        )
+        for first, contents in messages
+    ]
+
+
+def _bytes_of(content: AttributeValue) -> bytes:
+    text: str | None = content.get("S")
+    return bytes_of(content.get("B", b"")) if text is None else text.encode()
+
+
+class TooLarge(Exception):
+    """A message does not fit into a transaction; its position in the batch, and its size in bytes."""
+
+    def __init__(self, position: int, size: int) -> None:
+        super().__init__()
+        self.position = position
+        self.size = size
+
+
+def transactions(messages: Iterable[list[dict[str, AttributeValue]]]) -> list[list[list[dict[str, AttributeValue]]]]:
+    """Divide a batch, in order, into as few transactions as DynamoDB's limits allow; no message is divided.
+
+    Raises:
+        TooLarge: a message does not fit into one.
+    """
+    divided: list[list[list[dict[str, AttributeValue]]]] = []
+    items_left, bytes_left = 0, 0
+    for position, items in enumerate(messages):
+        size = sum(size_of({"M": item}) for item in items)
+        if len(items) > min(MAX_TRANSACTION_ITEMS, MAX_PARTS) or size > MAX_TRANSACTION_BYTES:
+            raise TooLarge(position, size)
+        if len(items) > items_left or size > bytes_left:
+            divided.append([])
+            items_left, bytes_left = MAX_TRANSACTION_ITEMS, MAX_TRANSACTION_BYTES
+        divided[-1].append(items)
+        items_left -= len(items)
+        bytes_left -= size
+    return divided
+
+
+def _same(revision: str | None) -> str:
+    return "attribute_not_exists(#revision)" if revision is None else "#revision = :revision"
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

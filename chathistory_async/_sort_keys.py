@@ -1,0 +1,122 @@
+"""Sort keys of messages: time-ordered, of one width, unique; the proof of their order stands here.
+
+A sort key is ``m#tttttttttttttttt-rrrrrrrrrrrrrrrr-iiiiii-pp``, all in lower-case hexadecimal digits:
+
+- t, the tick: milliseconds since the epoch in its first 48 bits, a counter in its last 16;
+- r, the batch: 64 random bits;
+- i, the index of the message in its batch;
+- p, the part of the message, 00 unless it is too large for one item.
+
+Order. DynamoDB orders text by its UTF-8 bytes, and digits of a fixed width are ordered so as their numbers are.
+
+1. *A batch stays together and in order.* Its messages share t and r and differ in i. Two batches differ in r or in t,
+   both of which come before i, so all of one batch comes before all of the other. The same holds for a message's parts.
+2. *What was seen comes before what is written*, on any host's clock. A tick is taken from the hybrid logical clock
+   (Kulkarni and others, 2014: https://cse.buffalo.edu/tech-reports/2014-04.pdf) of the handle: it is the greater of the
+   time and of one more than the latest tick that the handle has read or written, hence greater than each of those. By
+   1, all messages that were seen come before all that are written.
+3. *A clock that goes back orders nothing backwards*, within a process: its time is the latest that the process has
+   read, over all of its handles.
+
+Two batches of one tick are concurrent: neither's writer had seen the other's. r decides between them. That two batches
+have the same t and r happens once in 2**64 such pairs.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ._fork import after_fork_in_child
+
+PREFIX = "m#"
+MAX_INDEX = 16**6
+MAX_PARTS = 16**2
+_COUNTER_BITS = 16
+_FORM = re.compile(PREFIX + r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{6})-([0-9a-f]{2})")
+# Far beyond any clock, so that no tick of this size comes from one; and far below the last one that fits.
+_MAX_TICK = 2**63
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SortKey:
+    """A sort key and its fields, ordered as DynamoDB orders its text."""
+
+    tick: int
+    batch: str
+    index: int
+    part: int = 0
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.tick:016x}-{self.batch}-{self.index:06x}-{self.part:02x}"
+
+    @property
+    def created_at(self) -> float:
+        """The writer's time, in seconds since the epoch; ahead of its clock where it had seen a later message."""
+        return (self.tick >> _COUNTER_BITS) / 1000
+
+    def of_part(self, part: int) -> SortKey:
+        return SortKey(self.tick, self.batch, self.index, part)
+
+
+def parse(text: str) -> SortKey | None:
+    """Return the sort key that a text is, or None."""
+    match = _FORM.fullmatch(text)
+    if match is None:
+        return None
+    tick, batch, index, part = match.groups()
+    return SortKey(int(tick, 16), batch, int(index, 16), int(part, 16))
+
+
+# Over all handles of the process: see 3 above.
+_latest_time_ms = 0
+_lock = threading.Lock()
+
+
+def _wall_clock_ms() -> int:
+    global _latest_time_ms
+    with _lock:
+        _latest_time_ms = max(_latest_time_ms, time.time_ns() // 1_000_000)
+        return _latest_time_ms
+
+
+class Clock:
+    """The hybrid logical clock of one handle.
+
+    Args:
+        now_ms: tells the time, in milliseconds since the epoch.
+    """
+
+    def __init__(self, now_ms: Callable[[], int] = _wall_clock_ms) -> None:
+        self._now_ms = now_ms
+        self._latest = 0
+
+    def see(self, key: SortKey) -> None:
+        """Order what is written from now on after this."""
+        with _lock:
+            self._latest = max(self._latest, key.tick)
+
+    def next_batch(self) -> SortKey:
+        """Return the sort key of the first message of a new batch.
+
+        Raises:
+            OverflowError: a sort key was seen that no clock can have made.
+        """
+        now = self._now_ms() << _COUNTER_BITS
+        with _lock:
+            self._latest = max(self._latest + 1, now)
+            if self._latest >= _MAX_TICK:
+                raise OverflowError("A stored message claims a time that no clock can have told")
+            return SortKey(self._latest, secrets.token_hex(8), 0)
+
+
+def _forget_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+after_fork_in_child(_forget_in_child)
