@@ -30,7 +30,7 @@ MAX_BATCH_WRITE_ITEMS = 25
 PART_BYTES = 390 * 1024
 # AWS refuses a request that was signed more than five minutes ago, and the SDK's own retries end within minutes. The
 # rest is for clocks that differ.
-FENCE_SECONDS = 3600
+FENCE_SECONDS = 1800
 
 ENCODING = "Encoding"
 TYPE = "Type"
@@ -296,13 +296,19 @@ class ItemCollection:
         expired = expiry is not None and float(expiry) <= now
         return None if part is None or part.removed_by is not None or expired else part
 
-    def sweep(self, parts: Iterable[StoredPart], write: str, now: int) -> list[Request]:
-        """Remove items for good, or empty them where a request that stores them may still be under way."""
+    def sweep(self, parts: Iterable[StoredPart], write: str | None, now: int) -> list[Request]:
+        """Remove items for good, or empty them where a request that stores them may still be under way.
+
+        Args:
+            parts: the items.
+            write: the id of the write, None to remove all of them for good.
+            now: the time, in seconds since the epoch.
+        """
         actions = []
         for part in parts:
             key = self._key(part.key)
             # A request that stores parts stores the first one too, and fails on its tombstone.
-            if part.key.created_at < now - FENCE_SECONDS or part.key.part > 0:
+            if write is None or part.key.created_at < now - FENCE_SECONDS or part.key.part > 0:
                 actions.append({"DeleteRequest": {"Key": key}})
             elif part.removed_by is None:
                 tombstone = {REMOVED_BY: {"S": write}, self.expiry_name: {"N": str(now + FENCE_SECONDS)}}

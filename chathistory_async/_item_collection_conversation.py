@@ -85,11 +85,9 @@ class ItemCollectionConversation(Conversation):
         check_positive("limit", limit)
         size = self._layout.history_size
         if limit is None and size is not None:
-            bodies = (await self._latest(size + slack(size)))[0]
-            self._window = [body.key for body in bodies]
-            bodies = bodies[-size:]
+            bodies = (await self._latest_and_window(size))[-size:]
         elif (count := smaller(limit, size)) is not None:
-            bodies = (await self._latest(count))[0]
+            bodies = (await self._latest(count))[-count:]
         else:
             bodies = [body async for page in self._pages() for body in page]
         messages = await self._decode(bodies)
@@ -108,10 +106,12 @@ class ItemCollectionConversation(Conversation):
     async def page(self, limit: int, before: str | None) -> Page:
         """Return the latest messages, or those before a cursor."""
         check_positive("limit", limit)
-        bodies, more = await self._latest(limit, None if before is None else _key_of(before))
+        # One more tells whether there is a page before this one.
+        bodies = await self._latest(limit + 1, before=None if before is None else _key_of(before))
+        more, bodies = len(bodies) > limit, bodies[-limit:]
         messages = await self._decode(bodies)
         stored = [_stored_message(body.key, message) for body, message in zip(bodies, messages, strict=True)]
-        return Page(stored, stored[0].id if stored and more else None)
+        return Page(stored, stored[0].id if more else None)
 
     async def append(self, messages: Sequence[BaseMessage]) -> None:
         """Store a batch in order behind all that was seen: all of it or nothing, up to the limits of a transaction."""
@@ -128,8 +128,8 @@ class ItemCollectionConversation(Conversation):
             except ChatHistoryError as error:
                 if not done:
                     raise
-                text = f"The first {done} of {len(bodies)} messages are stored, in order. What came next: {error}"
-                raise PartiallyStoredError(text, None, done) from error
+                text = f"The first {done} of {len(bodies)} messages are stored, in order; then {type(error).__name__}"
+                raise PartiallyStoredError(text, self.place, done) from error
             done += len(together)
         if size is not None:
             await self._trim(size, [SortKey(first.tick, first.batch, index) for index in range(len(bodies))])
@@ -148,11 +148,11 @@ class ItemCollectionConversation(Conversation):
         """Remove the latest message and return it; each message is returned to one caller only."""
         self._window = None
         for _ in range(MAX_ATTEMPTS):
-            bodies, _ = await self._latest(1)
-            if not bodies:
+            latest = (await self._latest(1))[-1:]
+            if not latest:
                 return None
-            [message] = await self._decode(bodies)
-            if await self._remove(bodies[0].key, bodies[0]):
+            [message] = await self._decode(latest)
+            if await self._remove(latest[0].key, latest[0]):
                 return message
         raise self._conflict()
 
@@ -273,26 +273,42 @@ class ItemCollectionConversation(Conversation):
             raise ThrottledError("AWS throttled TransactWriteItems and every retry", self.place)
         raise self._conflict()
 
-    async def _latest(self, count: int, before: SortKey | None = None) -> tuple[list[StoredBody], bool]:
-        """Return the latest messages, oldest first, and whether there may be more before them."""
+    async def _latest_and_window(self, size: int) -> list[StoredBody]:
+        """Return the latest messages, so many or up to a slack more, and remember their sort keys."""
+        bodies = await self._latest(size, at_first=size + slack(size))
+        self._window = [body.key for body in bodies]
+        return bodies
+
+    async def _latest(
+        self, count: int, *, at_first: int | None = None, before: SortKey | None = None
+    ) -> list[StoredBody]:
+        """Return at least so many of the latest messages, if there are, oldest first.
+
+        Args:
+            count: how many.
+            at_first: how many items to ask for at first, None for as many as messages.
+            before: only messages before this one.
+        """
         parts: list[StoredPart] = []
-        missing, start_key = count, None
-        while missing:
+        found, limit, start_key = 0, at_first or count, None
+        while True:
             page, start_key = await self._query(
                 self._layout.query(
                     now=now(),
                     consistent=self._consistent_read,
                     newest_first=True,
-                    limit=missing,
+                    limit=limit,
                     before=before,
                     start_key=start_key,
                 )
             )
             parts += page
-            missing -= sum(part.key.part == 0 for part in page)
-            if start_key is None:
-                break
-        return assemble(reversed(parts)), start_key is not None
+            found += sum(part.key.part == 0 for part in page)
+            if found >= count or start_key is None:
+                return assemble(reversed(parts))
+            # Parts, tombstones and what has expired count towards a limit: where there are many, a few requests must
+            # do.
+            limit = max(count - found, 4 * limit)
 
     async def _pages(self, upto: SortKey | None = None) -> AsyncGenerator[list[StoredBody], None]:
         """Yield the messages in order, those of one response at a time."""
@@ -335,7 +351,7 @@ class ItemCollectionConversation(Conversation):
             if failed.item is None or self._layout.removed_by(failed.item) != write:
                 return False
             tombstone = failed.item
-        await self._sweep(self._layout.other_parts(key, tombstone), write)
+        await self._sweep(self._layout.other_parts(key, tombstone), fenced=False)
         return True
 
     async def _trim(self, size: int, added: list[SortKey]) -> None:
@@ -347,27 +363,25 @@ class ItemCollectionConversation(Conversation):
         if self._window is None:
             if random.random() * slack(size) > len(added):
                 return
-            bodies, _ = await self._latest(size + slack(size))
-            self._window = [body.key for body in bodies]
-        else:
-            self._window = sorted({*self._window, *added})
-        if len(self._window) < size + slack(size):
-            return
-        self._window = self._window[-size:]
-        # What was added is stored; what is left over now is left to the next trim.
-        with suppress(ChatHistoryError):
-            await self._sweep_before(self._window[0])
+            await self._latest_and_window(size)
+        window = sorted({*(self._window or ()), *added})
+        self._window = window[-size:] if len(window) >= size + slack(size) else window
+        if len(window) > len(self._window):
+            # What was added is stored; what is left over now is left to the next trim.
+            with suppress(ChatHistoryError):
+                await self._sweep_before(self._window[0])
 
     async def _sweep_before(self, before: SortKey | None) -> None:
-        write, start_key = secrets.token_urlsafe(9), None
+        """Remove all messages, or those that history_size leaves out, which nobody reads even if they come back."""
+        start_key = None
         while True:
             parts, start_key = await self._query(self._layout.query_keys(before=before, start_key=start_key))
-            await self._sweep(parts, write)
+            await self._sweep(parts, fenced=before is None)
             if start_key is None:
                 return
 
-    async def _sweep(self, parts: Iterable[StoredPart], write: str) -> None:
-        requests = self._layout.sweep(parts, write, now())
+    async def _sweep(self, parts: Iterable[StoredPart], *, fenced: bool) -> None:
+        requests = self._layout.sweep(parts, secrets.token_urlsafe(9) if fenced else None, now())
         await at_most(_SWEEPS_AT_ONCE, [self._batch_write(request) for request in requests])
 
     async def _batch_write(self, request: Request) -> None:

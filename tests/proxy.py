@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 from collections.abc import Callable
@@ -50,12 +51,15 @@ class Proxy:
         schedule: says which fault a request meets; all pass at first.
         seen: the requests, in the order of their arrival.
         busiest: how many were under way at once, at most.
+        units: the capacity units that each request consumed, if ``measure`` is set.
     """
 
     def __init__(self, target: str) -> None:
         self.schedule: Callable[[Seen], Fault] = lambda seen: Fault.NONE
         self.seen: list[Seen] = []
         self.busiest = 0
+        self.measure = False
+        self.units: list[float] = []
         self.zombie_seconds = 1.0
         self.url = ""
         self._target = target
@@ -144,11 +148,19 @@ class Proxy:
     async def _forward_later(self, request: web.Request, body: bytes) -> None:
         headers = request.headers.copy()
         await asyncio.sleep(self.zombie_seconds)
-        async with self._session.post(self._target, data=body, headers=headers):
+        async with self._session.post(self._target, data=io.BytesIO(body), headers=headers):
             pass
 
     async def _forward(self, request: web.Request, body: bytes) -> web.Response:
-        async with self._session.post(self._target, data=body, headers=request.headers) as answer:
+        headers = request.headers.copy()
+        if self.measure:
+            # No local engine checks the signature.
+            body = json.dumps(json.loads(body) | {"ReturnConsumedCapacity": "TOTAL"}).encode()
+            headers["Content-Length"] = str(len(body))
+        async with self._session.post(self._target, data=io.BytesIO(body), headers=headers) as answer:
+            if self.measure:
+                consumed = (await answer.json(content_type=None))["ConsumedCapacity"]
+                self.units += [one["CapacityUnits"] for one in (consumed if isinstance(consumed, list) else [consumed])]
             kept = {name: value for name, value in answer.headers.items() if name.lower().startswith("x-amz")}
             return web.Response(
                 body=await answer.read(), status=answer.status, headers=kept, content_type="application/x-amz-json-1.0"

@@ -1,0 +1,499 @@
+"""What a history does in an item collection beyond the contract: its storage, order, size, cost and removal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from conftest import Make
+from faces import COLLECTION_FACES, Face
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from proxy import Fault, Proxy
+from samples import EVERY_TYPE, humans, texts
+
+from chathistory_async import (
+    DynamoDBChatMessageHistory,
+    EndpointError,
+    ItemTooLargeError,
+    PartiallyStoredError,
+    ServiceError,
+    ThrottledError,
+    UndecodableItemError,
+)
+from chathistory_async._item_collection import FENCE_SECONDS, PARTS, REMOVED_BY
+from chathistory_async._item_collection_conversation import slack
+from chathistory_async._sort_keys import Clock, SortKey, parse
+
+FACES = COLLECTION_FACES
+UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
+NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED]
+
+Through = Callable[..., DynamoDBChatMessageHistory]
+Items = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def layout(collection_table: str) -> dict[str, Any]:
+    return {"table_name": collection_table, "sort_key_name": "MessageId"}
+
+
+@pytest.fixture
+def put(dynamodb: Any, collection_table: str, session_id: str) -> Callable[..., None]:
+    """Puts a raw item into the test's own session."""
+
+    def put(sort_key: str, **attributes: Any) -> None:
+        key = {"SessionId": {"S": session_id}, "MessageId": {"S": sort_key}}
+        dynamodb.put_item(TableName=collection_table, Item=key | attributes)
+
+    return put
+
+
+def old_key(number: int = 0, age_seconds: int = 2 * FENCE_SECONDS) -> str:
+    return str(SortKey(int((time.time() - age_seconds) * 1000) << 16, f"{number:016x}", 0))
+
+
+def body(content: str) -> dict[str, Any]:
+    return {"History": {"S": json.dumps({"type": "human", "data": {"content": content}})}}
+
+
+class TestStorage:
+    async def test_of_a_plain_message(self, make: Make, items: Items, collection_table: str, session_id: str) -> None:
+        history = make(ttl=60)
+        before = datetime.now(timezone.utc)
+        await history.aadd_messages([AIMessage("né", id="1")])
+        [item] = items()
+        key = parse(item.pop("MessageId")["S"])
+        assert key is not None
+        assert json.loads(item.pop("History")["S"])["data"]["content"] == "né"
+        created = datetime.fromisoformat(item.pop("CreatedAt")["S"].replace("Z", "+00:00"))
+        assert abs((created - before).total_seconds()) < 10
+        assert abs(int(item.pop("expireAt")["N"]) - time.time() - 60) < 10
+        assert item == {"SessionId": {"S": session_id}, "Type": {"S": "ai"}}
+
+    async def test_of_a_sealed_message_tells_no_type(self, make: Make, items: Items, kms_key: str) -> None:
+        history = make(kms_key_id=kms_key)
+        messages = [HumanMessage("x"), HumanMessage("y" * 10_000)]
+        await history.aadd_messages(messages)
+        assert [set(item) for item in items()] == [{"SessionId", "MessageId", "History", "CreatedAt", "Encoding"}] * 2
+        assert [item["Encoding"]["S"] for item in items()] == ["aws-encryption-sdk", "zlib,aws-encryption-sdk"]
+        assert all(set(item["History"]) == {"B"} for item in items())
+        assert await history.aget_messages() == messages
+
+    async def test_of_a_long_message_is_compressed_where_that_helps(self, make: Make, items: Items) -> None:
+        history = make()
+        messages = humans("x" * 3000, "x" * 5000, secrets.token_hex(40))
+        await history.aadd_messages(messages)
+        short, long, _ = items()
+        assert "Encoding" not in short
+        assert long["Encoding"] == {"S": "zlib"}
+        assert json.loads(zlib.decompress(long["History"]["B"]))["data"]["content"] == "x" * 5000
+        assert len(long["History"]["B"]) < 1000
+        assert await history.aget_messages() == messages
+
+    async def test_of_one_message_is_one_put_and_of_a_batch_one_transaction(
+        self, face: type[Face], through: Through, proxy: Proxy
+    ) -> None:
+        await face(through()).add(humans(1))
+        assert proxy.operations() == ["PutItem"]
+        await face(through()).add(humans(*range(100)))
+        assert proxy.operations() == ["PutItem", "TransactWriteItems"]
+        assert len(proxy.seen[1].body["ClientRequestToken"]) <= 36
+
+    async def test_of_a_thousand_messages(self, face: type[Face], through: Through, make: Make, proxy: Proxy) -> None:
+        batch = humans(*range(1000))
+        await face(through()).add(batch)
+        assert proxy.operations() == ["TransactWriteItems"] * 10
+        assert await face(make()).read() == batch
+        assert texts(await make().aget_messages(limit=3)) == ["997", "998", "999"]
+
+    async def test_of_every_type_in_any_session(self, face: type[Face], make: Make) -> None:
+        awkward = ["a/b", "a#b", "m#", "'\"`", "\x00", " ", "名前", "💬", "%s{}", "a" * 2000, "m#~", "..", "\u2028"]
+        for session in awkward:
+            await face(make(session=session)).clear()
+            await face(make(session=session)).add([HumanMessage(session), *EVERY_TYPE[:2]])
+        for session in awkward:
+            assert await face(make(session=session)).read() == [HumanMessage(session), *EVERY_TYPE[:2]]
+
+    async def test_leaves_the_other_items_of_a_partition_alone(
+        self, face: type[Face], make: Make, put: Callable[..., None], items: Items
+    ) -> None:
+        for foreign in ("METADATA", "m", "m#", "m#x", "m$", "n#1", "a"):
+            put(foreign, title={"S": "kept"})
+        await face(make()).add(humans(1, 2))
+        assert texts(await face(make()).read()) == ["1", "2"]
+        await face(make()).clear()
+        assert len([item for item in items() if item.get("title") == {"S": "kept"}]) == 7
+
+
+class TestLargeMessages:
+    async def test_of_three_megabytes(self, face: type[Face], make: Make, items: Items) -> None:
+        large = HumanMessage([{"type": "image_url", "image_url": {"url": secrets.token_urlsafe(2_250_000)}}])
+        batch: list[BaseMessage] = [HumanMessage("before"), large, HumanMessage("after")]
+        await face(make()).add(batch)
+        assert len([item for item in items() if PARTS in item]) == 1
+        assert len(items()) > 4
+        assert await face(make()).read() == batch
+        assert await make().aget_messages(limit=2) == batch[1:]
+        assert await make().aget_messages(limit=1) == batch[2:]
+        page = await make().apage(1, (await make().apage(1)).cursor)
+        assert [stored.message for stored in page.messages] == [large]
+        await face(make()).clear()
+        assert await face(make()).read() == []
+
+    async def test_of_more_than_a_transaction_holds_is_refused_before_any_write(
+        self, face: type[Face], through: Through, proxy: Proxy
+    ) -> None:
+        batch = [*humans(*range(150)), HumanMessage(secrets.token_hex(4_500_000))]
+        with pytest.raises(ItemTooLargeError, match=r"messages\[150\] of .* does not fit into one transaction"):
+            await face(through()).add(batch)
+        assert not proxy.seen
+
+    async def test_several_are_stored_in_several_transactions(
+        self, face: type[Face], through: Through, make: Make, proxy: Proxy
+    ) -> None:
+        batch = [HumanMessage(f"{number}" + secrets.token_urlsafe(2_250_000)) for number in range(4)]
+        await face(through()).add(batch)
+        assert 2 <= proxy.operations().count("TransactWriteItems") <= 4
+        assert await face(make()).read() == batch
+
+    async def test_a_part_that_is_missing_is_an_error(
+        self, make: Make, items: Items, dynamodb: Any, collection_table: str
+    ) -> None:
+        history = make()
+        await history.aadd_messages([HumanMessage(secrets.token_hex(500_000)), HumanMessage("next")])
+        part = items()[1]
+        dynamodb.delete_item(TableName=collection_table, Key={name: part[name] for name in ("SessionId", "MessageId")})
+        with pytest.raises(UndecodableItemError, match="a part of it is missing"):
+            await history.aget_messages()
+        assert texts(await history.aget_messages(limit=1)) == ["next"]
+
+
+class TestDamage:
+    @pytest.mark.parametrize(
+        ("attributes", "reason"),
+        [
+            ({}, "it is not the JSON text of a message"),
+            ({"History": {"S": "nothing"}}, "it is not the JSON text of a message"),
+            ({"History": {"S": "{}"}}, "it has no 'type'"),
+            (body("x") | {"Encoding": {"S": "rot13"}}, "its encoding is 'rot13'"),
+            (body("x") | {"Encoding": {"S": "zlib"}}, "cannot be decompressed: It is not compressed by zlib"),
+            ({"History": {"B": zlib.compress(b"x" * 999)[:-5]}, "Encoding": {"S": "zlib"}}, "It is cut short"),
+            ({"History": {"B": zlib.compress(b"x") + b"y"}, "Encoding": {"S": "zlib"}}, "goes on behind its end"),
+            ({"History": {"B": zlib.compress(bytes(70_000_000))}, "Encoding": {"S": "zlib"}}, "or is too large"),
+            (body("x") | {PARTS: {"N": "2"}}, "a part of it is missing"),
+        ],
+    )
+    async def test_is_an_error(self, face: type[Face], make: Make, put: Any, attributes: Any, reason: str) -> None:
+        await face(make()).add(humans("fine"))
+        put(old_key(), **attributes)
+        with pytest.raises(UndecodableItemError, match=reason) as caught:
+            await face(make()).read()
+        assert caught.value.session_key == make().key
+        assert texts(await make().aget_messages(limit=1)) == ["fine"]
+
+    async def test_a_time_that_no_clock_can_tell_is_an_error(self, face: type[Face], make: Make, put: Any) -> None:
+        put(str(SortKey(2**64 - 1, "f" * 16, 0)), **body("x"))
+        history = make()
+        await face(history).read()
+        with pytest.raises(UndecodableItemError, match="a time that no clock can have told"):
+            await face(history).add(humans(1))
+
+
+class TestExactlyOnce:
+    @pytest.mark.parametrize("batch", [1, 3])
+    @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
+    async def test_a_retried_append_is_stored_once(
+        self, face: type[Face], through: Through, proxy: Proxy, fault: Fault, batch: int
+    ) -> None:
+        history, expected = face(through()), list[str]()
+        for number in range(3):
+            proxy.script(fault)
+            await history.add(humans(*[number] * batch))
+            expected += [str(number)] * batch
+            assert texts(await history.read()) == expected
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    async def test_whose_answers_are_all_lost_is_stored_at_most_once(
+        self, face: type[Face], through: Through, make: Make, proxy: Proxy, batch: int
+    ) -> None:
+        proxy.schedule = lambda seen: Fault.LOST_ANSWER
+        with pytest.raises((EndpointError, ServiceError)):
+            await face(through(attempts=3)).add(humans(*range(batch)))
+        assert len(await face(make()).read()) == batch
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    async def test_a_request_that_arrives_after_a_clear_brings_nothing_back(
+        self, face: type[Face], through: Through, make: Make, proxy: Proxy, batch: int
+    ) -> None:
+        history = face(through())
+        await history.add(humans("before"))
+        proxy.script(Fault.ZOMBIE)
+        await history.add(humans(*["once"] * batch))
+        assert len(await history.read()) == 1 + batch
+        await history.clear()
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        assert await face(make()).read() == []
+
+    @pytest.mark.parametrize("fault", [Fault.CAPACITY, Fault.ERROR_500])
+    async def test_what_of_a_large_batch_is_stored_is_told(
+        self, face: type[Face], through: Through, make: Make, proxy: Proxy, fault: Fault
+    ) -> None:
+        proxy.script(Fault.NONE, *[fault] * 9)
+        with pytest.raises(PartiallyStoredError, match="The first 100 of 250 messages are stored") as caught:
+            await face(through(attempts=2)).add(humans(*range(250)))
+        assert caught.value.stored_count == 100
+        assert isinstance(caught.value.__cause__, (ThrottledError, ServiceError))
+        assert caught.value.session_key == make().key
+        assert texts(await face(make()).read()) == [str(number) for number in range(100)]
+
+    async def test_what_fails_at_once_is_no_partial_failure(
+        self, face: type[Face], through: Through, proxy: Proxy
+    ) -> None:
+        proxy.schedule = lambda seen: Fault.ERROR_500
+        with pytest.raises(ServiceError):
+            await face(through(attempts=2)).add(humans(*range(250)))
+
+
+class TestOrder:
+    async def test_an_answer_comes_after_its_question_on_any_clock(self, make: Make) -> None:
+        asks, answers = make(), make()
+        now = int(time.time() * 1000)
+        for number, (history, minutes) in enumerate([(asks, 5), (answers, -5)] * 10):
+            history._conversation._clock._now_ms = lambda minutes=minutes: now + minutes * 60_000  # type: ignore[attr-defined]
+            assert texts(await history.aget_messages()) == [str(seen) for seen in range(number)]
+            await history.aadd_messages(humans(number))
+        assert len(await asks.aget_messages()) == 20
+
+    async def test_what_a_handle_wrote_unread_comes_before_what_it_writes(self, make: Make) -> None:
+        history = make()
+        history._conversation._clock = Clock(lambda: 1_700_000_000_000)  # type: ignore[attr-defined]
+        for number in range(30):
+            await history.aadd_messages(humans(number))
+        assert texts(await history.aget_messages()) == [str(number) for number in range(30)]
+
+    def test_of_two_processes_whose_clocks_are_five_minutes_apart(
+        self, make: Make, collection_table: str, session_id: str
+    ) -> None:
+        program = """
+import sys, time
+table, session, offset = sys.argv[1:]
+real = time.time_ns
+time.time_ns = lambda: real() + int(offset) * 10**9
+from langchain_core.messages import HumanMessage
+from chathistory_async import DynamoDBChatMessageHistory
+history = DynamoDBChatMessageHistory(table, session, sort_key_name="MessageId")
+for line in sys.stdin:
+    seen = len(history.messages)
+    history.add_user_message(str(seen))
+    print(seen, flush=True)
+"""
+        command = [sys.executable, "-c", program, collection_table, session_id]
+        hosts = [
+            subprocess.Popen([*command, str(offset)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for offset in (150, -150)
+        ]
+        try:
+            for number in range(12):
+                host = hosts[number % 2]
+                assert host.stdin is not None
+                assert host.stdout is not None
+                host.stdin.write("go\n")
+                host.stdin.flush()
+                assert host.stdout.readline() == f"{number}\n"
+        finally:
+            for host in hosts:
+                host.communicate(timeout=30)
+        history = make()
+        assert texts(history.messages) == [str(number) for number in range(12)]
+
+    async def test_a_batch_stays_together_among_others(self, face: type[Face], make: Make) -> None:
+        await asyncio.gather(*(face(make()).add(humans(*[writer] * 150)) for writer in range(4)))
+        stored = texts(await make().aget_messages())
+        assert stored == [text for text in stored[::150] for _ in range(150)]
+
+
+class TestTTL:
+    async def test_each_message_expires_by_itself(self, face: type[Face], make: Make, put: Any) -> None:
+        put(old_key(1), **body("expired"), expireAt={"N": str(int(time.time()))})
+        put(old_key(2), **body("alive"), expireAt={"N": str(int(time.time()) + 60)})
+        put(old_key(3), **body("no number"), expireAt={"S": "2020"})
+        await face(make(ttl=60)).add(humans("new"))
+        assert texts(await face(make()).read()) == ["alive", "no number", "new"]
+        assert texts(await make().aget_messages(limit=3)) == ["alive", "no number", "new"]
+        assert len((await make().apage(9)).messages) == 3
+
+    async def test_what_has_expired_does_not_count(self, face: type[Face], make: Make, put: Any) -> None:
+        for number in range(8):
+            expired = {"expireAt": {"N": "1"}} if number % 2 else {}
+            put(old_key(number, 9000 - number), **body(str(number)), **expired)
+        assert texts(await face(make(history_size=2)).read()) == ["4", "6"]
+        assert texts(await make().aget_messages(limit=3)) == ["2", "4", "6"]
+
+    async def test_without_it_no_expiry_is_stored(self, face: type[Face], make: Make, items: Items) -> None:
+        await face(make()).add(humans(1))
+        assert "expireAt" not in items()[0]
+
+
+class TestClear:
+    async def test_leaves_only_tombstones_that_expire_and_hold_nothing(
+        self, face: type[Face], make: Make, items: Items
+    ) -> None:
+        await face(make(ttl=9)).add(humans(*range(30)))
+        await face(make()).clear()
+        for item in items():
+            assert set(item) == {"SessionId", "MessageId", REMOVED_BY, "expireAt"}
+            assert abs(int(item["expireAt"]["N"]) - time.time() - FENCE_SECONDS) < 30
+        assert len(items()) == 30
+        await face(make()).add(humans("anew"))
+        assert texts(await face(make()).read()) == ["anew"]
+
+    async def test_deletes_for_good_what_no_request_can_bring_back(
+        self, face: type[Face], make: Make, put: Any, items: Items
+    ) -> None:
+        for number in range(60):
+            put(old_key(number), **(body("old") if number % 2 else {REMOVED_BY: {"S": "x"}}))
+        await face(make()).clear()
+        assert items() == []
+
+    async def test_leaves_what_comes_after_it(
+        self, face: type[Face], through: Through, make: Make, proxy: Proxy
+    ) -> None:
+        await face(make()).add(humans(*range(5)))
+
+        def append_before_the_removal(seen: Any) -> Fault:
+            if seen.operation == "BatchWriteItem":
+                make().add_messages(humans("after"))
+            return Fault.NONE
+
+        proxy.schedule = append_before_the_removal
+        await face(through()).clear()
+        assert texts(await face(make()).read()) == ["after"]
+
+    @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
+    async def test_is_retried(self, face: type[Face], through: Through, make: Make, proxy: Proxy, fault: Fault) -> None:
+        await face(make()).add(humans(*range(70)))
+        proxy.script(fault, fault, operation="BatchWriteItem")
+        await face(through()).clear()
+        assert await face(make()).read() == []
+
+    async def test_takes_what_was_left_unprocessed_again(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch, collection_table: str
+    ) -> None:
+        history = make()
+        await history.aadd_messages(humans(*range(40)))
+        conversation: Any = history._conversation
+        real, asked = conversation._call, list[int]()
+
+        async def half(request: Any) -> Any:
+            if request.operation != "batch_write_item":
+                return await real(request)
+            actions = request.parameters["RequestItems"][collection_table]
+            asked.append(len(actions))
+            done, left = actions[: len(actions) // 2 + 1], actions[len(actions) // 2 + 1 :]
+            request.parameters["RequestItems"][collection_table] = done
+            answer = await real(request)
+            return answer | {"UnprocessedItems": {collection_table: left} if left else {}}
+
+        monkeypatch.setattr(conversation, "_call", half)
+        await history.aclear()
+        assert len(asked) > 4
+        assert await history.aget_messages() == []
+
+
+class TestHistorySize:
+    @pytest.mark.parametrize("size", [1, 5, 50])
+    async def test_stored_messages_stay_within_a_slack(
+        self, face: type[Face], make: Make, stored: Any, size: int
+    ) -> None:
+        most = 0
+        for number in range(3 * size + 20):
+            history = face(make(history_size=size))
+            assert len(await history.read()) == min(size, number)
+            await history.add(humans(number))
+            most = max(most, len(stored()))
+        assert most < size + slack(size) + 1
+
+    async def test_of_one_handle_that_only_writes(self, make: Make, stored: Any) -> None:
+        history = make(history_size=10)
+        for number in range(100):
+            await history.aadd_messages(humans(number))
+        assert 10 <= len(stored()) < 10 + 10 * slack(10), "it is looked into once in as many messages, at random"
+        assert texts(await history.aget_messages()) == [str(number) for number in range(90, 100)]
+
+    async def test_a_removal_that_fails_does_not_fail_the_append(
+        self, face: type[Face], through: Through, proxy: Proxy
+    ) -> None:
+        history = face(through(history_size=2, attempts=1))
+        await history.read()
+        proxy.schedule = lambda seen: Fault.ERROR_500 if seen.operation == "BatchWriteItem" else Fault.NONE
+        for number in range(20):
+            await history.add(humans(number))
+        assert "BatchWriteItem" in proxy.operations()
+        assert texts(await history.read()) == ["18", "19"]
+
+
+class TestCost:
+    """The same at message 100 and at message 100,000."""
+
+    async def costs(self, make: Make, proxy: Proxy) -> dict[str, tuple[list[str], list[float]]]:
+        def history() -> DynamoDBChatMessageHistory:
+            return make(endpoint_url=proxy.url)
+
+        costs = {}
+        calls: dict[str, Callable[[], Any]] = {
+            "append": lambda: history().aadd_messages(humans("one")),
+            "append two": lambda: history().aadd_messages(humans("one", "two")),
+            "last 20": lambda: history().aget_messages(limit=20),
+            "first page": lambda: history().apage(20),
+        }
+        for name, call in calls.items():
+            proxy.seen.clear()
+            proxy.units.clear()
+            await call()
+            costs[name] = (proxy.operations(), list(proxy.units))
+        return costs
+
+    async def fill(self, make: Make, messages: int) -> None:
+        history = make()
+        turns = asyncio.Semaphore(4)
+
+        async def add(start: int) -> None:
+            async with turns:
+                await history.aadd_messages([HumanMessage(f"{number:06}" * 10) for number in range(start, start + 100)])
+
+        await asyncio.gather(*(add(start) for start in range(0, messages, 100)))
+
+    @pytest.mark.real_engine("moto looks at every item of a table for each request")
+    @pytest.mark.timeout(400)
+    async def test_does_not_grow_with_the_session(self, make: Make, proxy: Proxy) -> None:
+        proxy.measure = True
+        await self.fill(make, 100)
+        at_100 = await self.costs(make, proxy)
+        assert {name: operations for name, (operations, _) in at_100.items()} == {
+            "append": ["PutItem"],
+            "append two": ["TransactWriteItems"],
+            "last 20": ["Query"],
+            "first page": ["Query"],
+        }
+        assert all(sum(units) > 0 for _, units in at_100.values())
+        await self.fill(make, 100_000)
+        assert await self.costs(make, proxy) == at_100
+
+
+async def test_a_long_session_is_read_whole_page_by_page(
+    face: type[Face], through: Through, make: Make, proxy: Proxy
+) -> None:
+    batch = [HumanMessage(secrets.token_hex(3000)) for _ in range(400)]
+    for start in range(0, 400, 100):
+        await face(make()).add(batch[start : start + 100])
+    assert await face(through()).read() == batch
+    assert proxy.operations().count("Query") > 1
