@@ -105,6 +105,8 @@ class ItemCollectionConversation(Conversation):
 
     async def page(self, limit: int, before: str | None) -> Page:
         """Return the latest messages, or those before a cursor."""
+        if limit is None:
+            raise ValueError("limit must be a positive integer, not None")
         check_positive("limit", limit)
         # One more tells whether there is a page before this one.
         bodies = await self._latest(limit + 1, before=None if before is None else _key_of(before))
@@ -142,7 +144,7 @@ class ItemCollectionConversation(Conversation):
     async def remove(self, ids: Iterable[str]) -> None:
         """Remove these messages, where they are there."""
         self._window = None
-        await at_most(_REMOVED_AT_ONCE, [self._remove(_key_of(message_id)) for message_id in ids])
+        await at_most(_REMOVED_AT_ONCE, self._remove, [_key_of(message_id) for message_id in ids])
 
     async def pop(self) -> BaseMessage | None:
         """Remove the latest message and return it; each message is returned to one caller only."""
@@ -382,7 +384,7 @@ class ItemCollectionConversation(Conversation):
 
     async def _sweep(self, parts: Iterable[StoredPart], *, fenced: bool) -> None:
         requests = self._layout.sweep(parts, secrets.token_urlsafe(9) if fenced else None, now())
-        await at_most(_SWEEPS_AT_ONCE, [self._batch_write(request) for request in requests])
+        await at_most(_SWEEPS_AT_ONCE, self._batch_write, requests)
 
     async def _batch_write(self, request: Request) -> None:
         for attempt in range(MAX_ATTEMPTS):

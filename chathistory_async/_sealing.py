@@ -92,9 +92,7 @@ class Sealing:
                 missing[position] = unknown.wrapped
 
         await in_slices(open_if_known, sealed)
-        fetched = await at_most(
-            _KEYS_AT_ONCE, [self._keys.open(wrapped) for wrapped in dict.fromkeys(missing.values())]
-        )
+        fetched = await at_most(_KEYS_AT_ONCE, self._keys.open, dict.fromkeys(missing.values()))
         keys = {key.wrapped: key for key in fetched}
         opened = await in_slices(lambda position, _: self._open(sealed[position], position, keys), missing)
         return bodies | dict(zip(missing, opened, strict=True))

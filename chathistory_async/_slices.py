@@ -27,22 +27,18 @@ async def in_slices(convert: Callable[[In, int], Out], values: Iterable[In]) -> 
     return converted
 
 
-async def at_most(number: int, coroutines: Iterable[Coroutine[Any, Any, Out]]) -> list[Out]:
-    """Run coroutines, so many at once, and return their results in order. Where one fails none goes on."""
+async def at_most(number: int, work: Callable[[In], Coroutine[Any, Any, Out]], values: Iterable[In]) -> list[Out]:
+    """Return ``work(value)`` of all values, so many at once, in order. Where one fails, none of the others goes on."""
     turns = asyncio.Semaphore(number)
 
-    async def in_turn(coroutine: Coroutine[Any, Any, Out]) -> Out:
+    async def in_turn(value: In) -> Out:
         async with turns:
-            return await coroutine
+            return await work(value)
 
-    waiting = list(coroutines)
-    tasks = [asyncio.create_task(in_turn(coroutine)) for coroutine in waiting]
+    tasks = [asyncio.create_task(in_turn(value)) for value in values]
     try:
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for coroutine in waiting:
-            # Those whose turn did not come, which would warn that they were never awaited.
-            coroutine.close()
