@@ -24,7 +24,8 @@ from ._sort_keys import MAX_INDEX, MAX_PARTS, PREFIX, SortKey, parse
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
 MAX_TRANSACTION_ITEMS = 100
-MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
+# Not of 2**20 bytes each: what DynamoDB counts beside the items is not published.
+MAX_TRANSACTION_BYTES = 4_000_000
 MAX_BATCH_WRITE_ITEMS = 25
 # Of the 400 KB of an item: keys, names and the other attributes take at most 6 KB.
 PART_BYTES = 390 * 1024

@@ -54,8 +54,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             empty, also while DynamoDB has not deleted it, and an append to it starts afresh. With ``sort_key_name``,
             seconds from the writing of each message until that one expires.
         ttl_key_name: the attribute of the expiry time, in seconds since the epoch.
-        history_size: how many messages are kept, the latest ones; None for all. With ``sort_key_name``, a fifth more
-            may be stored before they are removed, which nobody reads but ``apage``.
+        history_size: how many messages are kept, the latest ones; None for all. With ``sort_key_name``, up to a fifth
+            more are stored before they are removed, which only ``apage`` returns; but where messages are deleted or
+            popped, those that had fallen out may take their places.
         history_messages_key: the attribute of the messages, or with ``sort_key_name`` of a message's body.
         coerce_float_to_decimal: accepted for compatibility. Floats are stored exactly whatever it says, and come back
             as floats (as ints where they are whole), never as Decimal.

@@ -9,7 +9,14 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
 from chathistory_async import DynamoDBChatMessageHistory
@@ -27,7 +34,10 @@ messages = st.builds(
 )
 
 
-def machine(table: str, dynamodb: Any, kms_key: str | None) -> type[RuleBasedStateMachine]:
+def machine(dynamodb: Any, settings: dict[str, Any]) -> type[RuleBasedStateMachine]:
+    """A session of such settings, which may be in either layout."""
+    table, collection = settings["table_name"], "sort_key_name" in settings
+
     class Session(RuleBasedStateMachine):
         handles: list[DynamoDBChatMessageHistory]
 
@@ -37,7 +47,7 @@ def machine(table: str, dynamodb: Any, kms_key: str | None) -> type[RuleBasedSta
             self.size = size
             self.expected: list[BaseMessage] = []
             self.handles = [
-                DynamoDBChatMessageHistory(table, self.session_id, history_size=size, ttl=ttl, kms_key_id=kms_key)
+                DynamoDBChatMessageHistory(session_id=self.session_id, history_size=size, ttl=ttl, **settings)
                 for _ in range(HANDLES)
             ]
 
@@ -61,26 +71,60 @@ def machine(table: str, dynamodb: Any, kms_key: str | None) -> type[RuleBasedSta
             self.handles[handle].clear()
             self.expected = []
 
+        # Within the slack of history_size, what is removed makes room for what had fallen out.
+        @precondition(lambda self: collection and self.size is None)
+        @rule(handle=st.integers(0, HANDLES - 1))
+        def pop(self, handle: int) -> None:
+            assert self.handles[handle].pop_message() == (self.expected.pop() if self.expected else None)
+
+        @precondition(lambda self: collection and self.size is None and self.expected)
+        @rule(handle=st.integers(0, HANDLES - 1), message=messages, data=st.data())
+        def edit(self, handle: int, message: BaseMessage, data: st.DataObject) -> None:
+            stored = self.handles[handle].page(len(self.expected)).messages
+            assert [one.message for one in stored] == self.expected
+            position = data.draw(st.integers(0, len(stored) - 1))
+            if data.draw(st.booleans()):
+                self.handles[handle].replace_message(stored[position].id, message)
+                self.expected[position] = message
+            else:
+                self.handles[handle].delete_messages([stored[position].id])
+                del self.expected[position]
+
+        @rule(handle=st.integers(0, HANDLES - 1), limit=st.integers(1, 5))
+        def read_the_latest(self, handle: int, limit: int) -> None:
+            assert self.handles[handle].get_messages(limit=limit) == self.expected[-limit:]
+
         @rule(seconds_ago=st.integers(0, 10**6))
         def expire(self, seconds_ago: int) -> None:
             if self.expected:
-                self.set_attribute("expireAt", {"N": str(int(time.time()) - seconds_ago)})
+                for key in self.keys():
+                    self.set_attribute(key, "expireAt", {"N": str(int(time.time()) - seconds_ago)})
                 self.expected = []
 
         @rule()
         def another_adds_an_attribute(self) -> None:
-            if self.expected:
-                self.set_attribute("title", {"S": "x"})
+            if self.expected and not collection:
+                self.set_attribute({"SessionId": {"S": self.session_id}}, "title", {"S": "x"})
 
         @invariant()
         def all_handles_read_the_same(self) -> None:
             if hasattr(self, "handles"):
                 assert self.handles[0].messages == self.expected
 
-        def set_attribute(self, name: str, value: dict[str, str]) -> None:
+        def keys(self) -> list[dict[str, Any]]:
+            answer = dynamodb.query(
+                TableName=table,
+                KeyConditionExpression="SessionId = :session",
+                ExpressionAttributeValues={":session": {"S": self.session_id}},
+                ProjectionExpression="SessionId, MessageId" if collection else "SessionId",
+            )
+            keys: list[dict[str, Any]] = answer["Items"]
+            return keys
+
+        def set_attribute(self, key: dict[str, Any], name: str, value: dict[str, str]) -> None:
             dynamodb.update_item(
                 TableName=table,
-                Key={"SessionId": {"S": self.session_id}},
+                Key=key,
                 UpdateExpression="SET #name = :value",
                 ExpressionAttributeNames={"#name": name},
                 ExpressionAttributeValues={":value": value},
@@ -89,10 +133,15 @@ def machine(table: str, dynamodb: Any, kms_key: str | None) -> type[RuleBasedSta
     return Session
 
 
-@pytest.mark.parametrize("encrypted", [False, True])
-def test_a_session_is_like_a_list(table: str, dynamodb: Any, kms_key: str, encrypted: bool) -> None:
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("layout", ["single item", "item collection"])
+def test_a_session_is_like_a_list(
+    request: pytest.FixtureRequest, dynamodb: Any, kms_key: str, layout: str, encrypted: bool
+) -> None:
+    collection = {"sort_key_name": "MessageId"} if layout == "item collection" else {}
+    table = request.getfixturevalue("collection_table" if collection else "table")
     run_state_machine_as_test(
-        machine(table, dynamodb, kms_key if encrypted else None),
+        machine(dynamodb, {"table_name": table, **collection, **({"kms_key_id": kms_key} if encrypted else {})}),
         settings=settings(
             max_examples=40, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
