@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, ParamSpec, TypeVar
@@ -98,7 +99,9 @@ def iterate(generator: AsyncGenerator[T, None]) -> Iterator[T]:
             except StopAsyncIteration:
                 return
     finally:
-        run(generator.aclose)
+        # A generator that nobody ended is ended by the interpreter's exit, or by a garbage collection, on any thread.
+        with contextlib.suppress(BridgeError):
+            run(generator.aclose)
 
 
 async def _call(function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T:

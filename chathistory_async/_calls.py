@@ -6,7 +6,7 @@ Throttles, HTTP 5xx and broken connections are retried by the SDK, within the bo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
@@ -32,12 +32,14 @@ class TransactionCanceled(Exception):
     """A transaction was cancelled, and nothing of it stored.
 
     Attributes:
-        codes: DynamoDB's reasons, one for each action; "None" for those that were not at fault.
+        reasons: DynamoDB's, one for each action: its "Code", which is "None" where it was not at fault, and where they
+            are told its "Message" and the "Item" that was there.
     """
 
-    def __init__(self, codes: list[str]) -> None:
+    def __init__(self, reasons: Sequence[Mapping[str, Any]]) -> None:
         super().__init__()
-        self.codes = codes
+        self.reasons = reasons
+        self.codes = {reason.get("Code", "None") for reason in reasons}
 
 
 class ConditionFailed(Exception):
@@ -87,6 +89,10 @@ def _check_open(clients: Clients, place: Place) -> None:
         raise ClosedError("The ChatHistoryStore is closed, and its histories with it", place)
 
 
+# A request that meets a transaction on the same item, or its own one of which the answer was lost.
+_CONFLICTS = {"TransactionConflictException", "TransactionInProgressException"}
+
+
 @contextmanager
 def _mapped_errors(place: Place, service: Service, key_id: str | None = None) -> Iterator[None]:
     try:
@@ -96,7 +102,10 @@ def _mapped_errors(place: Place, service: Service, key_id: str | None = None) ->
         if code == "ConditionalCheckFailedException":
             raise _condition_failed(error) from None
         if code == "TransactionCanceledException":
-            raise _transaction_canceled(error) from error
+            answer: dict[str, Any] = dict(error.response)
+            raise TransactionCanceled(answer.get("CancellationReasons", ())) from error
+        if code in _CONFLICTS:
+            raise TransactionCanceled([{"Code": "TransactionConflict"}]) from error
         raise from_botocore(error, place, service.name, key_id) from error
     except (BotoCoreError, ResponseParserError, ValueError) as error:
         # botocore raises a bare ValueError for an endpoint that is not a URL.
@@ -108,8 +117,3 @@ def _condition_failed(error: ClientError) -> ConditionFailed:
     answer: dict[str, Any] = dict(error.response)
     sent_before = answer["ResponseMetadata"].get("RetryAttempts", 0) > 0
     return ConditionFailed(answer.get("Item"), sent_before=sent_before)
-
-
-def _transaction_canceled(error: ClientError) -> TransactionCanceled:
-    answer: dict[str, Any] = dict(error.response)
-    return TransactionCanceled([reason.get("Code", "None") for reason in answer.get("CancellationReasons", ())])

@@ -15,18 +15,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ._calls import Item, Request
 from ._codec import AttributeValue, bytes_of, size_of
 from ._settings import check_settings
-from ._sort_keys import MAX_INDEX, MAX_PARTS, PREFIX, SortKey, parse
+from ._sort_keys import PREFIX, SortKey, parse
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
 MAX_TRANSACTION_ITEMS = 100
 # Not of 2**20 bytes each: what DynamoDB counts beside the items is not published.
 MAX_TRANSACTION_BYTES = 4_000_000
 MAX_BATCH_WRITE_ITEMS = 25
+# A page holds a megabyte, of items of 100 bytes and more.
+_MAX_LIMIT = 20_000
 # Of the 400 KB of an item: keys, names and the other attributes take at most 6 KB.
 PART_BYTES = 390 * 1024
 # AWS refuses a request that was signed more than five minutes ago, and the SDK's own retries end within minutes. The
@@ -137,27 +139,14 @@ class ItemCollection:
         actions = [{"Put": self._put(item)} for item in items]
         return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
 
-    def items(self, first: SortKey, bodies: Iterable[Body], now: int) -> list[list[dict[str, AttributeValue]]]:
-        """Return the items of each message of a batch.
-
-        Args:
-            first: the sort key of its first message.
-            bodies: its messages.
-            now: the time, in seconds since the epoch.
-
-        Raises:
-            OverflowError: a batch of more messages than a sort key can count.
-        """
-        keys = (SortKey(first.tick, first.batch, index) for index in range(first.index, MAX_INDEX))
-        return [self.items_of(key, body, now) for key, body in zip(keys, bodies, strict=False)]
-
     def items_of(
         self, key: SortKey, body: Body, now: int, revision: str | None = None
     ) -> list[dict[str, AttributeValue]]:
         contents = body.parts()
         expiry = {} if self.ttl is None else {self.expiry_name: {"N": str(now + self.ttl)}}
+        replaced = {} if revision is None else {REVISION: {"S": revision}}
         items = [
-            {**self._key(key.of_part(part)), self.messages_name: content, **expiry}
+            {**self._key(key.of_part(part)), self.messages_name: content, **expiry, **replaced}
             for part, content in enumerate(contents)
         ]
         items[0] |= {CREATED_AT: {"S": _iso(key.created_at)}}
@@ -167,8 +156,6 @@ class ItemCollection:
             items[0] |= {ENCODING: {"S": body.encoding}}
         if len(contents) > 1:
             items[0] |= {PARTS: {"N": str(len(contents))}}
-        if revision is not None:
-            items[0] |= {REVISION: {"S": revision}}
         return items
 
     def query(
@@ -180,6 +167,7 @@ class ItemCollection:
         limit: int | None = None,
         before: SortKey | None = None,
         upto: SortKey | None = None,
+        only: SortKey | None = None,
         start_key: dict[str, AttributeValue] | None = None,
     ) -> Request:
         """Read a page of what is alive, in order.
@@ -191,14 +179,16 @@ class ItemCollection:
             limit: how many items are read at most, dead ones among them.
             before: only messages before this one.
             upto: only messages before this one, and this one.
+            only: only the parts of this one.
             start_key: the ``LastEvaluatedKey`` of the page before.
         """
         high = f"{PREFIX}~"
         if before is not None:
             high = str(before)[:-2]
-        if upto is not None:
-            high = f"{str(upto)[:-2]}~"
-        parameters = self._query(high, newest_first=newest_first, consistent=consistent) | {
+        if last := only or upto:
+            high = f"{str(last)[:-2]}~"
+        low = PREFIX if only is None else str(only)[:-2]
+        parameters = self._query(low, high, newest_first=newest_first, consistent=consistent) | {
             "FilterExpression": f"attribute_not_exists(#removed) AND {_ALIVE}",
             "ProjectionExpression": "#sort, #body, #encoding, #parts, #revision",
         }
@@ -212,7 +202,7 @@ class ItemCollection:
         }
         parameters["ExpressionAttributeValues"] |= {":now": {"N": str(now)}, ":number": {"S": "N"}}
         if limit is not None:
-            parameters["Limit"] = limit
+            parameters["Limit"] = min(limit, _MAX_LIMIT)
         if start_key is not None:
             parameters["ExclusiveStartKey"] = start_key
         return Request("query", parameters)
@@ -222,7 +212,7 @@ class ItemCollection:
     ) -> Request:
         """Read a page of the sort keys of all that is stored, tombstones among it, in order."""
         high = f"{PREFIX}~" if before is None else str(before)[:-2]
-        parameters = self._query(high, newest_first=False, consistent=True) | {
+        parameters = self._query(PREFIX, high, newest_first=False, consistent=True) | {
             "ProjectionExpression": "#sort, #removed, #parts",
         }
         parameters["ExpressionAttributeNames"] |= {"#removed": REMOVED_BY, "#parts": PARTS}
@@ -234,17 +224,20 @@ class ItemCollection:
         """Read the first item of a message."""
         return Request("get_item", {"TableName": self.table_name, "Key": self._key(key), "ConsistentRead": True})
 
-    def replace(self, stored: StoredPart, items: Sequence[Mapping[str, AttributeValue]], token: str) -> Request:
-        """Put a message's new items into the place of what is stored, unless it was replaced or removed since."""
-        names = {"#body": self.messages_name, "#revision": REVISION}
+    def replace(
+        self, stored: StoredPart, items: Sequence[Mapping[str, AttributeValue]], token: str, now: int
+    ) -> Request:
+        """Put a message's new items into the place of what is stored, unless it has gone or changed since."""
+        names = {"#body": self.messages_name, "#revision": REVISION, "#expiry": self.expiry_name}
         head: dict[str, Any] = {
             "TableName": self.table_name,
             "Item": items[0],
-            "ConditionExpression": f"attribute_exists(#body) AND {_same(stored.revision)}",
+            "ConditionExpression": f"attribute_exists(#body) AND {_same(stored.revision)} AND {_ALIVE}",
             "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": {":now": {"N": str(now)}, ":number": {"S": "N"}},
         }
         if stored.revision is not None:
-            head["ExpressionAttributeValues"] = {":revision": {"S": stored.revision}}
+            head["ExpressionAttributeValues"] |= {":revision": {"S": stored.revision}}
         actions = [{"Put": head}, *({"Put": {"TableName": self.table_name, "Item": item}} for item in items[1:])]
         actions += [
             {"Delete": {"TableName": self.table_name, "Key": self._key(stored.key.of_part(part))}}
@@ -287,7 +280,7 @@ class ItemCollection:
 
     def other_parts(self, key: SortKey, tombstone: Item) -> list[StoredPart]:
         """Return the parts that a removed message had behind its first one."""
-        parts = int(tombstone.get(PARTS, {}).get("N", 1))
+        parts = _count(tombstone.get(PARTS, {}).get("N", "1"))
         return [StoredPart(key.of_part(part), {}, "", 0, None, None) for part in range(1, parts)]
 
     def alive(self, item: Item, now: int) -> StoredPart | None:
@@ -297,19 +290,13 @@ class ItemCollection:
         expired = expiry is not None and float(expiry) <= now
         return None if part is None or part.removed_by is not None or expired else part
 
-    def sweep(self, parts: Iterable[StoredPart], write: str | None, now: int) -> list[Request]:
-        """Remove items for good, or empty them where a request that stores them may still be under way.
-
-        Args:
-            parts: the items.
-            write: the id of the write, None to remove all of them for good.
-            now: the time, in seconds since the epoch.
-        """
+    def sweep(self, parts: Iterable[StoredPart], write: str, now: int) -> list[Request]:
+        """Remove items for good, or empty them where a request that stores them may still be under way."""
         actions = []
         for part in parts:
             key = self._key(part.key)
             # A request that stores parts stores the first one too, and fails on its tombstone.
-            if write is None or part.key.created_at < now - FENCE_SECONDS or part.key.part > 0:
+            if part.key.created_at < now - FENCE_SECONDS or part.key.part > 0:
                 actions.append({"DeleteRequest": {"Key": key}})
             elif part.removed_by is None:
                 tombstone = {REMOVED_BY: {"S": write}, self.expiry_name: {"N": str(now + FENCE_SECONDS)}}
@@ -331,29 +318,40 @@ class ItemCollection:
             key=key,
             content=item.get(self.messages_name, {}),
             encoding=item.get(ENCODING, {}).get("S", ""),
-            parts=int(item.get(PARTS, {}).get("N", key.part == 0)),
+            parts=_count(item.get(PARTS, {}).get("N", "1")) if key.part == 0 else 0,
             revision=item.get(REVISION, {}).get("S"),
             removed_by=item.get(REMOVED_BY, {}).get("S"),
         )
 
+    def is_stored(self, item: Mapping[str, AttributeValue], found: Item | None) -> bool:
+        """Tell whether what was found in an item's place has its key: no other request puts an item there.
+
+        In a table without a sort key it is another item, or another one of the same transaction.
+        """
+        return found is not None and found.get(self.sort_key_name) == item[self.sort_key_name]
+
     def _put(self, item: Mapping[str, AttributeValue]) -> dict[str, Any]:
+        ((partition, _),) = self.key.items()
+        # Of the partition key, because in a table that has no sort key every item lacks that attribute, and would be
+        # replaced: a whole session of langchain-community's.
         return {
             "TableName": self.table_name,
             "Item": item,
-            "ConditionExpression": "attribute_not_exists(#sort)",
-            "ExpressionAttributeNames": {"#sort": self.sort_key_name},
+            "ConditionExpression": "attribute_not_exists(#partition)",
+            "ExpressionAttributeNames": {"#partition": partition},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
 
     def _key(self, key: SortKey) -> dict[str, AttributeValue]:
         return {**self.key, self.sort_key_name: {"S": str(key)}}
 
-    def _query(self, high: str, *, newest_first: bool, consistent: bool) -> dict[str, Any]:
+    def _query(self, low: str, high: str, *, newest_first: bool, consistent: bool) -> dict[str, Any]:
         ((name, value),) = self.key.items()
         return {
             "TableName": self.table_name,
             "KeyConditionExpression": "#partition = :partition AND #sort BETWEEN :low AND :high",
             "ExpressionAttributeNames": {"#partition": name, "#sort": self.sort_key_name},
-            "ExpressionAttributeValues": {":partition": value, ":low": {"S": PREFIX}, ":high": {"S": high}},
+            "ExpressionAttributeValues": {":partition": value, ":low": {"S": low}, ":high": {"S": high}},
             "ScanIndexForward": not newest_first,
             "ConsistentRead": consistent,
         }
@@ -365,7 +363,7 @@ def assemble(parts: Iterable[StoredPart]) -> list[StoredBody]:
     for part in parts:
         if part.key.part == 0:
             messages.append((part, []))
-        if messages and messages[-1][0].key == part.key.of_part(0):
+        if messages and messages[-1][0].key == part.key.of_part(0) and messages[-1][0].revision == part.revision:
             messages[-1][1].append(_bytes_of(part.content))
     return [
         StoredBody(
@@ -393,17 +391,24 @@ class TooLarge(Exception):
         self.size = size
 
 
-def transactions(messages: Iterable[list[dict[str, AttributeValue]]]) -> list[list[list[dict[str, AttributeValue]]]]:
+Items: TypeAlias = "list[dict[str, AttributeValue]]"
+
+
+def sized(items: Items) -> tuple[Items, int]:
+    """Return a message's items with their size in bytes."""
+    return items, sum(size_of({"M": item}) for item in items)
+
+
+def transactions(messages: Iterable[tuple[Items, int]]) -> list[list[Items]]:
     """Divide a batch, in order, into as few transactions as DynamoDB's limits allow; no message is divided.
 
     Raises:
         TooLarge: a message does not fit into one.
     """
-    divided: list[list[list[dict[str, AttributeValue]]]] = []
+    divided: list[list[Items]] = []
     items_left, bytes_left = 0, 0
-    for position, items in enumerate(messages):
-        size = sum(size_of({"M": item}) for item in items)
-        if len(items) > min(MAX_TRANSACTION_ITEMS, MAX_PARTS) or size > MAX_TRANSACTION_BYTES:
+    for position, (items, size) in enumerate(messages):
+        if len(items) > MAX_TRANSACTION_ITEMS or size > MAX_TRANSACTION_BYTES:
             raise TooLarge(position, size)
         if len(items) > items_left or size > bytes_left:
             divided.append([])
@@ -412,6 +417,11 @@ def transactions(messages: Iterable[list[dict[str, AttributeValue]]]) -> list[li
         items_left -= len(items)
         bytes_left -= size
     return divided
+
+
+def _count(digits: str) -> int:
+    """Return a number of parts, one that no message has where it is damaged."""
+    return int(digits) if digits.isdecimal() else -1
 
 
 def _same(revision: str | None) -> str:

@@ -6,9 +6,9 @@ import asyncio
 import random
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage
 
@@ -31,16 +31,18 @@ from ._item_collection import (
     MAX_TRANSACTION_BYTES,
     Body,
     ItemCollection,
+    Items,
     StoredBody,
     StoredPart,
     TooLarge,
     assemble,
+    sized,
     transactions,
 )
 from ._json_codec import decode_json, encode_json
 from ._settings import check_positive
-from ._slices import at_most
-from ._sort_keys import PREFIX, Clock, SortKey, parse
+from ._slices import Slices, at_most
+from ._sort_keys import PREFIX, SortKey, clock_of, parse
 from .errors import (
     ChatHistoryError,
     ItemTooLargeError,
@@ -50,6 +52,8 @@ from .errors import (
     ServiceError,
     ThrottledError,
     UndecodableItemError,
+    from_cancelled_transaction,
+    wrong_key,
 )
 
 if TYPE_CHECKING:
@@ -64,7 +68,10 @@ _SWEEPS_AT_ONCE = 4
 _REMOVED_AT_ONCE = 16
 # A transaction conflicts only with one on the same items, which is its own retry; throttles are waited out by the SDK's
 # rules elsewhere, but not for transactions.
-MAX_TRANSACTION_ATTEMPTS = 10
+MAX_TRANSACTION_ATTEMPTS = 12
+_LONGEST_THROTTLE_SECONDS = 5.0
+_READ_AGAIN = 5
+_DECODED_AT_ONCE = 32
 _COPIED_AT_ONCE = 100
 
 
@@ -76,7 +83,7 @@ class ItemCollectionConversation(Conversation):
     ) -> None:
         super().__init__(clients, place, sealing, consistent_read=consistent_read)
         self._layout = layout
-        self._clock = Clock()
+        self._clock = clock_of(layout.table_name, repr(sorted(layout.key.items())))
         # The latest messages' sort keys, oldest first, where history_size wants to know them; None before a read.
         self._window: list[SortKey] | None = None
 
@@ -89,7 +96,8 @@ class ItemCollectionConversation(Conversation):
         elif (count := smaller(limit, size)) is not None:
             bodies = (await self._latest(count))[-count:]
         else:
-            bodies = [body async for page in self._pages() for body in page]
+            async with aclosing(self._pages()) as pages:
+                bodies = [body async for page in pages for body in page]
         messages = await self._decode(bodies)
         return from_a_human_message(messages) if whole_turns else messages
 
@@ -99,9 +107,12 @@ class ItemCollectionConversation(Conversation):
             for message in await self.read():
                 yield message
             return
-        async for bodies in self._pages():
-            for message in await self._decode(bodies):
-                yield message
+        async with aclosing(self._pages()) as pages:
+            async for bodies in pages:
+                # A few at a time: a megabyte may be a hundred when it is decompressed.
+                for start in range(0, len(bodies), _DECODED_AT_ONCE):
+                    for message in await self._decode(bodies[start : start + _DECODED_AT_ONCE]):
+                        yield message
 
     async def page(self, limit: int, before: str | None) -> Page:
         """Return the latest messages, or those before a cursor."""
@@ -119,27 +130,33 @@ class ItemCollectionConversation(Conversation):
         """Store a batch in order behind all that was seen: all of it or nothing, up to the limits of a transaction."""
         check_sequence(messages)
         size = self._layout.history_size
-        bodies = await self._encode(list(messages), keep=size)
+        left_out = max(0, len(messages) - size) if size is not None else 0
+        bodies = await self._encode(list(messages), left_out)
         if not bodies:
             return
         first = self._next_batch()
-        done = 0
-        for number, together in enumerate(self._divide(self._layout.items(first, bodies, now()))):
+        keys = [SortKey(first.tick, first.batch, index) for index in range(len(bodies))]
+        items = await self._in_slices(lambda key, index: sized(self._layout.items_of(key, bodies[index], now())), keys)
+        done = left_out
+        for number, together in enumerate(self._divide(items, left_out)):
             try:
                 await self._store([item for items in together for item in items], f"{first.batch}-{number}")
             except ChatHistoryError as error:
-                if not done:
+                if done == left_out:
                     raise
-                text = f"The first {done} of {len(bodies)} messages are stored, in order; then {type(error).__name__}"
+                text = f"The batch is stored up to its first {done} messages; then {type(error).__name__}"
                 raise PartiallyStoredError(text, self.place, done) from error
             done += len(together)
         if size is not None:
-            await self._trim(size, [SortKey(first.tick, first.batch, index) for index in range(len(bodies))])
+            # What was added is stored. What cannot be removed now is left to the next append.
+            with suppress(ChatHistoryError):
+                await self._trim(size, keys)
 
     async def clear(self) -> None:
         """Remove all messages that are there now, and none that another writer adds after."""
         self._window = None
         await self._sweep_before(None)
+        self._clock.forget()
 
     async def remove(self, ids: Iterable[str]) -> None:
         """Remove these messages, where they are there."""
@@ -149,13 +166,14 @@ class ItemCollectionConversation(Conversation):
     async def pop(self) -> BaseMessage | None:
         """Remove the latest message and return it; each message is returned to one caller only."""
         self._window = None
-        for _ in range(MAX_ATTEMPTS):
-            latest = (await self._latest(1))[-1:]
+        for attempt in range(MAX_ATTEMPTS):
+            latest = (await self._latest(1, consistent=True))[-1:]
             if not latest:
                 return None
             [message] = await self._decode(latest)
             if await self._remove(latest[0].key, latest[0]):
                 return message
+            await _pause(attempt)
         raise self._conflict()
 
     async def replace(self, message_id: str, message: BaseMessage) -> None:
@@ -171,10 +189,10 @@ class ItemCollectionConversation(Conversation):
                 # An attempt whose answer was lost.
                 return
             items = self._layout.items_of(key, body, now(), revision)
-            self._divide([items])
+            self._divide([sized(items)])
             try:
-                await self._transact(self._layout.replace(stored, items, secrets.token_urlsafe(18)))
-            except ConditionFailed:
+                await self._write(self._layout.replace(stored, items, secrets.token_urlsafe(18), now()))
+            except TransactionCanceled:
                 await _pause(attempt)
             else:
                 return
@@ -184,21 +202,24 @@ class ItemCollectionConversation(Conversation):
         """Append the messages, up to one of them, to another session's."""
         last = None if upto is None else _key_of(upto)
         waiting: list[BaseMessage] = []
-        async for bodies in self._pages(last):
-            waiting += await self._decode(bodies)
-            while len(waiting) >= _COPIED_AT_ONCE:
-                await other.append(waiting[:_COPIED_AT_ONCE])
-                del waiting[:_COPIED_AT_ONCE]
+        async with aclosing(self._pages(last)) as pages:
+            async for bodies in pages:
+                waiting += await self._decode(bodies)
+                while len(waiting) >= _COPIED_AT_ONCE:
+                    await other.append(waiting[:_COPIED_AT_ONCE])
+                    del waiting[:_COPIED_AT_ONCE]
         await other.append(waiting)
 
-    async def _encode(self, messages: Sequence[BaseMessage], keep: int | None = None) -> list[Body]:
-        """Return the bodies of the latest messages; all of them must be storable."""
-        texts = (await self._in_slices(encode_json, messages))[-(keep or 0) :]
-        types = [message.type for message in messages][-(keep or 0) :]
+    async def _encode(self, messages: Sequence[BaseMessage], left_out: int = 0) -> list[Body]:
+        """Return the bodies of messages but for the first ones; those must be storable too."""
+        texts = (await self._in_slices(encode_json, messages))[left_out:]
+        types = [message.type for message in messages][left_out:]
+        slices, packed = Slices(), list[tuple[bytes, str]]()
         for position, text in enumerate(texts):
             if len(text) > MAX_BYTES:
-                raise self._too_large(position, len(text))
-        packed = [await _packed(text) for text in texts]
+                raise self._too_large(left_out + position, len(text))
+            packed.append(await _packed(text))
+            await slices.breathe()
         if self._sealing is None:
             return [
                 Body(data if encoding else data.decode(), encoding, kind)
@@ -217,9 +238,11 @@ class ItemCollectionConversation(Conversation):
         contents |= await self._open(
             {position: contents[position] for position, body in enumerate(bodies) if body.encoding.endswith(_SEALED)}
         )
+        slices = Slices()
         for position, body in enumerate(bodies):
             if body.encoding.startswith(_ZLIB):
                 contents[position] = await self._unpacked(body.key, contents[position])
+                await slices.breathe()
         return await self._in_slices(decode_json, contents.values())
 
     async def _unpacked(self, key: SortKey, data: bytes) -> bytes:
@@ -228,11 +251,11 @@ class ItemCollectionConversation(Conversation):
         except ValueError as error:
             raise UndecodableItemError(f"stored message {key} cannot be decompressed: {error}", self.place) from None
 
-    def _divide(self, messages: list[list[dict[str, AttributeValue]]]) -> list[list[list[dict[str, AttributeValue]]]]:
+    def _divide(self, messages: list[tuple[Items, int]], left_out: int = 0) -> list[list[Items]]:
         try:
             return transactions(messages)
         except TooLarge as error:
-            raise self._too_large(error.position, error.size) from None
+            raise self._too_large(left_out + error.position, error.size) from None
 
     def _too_large(self, position: int, size: int) -> ItemTooLargeError:
         return ItemTooLargeError(
@@ -247,33 +270,48 @@ class ItemCollectionConversation(Conversation):
         except OverflowError as error:
             raise UndecodableItemError(str(error), self.place) from None
 
-    async def _store(self, items: list[dict[str, AttributeValue]], token: str) -> None:
-        # Where the condition fails it is stored already: by an attempt whose answer was lost.
-        with suppress(ConditionFailed):
+    async def _store(self, items: Items, token: str) -> None:
+        """Put items where there are none; where theirs are there, an attempt whose answer was lost has done so."""
+        try:
             if len(items) == 1:
-                await self._call(self._layout.put(items[0]))
+                await self._write(self._layout.put(items[0]))
             else:
-                await self._transact(self._layout.put_together(items, token))
+                await self._write(self._layout.put_together(items, token))
+        except ConditionFailed as failed:
+            found = [(items[0], failed.item)]
+        except TransactionCanceled as canceled:
+            found = [
+                (item, reason.get("Item"))
+                for item, reason in zip(items, canceled.reasons, strict=True)
+                if reason.get("Code") == "ConditionalCheckFailed"
+            ]
+        else:
+            return
+        if not all(self._layout.is_stored(item, other) for item, other in found):
+            raise wrong_key(f"it has no sort key {self._layout.sort_key_name!r}", self.place)
 
-    async def _transact(self, request: Request) -> None:
-        codes: set[str] = set()
+    async def _write(self, request: Request) -> dict[str, Any]:
+        """Send a write, again where another transaction was in its way or DynamoDB throttled its transaction.
+
+        Raises:
+            ConditionFailed: its condition did not hold.
+            TransactionCanceled: a condition of its transaction did not hold.
+        """
+        throttled = False
         for attempt in range(MAX_TRANSACTION_ATTEMPTS):
             try:
-                await self._call(request)
+                return await self._call(request)
             except TransactionCanceled as canceled:
-                codes = set(canceled.codes)
-                if "ConditionalCheckFailed" in codes:
-                    raise ConditionFailed(None, sent_before=False) from None
-                if not codes <= _RETRYABLE:
-                    raise ServiceError(
-                        f"DynamoDB cancelled the transaction: {codes}", self.place
-                    ) from canceled.__cause__
-                await _pause(attempt)
-            else:
-                return
-        if codes & _THROTTLED:
-            raise ThrottledError("AWS throttled TransactWriteItems and every retry", self.place)
-        raise self._conflict()
+                if "ConditionalCheckFailed" in canceled.codes:
+                    raise
+                if not canceled.codes <= _RETRYABLE:
+                    raise from_cancelled_transaction(canceled.reasons, self.place) from canceled.__cause__
+                throttled = bool(canceled.codes & _THROTTLED)
+                await _pause(attempt, _LONGEST_THROTTLE_SECONDS if throttled else LONGEST_PAUSE_SECONDS)
+        if throttled:
+            advice = "raise the table's capacity"
+            raise ThrottledError(f"AWS throttled the transaction and every retry: {advice}", self.place)
+        raise ServiceError("Other transactions on the same items were in the way, again and again", self.place)
 
     async def _latest_and_window(self, size: int) -> list[StoredBody]:
         """Return the latest messages, so many or up to a slack more, and remember their sort keys."""
@@ -282,7 +320,12 @@ class ItemCollectionConversation(Conversation):
         return bodies
 
     async def _latest(
-        self, count: int, *, at_first: int | None = None, before: SortKey | None = None
+        self,
+        count: int,
+        *,
+        at_first: int | None = None,
+        before: SortKey | None = None,
+        consistent: bool | None = None,
     ) -> list[StoredBody]:
         """Return at least so many of the latest messages, if there are, oldest first.
 
@@ -290,6 +333,7 @@ class ItemCollectionConversation(Conversation):
             count: how many.
             at_first: how many items to ask for at first, None for as many as messages.
             before: only messages before this one.
+            consistent: whether the read is strongly consistent, None for the handle's choice.
         """
         parts: list[StoredPart] = []
         found, limit, start_key = 0, at_first or count, None
@@ -297,7 +341,7 @@ class ItemCollectionConversation(Conversation):
             page, start_key = await self._query(
                 self._layout.query(
                     now=now(),
-                    consistent=self._consistent_read,
+                    consistent=self._consistent_read if consistent is None else consistent,
                     newest_first=True,
                     limit=limit,
                     before=before,
@@ -307,7 +351,7 @@ class ItemCollectionConversation(Conversation):
             parts += page
             found += sum(part.key.part == 0 for part in page)
             if found >= count or start_key is None:
-                return assemble(reversed(parts))
+                return await self._settled(assemble(reversed(parts)))
             # Parts, tombstones and what has expired count towards a limit: where there are many, a few requests must
             # do.
             limit = max(count - found, 4 * limit)
@@ -323,16 +367,47 @@ class ItemCollectionConversation(Conversation):
             waiting += page
             # The last message may go on in the next page.
             last = waiting[-1].key.of_part(0) if waiting and start_key is not None else None
-            yield assemble(part for part in waiting if part.key.of_part(0) != last)
+            yield await self._settled(assemble(part for part in waiting if part.key.of_part(0) != last))
             if start_key is None:
                 return
             waiting = [part for part in waiting if part.key.of_part(0) == last]
+
+    async def _settled(self, bodies: list[StoredBody]) -> list[StoredBody]:
+        """Return the messages with those read again of which a part is missing.
+
+        What a transaction writes may be met in part: a page is not one with another, nor, on AWS, with itself.
+        """
+        return [
+            whole
+            for body in bodies
+            if (whole := body if body.content is not None else await self._read_again(body)) is not None
+        ]
+
+    async def _read_again(self, body: StoredBody) -> StoredBody | None:
+        """Return a message read as a whole, None where it is gone; still without content if a part stays missing."""
+        for attempt in range(_READ_AGAIN):
+            await _pause(attempt)
+            parts, start_key = list[StoredPart](), None
+            while True:
+                page, start_key = await self._query(
+                    self._layout.query(now=now(), consistent=True, only=body.key, start_key=start_key)
+                )
+                parts += page
+                if start_key is None:
+                    break
+            found = assemble(parts)
+            if not found:
+                return None
+            if found[0].content is not None:
+                return found[0]
+        return body
 
     async def _query(self, request: Request) -> tuple[list[StoredPart], dict[str, AttributeValue] | None]:
         """Return a page of what is stored, with the key of the next one, and order what is written after it."""
         response = await self._call(request)
         items: list[Item] = response.get("Items", [])
-        parts = [part for part in map(self._layout.stored_part, items) if part is not None]
+        read = await self._in_slices(lambda item, _: self._layout.stored_part(item), items)
+        parts = [part for part in read if part is not None]
         if parts:
             self._clock.see(max(part.key for part in parts))
         return parts, response.get("LastEvaluatedKey")
@@ -345,45 +420,53 @@ class ItemCollectionConversation(Conversation):
     async def _remove(self, key: SortKey, known: StoredBody | None = None) -> bool:
         """Remove a message, unless it is another one than what is known; return whether this call removed it."""
         write = secrets.token_urlsafe(9)
+        removed = True
         try:
-            response = await self._call(self._layout.remove(key, known, write, now()))
-            tombstone: Item = response["Attributes"]
+            tombstone: Item = (await self._write(self._layout.remove(key, known, write, now())))["Attributes"]
         except ConditionFailed as failed:
-            # An attempt whose answer was lost may have done it.
-            if failed.item is None or self._layout.removed_by(failed.item) != write:
+            if failed.item is None:
                 return False
             tombstone = failed.item
-        await self._sweep(self._layout.other_parts(key, tombstone), fenced=False)
-        return True
+            # An attempt whose answer was lost may have done it.
+            removed = self._layout.removed_by(tombstone) == write
+            if self._layout.removed_by(tombstone) is None:
+                return False
+        # The message is removed; parts that stay are read by nobody, and cost their space until the session is cleared.
+        with suppress(ChatHistoryError):
+            await self._sweep(self._layout.other_parts(key, tombstone))
+        return removed
 
     async def _trim(self, size: int, added: list[SortKey]) -> None:
-        """Remove what history_size leaves out, once that has grown to a slack.
+        """Remove what history_size leaves out, once that seems to have grown to a slack.
 
-        Where the session's latest messages are not known, they are asked for now and then: once in as many messages as
-        the slack has, at random.
+        What is remembered of the session only tells when to look: others may have removed messages since. Where nothing
+        is, somebody looks once in as many messages as the slack has, at random.
         """
-        if self._window is None:
-            if random.random() * slack(size) > len(added):
-                return
-            await self._latest_and_window(size)
-        window = sorted({*(self._window or ()), *added})
-        self._window = window[-size:] if len(window) >= size + slack(size) else window
-        if len(window) > len(self._window):
-            # What was added is stored; what is left over now is left to the next trim.
-            with suppress(ChatHistoryError):
-                await self._sweep_before(self._window[0])
+        known = self._window
+        if known is None and random.random() * slack(size) > len(added):
+            return
+        window = sorted({*(known or ()), *added})
+        self._window = window[-(size + slack(size)) :]
+        if known is not None and len(window) < size + slack(size):
+            return
+        latest = await self._latest(size, consistent=True)
+        self._window = [body.key for body in latest]
+        if len(latest) >= size:
+            await self._sweep_before(latest[-size].key)
 
     async def _sweep_before(self, before: SortKey | None) -> None:
-        """Remove all messages, or those that history_size leaves out, which nobody reads even if they come back."""
+        """Remove all messages, or all before one."""
         start_key = None
         while True:
-            parts, start_key = await self._query(self._layout.query_keys(before=before, start_key=start_key))
-            await self._sweep(parts, fenced=before is None)
+            response = await self._call(self._layout.query_keys(before=before, start_key=start_key))
+            found = await self._in_slices(lambda item, _: self._layout.stored_part(item), response.get("Items", []))
+            await self._sweep([part for part in found if part is not None])
+            start_key = response.get("LastEvaluatedKey")
             if start_key is None:
                 return
 
-    async def _sweep(self, parts: Iterable[StoredPart], *, fenced: bool) -> None:
-        requests = self._layout.sweep(parts, secrets.token_urlsafe(9) if fenced else None, now())
+    async def _sweep(self, parts: Iterable[StoredPart]) -> None:
+        requests = self._layout.sweep(parts, secrets.token_urlsafe(9), now())
         await at_most(_SWEEPS_AT_ONCE, self._batch_write, requests)
 
     async def _batch_write(self, request: Request) -> None:
@@ -398,10 +481,7 @@ class ItemCollectionConversation(Conversation):
 
 
 def slack(history_size: int) -> int:
-    """Return how many messages more than history_size may be stored before they are removed.
-
-    A fifth more is read, and removals are made for several messages at once.
-    """
+    """Return how many messages more than history_size may be stored before they are removed, several at once."""
     return max(4, history_size // 5)
 
 
@@ -421,9 +501,10 @@ def _key_of(message_id: object) -> SortKey:
 
 
 def _stored_message(key: SortKey, message: BaseMessage) -> StoredMessage:
-    created_at = datetime.fromtimestamp(key.created_at, timezone.utc)
-    return StoredMessage(str(key).removeprefix(PREFIX)[:-3], message, created_at)
+    # A damaged key may claim a time beyond the calendar.
+    seconds = min(key.created_at, datetime.max.replace(tzinfo=timezone.utc).timestamp() - 1)
+    return StoredMessage(str(key).removeprefix(PREFIX)[:-3], message, datetime.fromtimestamp(seconds, timezone.utc))
 
 
-async def _pause(attempt: int) -> None:
-    await asyncio.sleep(random.uniform(0, min(attempt * 0.005, LONGEST_PAUSE_SECONDS)))
+async def _pause(attempt: int, longest_seconds: float = LONGEST_PAUSE_SECONDS) -> None:
+    await asyncio.sleep(random.uniform(0, min(0.005 * 2**attempt, longest_seconds)))

@@ -15,15 +15,26 @@ Out = TypeVar("Out")
 SLICE_SECONDS = 0.002
 
 
+class Slices:
+    """Tells when a slice of work is over."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    async def breathe(self) -> None:
+        """Let the loop run if the slice is over."""
+        if time.perf_counter() - self._started > SLICE_SECONDS:
+            await asyncio.sleep(0)
+            self._started = time.perf_counter()
+
+
 async def in_slices(convert: Callable[[In, int], Out], values: Iterable[In]) -> list[Out]:
     """Return ``convert(value, position)`` of all values, and let the loop run now and then."""
     converted: list[Out] = []
-    started = time.perf_counter()
+    slices = Slices()
     for position, value in enumerate(values):
         converted.append(convert(value, position))
-        if time.perf_counter() - started > SLICE_SECONDS:
-            await asyncio.sleep(0)
-            started = time.perf_counter()
+        await slices.breathe()
     return converted
 
 

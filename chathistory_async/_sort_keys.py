@@ -12,9 +12,9 @@ Order. DynamoDB orders text by its UTF-8 bytes, and digits of a fixed width are 
 1. *A batch stays together and in order.* Its messages share t and r and differ in i. Two batches differ in r or in t,
    both of which come before i, so all of one batch comes before all of the other. The same holds for a message's parts.
 2. *What was seen comes before what is written*, on any host's clock. A tick is taken from the hybrid logical clock
-   (Kulkarni and others, 2014: https://cse.buffalo.edu/tech-reports/2014-04.pdf) of the handle: it is the greater of the
-   time and of one more than the latest tick that the handle has read or written, hence greater than each of those. By
-   1, all messages that were seen come before all that are written.
+   (Kulkarni and others, 2014: https://cse.buffalo.edu/tech-reports/2014-04.pdf) of the session: it is the greater of
+   the time and of one more than the latest tick that the process has read or written in it, hence greater than each of
+   those. By 1, all messages that were seen come before all that are written.
 3. *A clock that goes back orders nothing backwards*, within a process: its time is the latest that the process has
    read, over all of its handles.
 
@@ -24,6 +24,7 @@ have the same t and r happens once in 2**64 such pairs.
 
 from __future__ import annotations
 
+import functools
 import re
 import secrets
 import threading
@@ -85,7 +86,7 @@ def _wall_clock_ms() -> int:
 
 
 class Clock:
-    """The hybrid logical clock of one handle.
+    """The hybrid logical clock of one session in one process.
 
     Args:
         now_ms: tells the time, in milliseconds since the epoch.
@@ -100,6 +101,11 @@ class Clock:
         with _lock:
             self._latest = max(self._latest, key.tick)
 
+    def forget(self) -> None:
+        """Begin anew, because nothing that was seen is left."""
+        with _lock:
+            self._latest = 0
+
     def next_batch(self) -> SortKey:
         """Return the sort key of the first message of a new batch.
 
@@ -112,6 +118,16 @@ class Clock:
             if self._latest >= _MAX_TICK:
                 raise OverflowError("A stored message claims a time that no clock can have told")
             return SortKey(self._latest, secrets.token_hex(8), 0)
+
+
+# About 1 KB each.
+_MAX_CLOCKS = 4_096
+
+
+@functools.lru_cache(_MAX_CLOCKS)
+def clock_of(table_name: str, session: str) -> Clock:
+    """Return the clock that all handles on a session share: one may be made to read, and another to write."""
+    return Clock()
 
 
 def _forget_in_child() -> None:

@@ -29,7 +29,7 @@ An error of AWS or of the connection has the botocore error as its ``__cause__``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -128,7 +128,8 @@ class PartiallyStoredError(ChatHistoryError):
     """A batch that does not fit into one transaction failed after some of its transactions; the cause says why.
 
     Attributes:
-        stored_count: how many messages are stored: the first ones of the batch, in order.
+        stored_count: how many messages, from the first one of the batch on, need not be stored any more. Where the
+            cause leaves open whether a write was stored, some that follow may be stored as well: read before you go on.
     """
 
     def __init__(self, message: str, place: Place | None = None, stored_count: int = 0) -> None:
@@ -264,6 +265,9 @@ _KEY_SCHEMA_TEXTS = (
     "Size of hashkey",
     "Size of rangekey",
     "primary key values must be under",
+    "Query key condition not supported",
+    "Query condition missed key schema element",
+    "Condition parameter type does not match schema type",
 )
 _ITEM_SIZE_TEXTS = ("Item size has exceeded", "Item size to update has exceeded")
 
@@ -317,8 +321,7 @@ def _from_dynamodb_error(error: ClientError, place: Place) -> ChatHistoryError |
         advice = "check the name, region and endpoint, or create it with ChatHistoryStore.create_table()"
         return TableNotFoundError(f"The table does not exist: {advice}", place)
     if code == "ValidationException" and _matches(text, _KEY_SCHEMA_TEXTS):
-        advice = "check primary_key_name, key, and the types of their values"
-        return KeySchemaError(f"The session's key does not fit the table ({text}): {advice}", place)
+        return wrong_key(text, place)
     if code == "ValidationException" and _matches(text, _ITEM_SIZE_TEXTS):
         return ItemTooLargeError("The session would outgrow DynamoDB's 400 KB for an item", place)
     return None
@@ -341,6 +344,21 @@ def _from_kms_error(error: ClientError, place: Place, key_id: str | None) -> Cha
             place,
         )
     return _from_client_error(error, place, _KMS_ADVICE, f" with the key {key_id}" if key_id else "")
+
+
+def from_cancelled_transaction(reasons: Iterable[Mapping[str, object]], place: Place) -> ChatHistoryError:
+    """Return our error for a transaction that cannot be tried again."""
+    texts = [f"{reason.get('Code')}: {reason.get('Message')}" for reason in reasons if reason.get("Code") != "None"]
+    for text in texts:
+        if _matches(text, _KEY_SCHEMA_TEXTS):
+            return wrong_key(text, place)
+    return ServiceError(f"DynamoDB cancelled the transaction ({'; '.join(sorted(set(texts)))})", place)
+
+
+def wrong_key(reason: str, place: Place) -> KeySchemaError:
+    """Return the error for a key that does not fit the table."""
+    advice = 'check primary_key_name, key and sort_key_name (or layout="single_item"), and the types of their values'
+    return KeySchemaError(f"The session's key does not fit the table ({reason}): {advice}", place)
 
 
 def _matches(text: str, parts: tuple[str, ...]) -> bool:

@@ -54,9 +54,10 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             empty, also while DynamoDB has not deleted it, and an append to it starts afresh. With ``sort_key_name``,
             seconds from the writing of each message until that one expires.
         ttl_key_name: the attribute of the expiry time, in seconds since the epoch.
-        history_size: how many messages are kept, the latest ones; None for all. With ``sort_key_name``, up to a fifth
-            more are stored before they are removed, which only ``apage`` returns; but where messages are deleted or
-            popped, those that had fallen out may take their places.
+        history_size: how many messages are kept, the latest ones; None for all. With ``sort_key_name``, a fifth more
+            (four at least) may be stored before they are removed, and several times as many by handles that never read;
+            only ``apage`` returns them, but where messages are deleted, those that had fallen out may take their
+            places.
         history_messages_key: the attribute of the messages, or with ``sort_key_name`` of a message's body.
         coerce_float_to_decimal: accepted for compatibility. Floats are stored exactly whatever it says, and come back
             as floats (as ints where they are whole), never as Decimal.
@@ -271,13 +272,17 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Append messages, all or none of them, contiguous and in order; exactly once, however often it is retried.
 
-        One ``UpdateItem`` that does not read. A second write follows where the first finds that the session has
-        expired; that it outgrew ``history_size`` unseen by this handle; that it has had over 255 writes and this handle
-        has neither read nor written it; and at about every 126th write of a long session. An empty sequence writes
-        nothing.
+        In a single item, one ``UpdateItem`` that does not read. A second write follows where the first finds that the
+        session has expired; that it outgrew ``history_size`` unseen by this handle; that it has had over 255 writes and
+        this handle has neither read nor written it; and at about every 126th write of a long session.
 
-        If the call is cancelled, or fails with ``EndpointError``, ``ServiceError``, ``ThrottledError`` or
-        ``WriteOutcomeUnknownError``, the batch may have been stored, and then whole.
+        In an item collection, one ``PutItem`` for one message, one ``TransactWriteItems`` for several. A batch of more
+        than 100 messages or 4 MB is stored in several transactions, in order, each of them all or none. With
+        ``history_size``, now and then a ``Query`` and ``BatchWriteItem`` follow.
+
+        An empty sequence writes nothing. If the call is cancelled, or fails with ``EndpointError``, ``ServiceError``,
+        ``ThrottledError`` or ``WriteOutcomeUnknownError``, the batch, or the next of its transactions, may have been
+        stored, and then whole.
 
         Long batches are converted in slices, between which the event loop runs. One message is one step, and so is the
         SDK's own serialisation of the request.
@@ -289,7 +294,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             TypeError: a message was given instead of a sequence.
             KmsKeyError: the KMS key does not exist, is disabled, or is not for encryption. Nothing was written.
             MessageNotStorableError: a message would not read back equal. Nothing was written.
-            ItemTooLargeError: the session would outgrow 400 KB. Nothing was written.
+            ItemTooLargeError: the session would outgrow 400 KB in its single item, or a message 4 MB. Nothing was
+                written.
+            PartiallyStoredError: the first transactions of a large batch are stored; it says how many messages that is.
             WriteConflictError: other writers were always faster. Nothing was written.
             WriteOutcomeUnknownError: see there.
             UndecodableItemError: the attribute of the messages is not a list.
@@ -351,29 +358,35 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """
         return await self._open_conversation().pop()
 
-    async def acopy_to(self, session_id: str, *, upto: str | None = None) -> DynamoDBChatMessageHistory:
+    async def acopy_to(
+        self, session_id: str, *, key: Key | None = None, upto: str | None = None
+    ) -> DynamoDBChatMessageHistory:
         """Append this session's messages to another one of the same table, to branch off, and return its handle.
 
-        A hundred messages at a time, each of them all or none. The copies have ids and times of their own. Needs an
-        item collection.
+        A hundred messages at a time; a second call appends them again. The copies have ids and times of their own.
+        Needs an item collection.
 
         Args:
-            session_id: the other session's partition key.
-            upto: the id of the last message to copy, None for all.
+            session_id: the value of the other session's partition key.
+            key: the other session's partition key instead; required of a handle that was made with ``key``.
+            upto: the id of the last message to copy, None for all. Where it is gone, all before it are copied.
 
         Raises:
-            ValueError: ``upto`` is not an id, or ``session_id`` is this session's.
+            ValueError: ``upto`` is not an id, the other session is this one, or ``key`` is required.
             LayoutError: the session is stored in a single item.
             ChatHistoryError: what ``aget_messages`` and ``aadd_messages`` raise. Some messages may have been copied.
         """
-        other = self._sibling(session_id)
+        other = self._sibling(session_id, key)
         await self._open_conversation().copy_to(other._conversation, upto)
         return other
 
     async def aclear(self) -> None:
-        """Delete the session's item, with all attributes that others have put there.
+        """Delete the session's messages; in a single item, with all attributes that others have put there.
 
-        A ``GetItem`` and, where there is an item, a ``DeleteItem``. A retry never deletes what was added after it.
+        A retry never deletes what was added after it. In a single item, a ``GetItem`` and, where there is an item, a
+        ``DeleteItem``. In an item collection, a ``Query`` for each megabyte and a ``BatchWriteItem`` for each 25
+        messages; where it fails halfway, some are left, and it can be called again. What is younger than half an hour
+        leaves an empty item for that time, which DynamoDB's TTL deletes.
 
         Raises:
             WriteOutcomeUnknownError: an answer was lost, and another session has begun on a key whose item
@@ -439,9 +452,11 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """Remove the latest message and return it, as ``apop_message`` does."""
         return run(self.apop_message)
 
-    def copy_to(self, session_id: str, *, upto: str | None = None) -> DynamoDBChatMessageHistory:
+    def copy_to(
+        self, session_id: str, *, key: Key | None = None, upto: str | None = None
+    ) -> DynamoDBChatMessageHistory:
         """Append this session's messages to another one, as ``acopy_to`` does."""
-        return run(self.acopy_to, session_id, upto=upto)
+        return run(self.acopy_to, session_id, key=key, upto=upto)
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Append messages, as ``aadd_messages`` does."""
@@ -460,7 +475,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         run(self.aadd_messages, [AIMessage(content=message) if isinstance(message, str) else message])
 
     def clear(self) -> None:
-        """Delete the session's item, as ``aclear`` does."""
+        """Delete the session's messages, as ``aclear`` does."""
         run(self.aclear)
 
     def close(self) -> None:
@@ -475,10 +490,14 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """Return the table and the session; no content."""
         return f"<{type(self).__name__} {self._conversation.place}>"
 
-    def _sibling(self, session_id: str) -> DynamoDBChatMessageHistory:
+    def _sibling(self, session_id: str, key: Key | None) -> DynamoDBChatMessageHistory:
         """Return a handle on another session with the same settings and clients."""
-        (name,) = list(self._key)[:1]
-        key = {name: session_id}
+        if key is None:
+            (name,) = list(self._key)[:1]
+            if self._key != {name: self._session_id}:
+                # The key may have a tenant's prefix, which the other session must not lose.
+                raise ValueError("This handle was made with key: give the other session's too")
+            key = {name: session_id}
         if key == self._key:
             raise ValueError("A session cannot be copied to itself")
         layout = replace(self._layout, key=encode_key(key))

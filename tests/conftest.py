@@ -108,8 +108,9 @@ def table(engine: Engine) -> Iterator[str]:
         yield name
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def collection_table(engine: Engine) -> Iterator[str]:
+    """Of each module: moto copies a whole table for every transaction."""
     with created_table() as name:
         yield name
 

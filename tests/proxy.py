@@ -25,6 +25,7 @@ class Fault(Enum):
     CAPACITY = "throttle: ProvisionedThroughputExceededException"
     THROTTLED = "throttle: ThrottlingException"
     DENIED = "refuse: AccessDeniedException"
+    CONFLICT = "refuse: TransactionConflictException"
     DELAY = "forward after a moment"
     ZOMBIE = "break the connection, and forward the request later"
 
@@ -34,6 +35,7 @@ REFUSALS = {
     Fault.CAPACITY: "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException",
     Fault.THROTTLED: "com.amazon.coral.service#ThrottlingException",
     Fault.DENIED: "com.amazon.coral.service#AccessDeniedException",
+    Fault.CONFLICT: "com.amazonaws.dynamodb.v20120810#TransactionConflictException",
 }
 
 

@@ -106,6 +106,7 @@ def test_the_signature_is_theirs_and_ours_come_after() -> None:
         "config",
         "consistent_read",
         "kms_endpoint_url",
+        "sort_key_name",
     ]
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in ours_only)
 

@@ -116,6 +116,7 @@ class TestIteration:
             assert message.content == "0"
             break
         await iterator.aclose()
+        await asyncio.sleep(0)
         assert set(asyncio.all_tasks()) == before
         assert next(make().iter()).content == "0"
 
@@ -262,6 +263,19 @@ class TestReplacing:
             await make(session="never-written").areplace_message(stored.id, HumanMessage("x"))
         assert await make().aget_messages() == []
 
+    async def test_of_what_has_expired_is_an_error(self, make: Make, dynamodb: Any, layout: dict[str, Any]) -> None:
+        await make(ttl=1000).aadd_messages(humans(0))
+        [stored] = await all_stored(make())
+        dynamodb.update_item(
+            TableName=layout["table_name"],
+            Key={"SessionId": {"S": make().session_id}, "MessageId": {"S": f"m#{stored.id}-00"}},
+            UpdateExpression="SET expireAt = :past",
+            ExpressionAttributeValues={":past": {"N": "1"}},
+        )
+        with pytest.raises(MessageNotFoundError):
+            await make().areplace_message(stored.id, HumanMessage("x"))
+        assert await make().aget_messages() == []
+
     async def test_with_what_cannot_be_stored_changes_nothing(self, make: Make) -> None:
         await make().aadd_messages(humans(0))
         [stored] = await all_stored(make())
@@ -325,6 +339,26 @@ class TestPopping:
         assert await through().apop_message() == HumanMessage("1")
         assert texts(await make().aget_messages()) == ["0"]
 
+    async def test_gives_the_message_though_its_parts_cannot_be_removed(
+        self, through: Through, make: Make, proxy: Proxy
+    ) -> None:
+        large = HumanMessage(secrets.token_urlsafe(900_000))
+        await make().aadd_messages([HumanMessage("small"), large])
+        proxy.schedule = lambda seen: Fault.ERROR_500 if seen.operation == "BatchWriteItem" else Fault.NONE
+        assert await through(attempts=1).apop_message() == large
+        assert texts(await make().aget_messages()) == ["small"]
+
+    @pytest.mark.parametrize("operation", ["UpdateItem", "TransactWriteItems"])
+    async def test_and_replacing_wait_for_a_transaction_on_the_same_item(
+        self, through: Through, make: Make, proxy: Proxy, operation: str
+    ) -> None:
+        await make().aadd_messages(humans("old"))
+        [stored] = await all_stored(make())
+        proxy.script(Fault.CONFLICT, Fault.CONFLICT, operation=operation)
+        await through().areplace_message(stored.id, HumanMessage("new"))
+        assert await through().apop_message() == HumanMessage("new")
+        assert proxy.operations().count(operation) == 3
+
     async def test_gives_what_was_put_in_its_place_meanwhile(self, through: Through, make: Make, proxy: Proxy) -> None:
         await make().aadd_messages(humans("old"))
         [stored] = await all_stored(make())
@@ -352,9 +386,18 @@ class TestCopying:
         assert {one.id for one in await all_stored(whole)}.isdisjoint(one.id for one in stored)
 
     async def test_of_a_long_session(self, make: Make, session_id: str) -> None:
-        await make().aadd_messages(humans(*range(350)))
+        await make().aadd_messages(humans(*range(120)))
         copy = await make().acopy_to(f"{session_id}-copy")
-        assert texts(await copy.aget_messages()) == [str(number) for number in range(350)]
+        assert texts(await copy.aget_messages()) == [str(number) for number in range(120)]
+
+    async def test_keeps_a_tenants_prefix(self, make: Make, session_id: str) -> None:
+        history, two = make(key={"SessionId": f"tenant#{session_id}"}), {"SessionId": f"tenant#{session_id}-two"}
+        await history.aadd_messages(humans(0))
+        with pytest.raises(ValueError, match="made with key"):
+            await history.acopy_to("two")
+        copy = await history.acopy_to("two", key=two)
+        assert copy.key == two
+        assert texts(await make(key=two).aget_messages()) == ["0"]
 
     async def test_to_itself_is_refused(self, make: Make, session_id: str) -> None:
         with pytest.raises(ValueError, match="cannot be copied to itself"):

@@ -19,7 +19,7 @@ from chathistory_async import ChatHistoryError, DynamoDBChatMessageHistory
 FACES = ALL_FACES
 WRITERS = 8
 APPENDS = 25
-FAULTS = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED}]
+FAULTS = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED, Fault.CONFLICT}]
 
 
 def at_random(rate: float, seed: int, faults: Sequence[Fault]) -> Callable[[Seen], Fault]:

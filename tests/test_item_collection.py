@@ -24,6 +24,7 @@ from chathistory_async import (
     DynamoDBChatMessageHistory,
     EndpointError,
     ItemTooLargeError,
+    KeySchemaError,
     PartiallyStoredError,
     ServiceError,
     ThrottledError,
@@ -34,6 +35,7 @@ from chathistory_async._item_collection_conversation import slack
 from chathistory_async._sort_keys import Clock, SortKey, parse
 
 FACES = COLLECTION_FACES
+COPIES = "moto copies the whole table for every transaction, which takes it minutes here"
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED]
 
@@ -108,6 +110,7 @@ class TestStorage:
         assert proxy.operations() == ["PutItem", "TransactWriteItems"]
         assert len(proxy.seen[1].body["ClientRequestToken"]) <= 36
 
+    @pytest.mark.real_engine(COPIES)
     async def test_of_a_thousand_messages(self, face: type[Face], through: Through, make: Make, proxy: Proxy) -> None:
         batch = humans(*range(1000))
         await face(through()).add(batch)
@@ -148,6 +151,28 @@ class TestLargeMessages:
         assert [stored.message for stored in page.messages] == [large]
         await face(make()).clear()
         assert await face(make()).read() == []
+
+    @pytest.mark.real_engine(COPIES)
+    async def test_is_read_whole_while_it_is_replaced(self, make: Make) -> None:
+        versions = [HumanMessage(f"{number}" + secrets.token_urlsafe(1_200_000)) for number in range(2)]
+        await make().aadd_messages([versions[0], HumanMessage("after")])
+        message_id = (await make().apage(2)).messages[0].id
+        done = False
+
+        async def read() -> int:
+            reads = 0
+            while not done:
+                [large, after] = await make().aget_messages()
+                assert large in versions
+                assert after.content == "after"
+                reads += 1
+            return reads
+
+        readers = [asyncio.create_task(read()) for _ in range(2)]
+        for number in range(12):
+            await make().areplace_message(message_id, versions[number % 2])
+        done = True
+        assert min(await asyncio.gather(*readers)) > 1
 
     async def test_of_more_than_a_transaction_holds_is_refused_before_any_write(
         self, face: type[Face], through: Through, proxy: Proxy
@@ -243,17 +268,28 @@ class TestExactlyOnce:
         await asyncio.to_thread(proxy.wait_for_zombies)
         assert await face(make()).read() == []
 
+    @pytest.mark.real_engine(COPIES)
     @pytest.mark.parametrize("fault", [Fault.CAPACITY, Fault.ERROR_500])
     async def test_what_of_a_large_batch_is_stored_is_told(
         self, face: type[Face], through: Through, make: Make, proxy: Proxy, fault: Fault
     ) -> None:
         proxy.script(Fault.NONE, *[fault] * 9)
-        with pytest.raises(PartiallyStoredError, match="The first 100 of 250 messages are stored") as caught:
+        with pytest.raises(PartiallyStoredError, match="stored up to its first 100 messages; then") as caught:
             await face(through(attempts=2)).add(humans(*range(250)))
         assert caught.value.stored_count == 100
         assert isinstance(caught.value.__cause__, (ThrottledError, ServiceError))
         assert caught.value.session_key == make().key
         assert texts(await face(make()).read()) == [str(number) for number in range(100)]
+
+    @pytest.mark.real_engine(COPIES)
+    async def test_what_is_left_out_of_a_large_batch_counts(self, through: Through, make: Make, proxy: Proxy) -> None:
+        proxy.script(Fault.NONE, *[Fault.ERROR_500] * 9)
+        with pytest.raises(PartiallyStoredError) as caught:
+            await through(attempts=2, history_size=250).aadd_messages(humans(*range(300)))
+        assert caught.value.stored_count == 150
+        assert texts(await make().aget_messages()) == [str(number) for number in range(50, 150)]
+        with pytest.raises(ItemTooLargeError, match=r"messages\[2\] of"):
+            await make(history_size=1).aadd_messages([*humans(0, 1), HumanMessage(secrets.token_hex(4_500_000))])
 
     async def test_what_fails_at_once_is_no_partial_failure(
         self, face: type[Face], through: Through, proxy: Proxy
@@ -272,6 +308,15 @@ class TestOrder:
             assert texts(await history.aget_messages()) == [str(seen) for seen in range(number)]
             await history.aadd_messages(humans(number))
         assert len(await asks.aget_messages()) == 20
+
+    async def test_one_handle_may_read_and_another_write(self, make: Make) -> None:
+        ahead = make()
+        now = int(time.time() * 1000)
+        ahead._conversation._clock = Clock(lambda: now + 300_000)  # type: ignore[attr-defined]
+        await ahead.aadd_messages(humans("question"))
+        await make().aget_messages()
+        await make().aadd_messages(humans("answer"))
+        assert texts(await make().aget_messages()) == ["question", "answer"]
 
     async def test_what_a_handle_wrote_unread_comes_before_what_it_writes(self, make: Make) -> None:
         history = make()
@@ -315,10 +360,52 @@ for line in sys.stdin:
         history = make()
         assert texts(history.messages) == [str(number) for number in range(12)]
 
+    @pytest.mark.real_engine(COPIES)
     async def test_a_batch_stays_together_among_others(self, face: type[Face], make: Make) -> None:
         await asyncio.gather(*(face(make()).add(humans(*[writer] * 150)) for writer in range(4)))
         stored = texts(await make().aget_messages())
         assert stored == [text for text in stored[::150] for _ in range(150)]
+
+
+class TestWrongTable:
+    """In a table without a sort key every session is an item of langchain-community's."""
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    @pytest.mark.parametrize("stored", [0, 5])
+    async def test_no_session_is_replaced_and_no_message_lost_in_silence(
+        self, make: Make, table: str, batch: int, stored: int
+    ) -> None:
+        single = make(table_name=table, sort_key_name=None)
+        if stored:
+            await single.aadd_messages(humans(*range(stored)))
+        wrong = make(table_name=table)
+        if stored or batch > 1:
+            with pytest.raises(KeySchemaError, match="sort_key_name"):
+                await wrong.aadd_messages(humans(*range(batch)))
+            assert len(await single.aget_messages()) == stored
+
+    @pytest.mark.real_engine("moto takes a condition on a key that the table does not have")
+    async def test_every_other_method_says_so(self, make: Make, table: str) -> None:
+        some_id = "0" * 16 + "-" + "0" * 16 + "-" + "0" * 6
+        for wrong in (make(table_name=table), make(primary_key_name="other"), make(sort_key_name="other")):
+            for attempt in (
+                wrong.aget_messages(),
+                wrong.aget_messages(limit=1),
+                wrong.apage(1),
+                wrong.aclear(),
+                wrong.apop_message(),
+                wrong.adelete_messages([some_id]),
+                wrong.areplace_message(some_id, HumanMessage("x")),
+            ):
+                with pytest.raises(KeySchemaError, match="check primary_key_name, key and sort_key_name"):
+                    await attempt
+
+    @pytest.mark.real_engine("moto does not check a key's type or size")
+    @pytest.mark.parametrize("batch", [1, 2])
+    @pytest.mark.parametrize("value", [5, b"x", "x" * 2049], ids=["number", "binary", "too-long"])
+    async def test_and_a_key_of_another_type_or_size(self, make: Make, value: Any, batch: int) -> None:
+        with pytest.raises(KeySchemaError):
+            await make(key={"SessionId": value}).aadd_messages(humans(*range(batch)))
 
 
 class TestTTL:
@@ -410,7 +497,7 @@ class TestClear:
 
 
 class TestHistorySize:
-    @pytest.mark.parametrize("size", [1, 5, 50])
+    @pytest.mark.parametrize("size", [1, 5, 20])
     async def test_stored_messages_stay_within_a_slack(
         self, face: type[Face], make: Make, stored: Any, size: int
     ) -> None:
@@ -421,6 +508,34 @@ class TestHistorySize:
             await history.add(humans(number))
             most = max(most, len(stored()))
         assert most < size + slack(size) + 1
+
+    async def test_leaves_what_others_made_room_for(self, face: type[Face], make: Make) -> None:
+        one, other = face(make(history_size=10)), make(history_size=10)
+        await one.add(humans(*range(10)))
+        await one.read()
+        for _ in range(8):
+            await other.apop_message()
+        await one.add(humans(*"abcd"))
+        assert texts(await one.read()) == ["0", "1", "a", "b", "c", "d"]
+
+    async def test_a_look_that_fails_does_not_fail_the_append(self, through: Through, proxy: Proxy) -> None:
+        proxy.schedule = lambda seen: Fault.DENIED if seen.operation == "Query" else Fault.NONE
+        for number in range(40):
+            await through(history_size=1).aadd_messages(humans(number))
+        assert "Query" in proxy.operations()
+
+    async def test_does_not_let_a_late_request_bring_back_what_was_cleared(
+        self, through: Through, make: Make, proxy: Proxy
+    ) -> None:
+        proxy.script(Fault.ZOMBIE)
+        await through().aadd_messages(humans("cleared"))
+        await make().aclear()
+        history = make(history_size=1)
+        for number in range(8):
+            await history.aget_messages()
+            await history.aadd_messages(humans(number))
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        assert "cleared" not in texts(await make().aget_messages())
 
     async def test_of_one_handle_that_only_writes(self, make: Make, stored: Any) -> None:
         history = make(history_size=10)
@@ -489,6 +604,7 @@ class TestCost:
         assert await self.costs(make, proxy) == at_100
 
 
+@pytest.mark.real_engine(COPIES)
 async def test_a_long_session_is_read_whole_page_by_page(
     face: type[Face], through: Through, make: Make, proxy: Proxy
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import Make
 from engines import SDK_THREADS
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from samples import humans
 
 from chathistory_async import DynamoDBChatMessageHistory
@@ -73,6 +73,24 @@ async def test_a_full_item_is_read_in_slices(slow_callbacks: list[str], make: Ma
     # botocore's own parsing and one conversion of the whole would each hold the loop in every read; a machine that
     # is busy elsewhere, or a full garbage collection, does so now and then.
     assert len(slow_callbacks) <= reads // 2, slow_callbacks
+
+
+@pytest.mark.real_engine("moto copies the whole table for every transaction")
+async def test_a_long_item_collection_is_written_and_read_in_slices(
+    slow_callbacks: list[str], make: Make, collection_table: str, encryption: dict[str, Any]
+) -> None:
+    long = HumanMessage("a word or two " * 3000)
+    stored = [*many_messages(), *[long] * 200]
+    history = make(table_name=collection_table, sort_key_name="MessageId")
+    await history.aget_messages()
+    slow_callbacks.clear()
+    await history.aadd_messages(stored)
+    # botocore serialises each of the 13 transactions in one step, which is near the limit.
+    assert len(slow_callbacks) <= 7, slow_callbacks
+    slow_callbacks.clear()
+    for _ in range(4):
+        assert len(await history.aget_messages()) == len(stored)
+    assert len(slow_callbacks) <= 4, slow_callbacks
 
 
 async def test_other_tasks_run_while_a_full_item_is_decoded() -> None:
