@@ -156,7 +156,7 @@ class ItemCollectionConversation(Conversation):
         """Remove all messages that are there now, and none that another writer adds after."""
         self._window = None
         await self._sweep_before(None)
-        self._clock.forget()
+        self._clock.recover()
 
     async def remove(self, ids: Iterable[str]) -> None:
         """Remove these messages, where they are there."""

@@ -101,10 +101,11 @@ class Clock:
         with _lock:
             self._latest = max(self._latest, key.tick)
 
-    def forget(self) -> None:
-        """Begin anew, because nothing that was seen is left."""
+    def recover(self) -> None:
+        """Begin anew if a sort key was seen that no clock can have made, because it is not there any more."""
         with _lock:
-            self._latest = 0
+            if self._latest >= _MAX_TICK:
+                self._latest = 0
 
     def next_batch(self) -> SortKey:
         """Return the sort key of the first message of a new batch.

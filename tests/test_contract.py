@@ -109,7 +109,7 @@ async def test_attributes_may_have_any_name(face: type[Face], make: Make, stored
     await history.add(humans(1, 2))
     await history.add(humans(3))
     assert texts(await history.read()) == ["2", "3"]
-    assert len(stored(name)) == 2 + face.collection
+    assert 2 <= len(stored(name)) <= 2 + face.collection
 
 
 async def test_an_eventually_consistent_read_is_asked_for_only_on_request(

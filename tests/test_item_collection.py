@@ -231,6 +231,10 @@ class TestDamage:
         await face(history).read()
         with pytest.raises(UndecodableItemError, match="a time that no clock can have told"):
             await face(history).add(humans(1))
+        assert len((await history.apage(1)).messages) == 1
+        await face(history).clear()
+        await face(history).add(humans("anew"))
+        assert texts(await face(history).read()) == ["anew"]
 
 
 class TestExactlyOnce:

@@ -112,7 +112,8 @@ class TestNothingIsStoredInTheClear:
         assert any(record.name.startswith("aws_encryption_sdk") for record in caplog.records)
         assert any("GenerateDataKey" in line for line in logged)
         assert any("Decrypt" in line for line in logged)
-        assert not [record for record in caplog.records if record.levelno > logging.INFO], "the SDK complains"
+        complaints = [record for record in caplog.records if record.levelno > logging.INFO]
+        assert not [record for record in complaints if record.name.startswith("aws_encryption_sdk")]
         shown = "\n".join([*logged, str(caught.value), repr(caught.value.__cause__), repr(vars(sealing(writer)))])
         secrets = [SECRET.encode()]
         for history in (writer, reader):
