@@ -265,6 +265,8 @@ _KEY_SCHEMA_TEXTS = (
     "Size of hashkey",
     "Size of rangekey",
     "primary key values must be under",
+    # Its items have keys of their own, unless the table has no sort key.
+    "cannot include multiple operations on one item",
     "Query key condition not supported",
     "Query condition missed key schema element",
     "Condition parameter type does not match schema type",

@@ -101,6 +101,7 @@ class TestStorage:
         assert len(long["History"]["B"]) < 1000
         assert await history.aget_messages() == messages
 
+    @pytest.mark.real_engine(COPIES)
     async def test_of_one_message_is_one_put_and_of_a_batch_one_transaction(
         self, face: type[Face], through: Through, proxy: Proxy
     ) -> None:
