@@ -1,6 +1,8 @@
 """LangChain chat message history on DynamoDB, async first."""
 
 from ._conversation import Page, StoredMessage
+from ._indexed_conversation import SessionInfo
+from ._sessions import Purged, SessionPage
 from .errors import (
     AccessDeniedError,
     BridgeError,
@@ -18,6 +20,7 @@ from .errors import (
     MessageNotStorableError,
     PartiallyStoredError,
     ServiceError,
+    SessionNotFoundError,
     TableNotFoundError,
     ThrottledError,
     UndecodableItemError,
@@ -46,7 +49,11 @@ __all__ = [
     "MessageNotStorableError",
     "Page",
     "PartiallyStoredError",
+    "Purged",
     "ServiceError",
+    "SessionInfo",
+    "SessionNotFoundError",
+    "SessionPage",
     "StoredMessage",
     "TableNotFoundError",
     "ThrottledError",

@@ -18,6 +18,7 @@ from .errors import MessageNotStorableError, UndecodableItemError
 
 AttributeValue: TypeAlias = dict[str, Any]
 Encoder: TypeAlias = Callable[[Any, int], Any]
+In = TypeVar("In")
 Out = TypeVar("Out")
 
 # DynamoDB's limits: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
@@ -56,17 +57,17 @@ def encode_message(message: BaseMessage, position: int) -> AttributeValue:
     Raises:
         MessageNotStorableError: it would not read back equal; the text names the path, never the content.
     """
-    return encoded(_encode_message, message, position)
+    return encoded(_encode_message, message, f"messages[{position}]")
 
 
-def encoded(encode: Callable[[BaseMessage], Out], message: BaseMessage, position: int) -> Out:
-    """Return what ``encode`` makes of a message, with a refusal turned into an error that names the whole path."""
+def encoded(encode: Callable[[In], Out], value: In, name: str) -> Out:
+    """Return what ``encode`` makes of a value, with a refusal turned into an error that names the whole path."""
     try:
-        return encode(message)
+        return encode(value)
     except Refused as refused:
-        text = f"messages[{position}]{refused.path} cannot be stored: {refused.reason}"
+        text = f"{name}{refused.path} cannot be stored: {refused.reason}"
     except RecursionError:
-        text = f"messages[{position}] cannot be stored: it is nested too deeply"
+        text = f"{name} cannot be stored: it is nested too deeply"
     # Raised outside of the handler, without a context: the original errors' texts (pydantic's above all) hold content.
     raise MessageNotStorableError(text)
 
@@ -338,15 +339,36 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def encode_key(key: Mapping[str, str | int | Decimal | bytes]) -> dict[str, AttributeValue]:
+KeyValue: TypeAlias = "str | int | Decimal | bytes"
+
+
+def join_key(key: Mapping[str, KeyValue | tuple[str, ...]]) -> dict[str, KeyValue]:
+    """Return a key with each tuple of ids made one text: the ids with ``#`` between them and none within.
+
+    ``%`` and ``#`` in an id become ``%25`` and ``%23``, so that different ids never make the same text, and none makes
+    a text that begins as another tenant's do.
+
+    Raises:
+        TypeError: the key is not a mapping, or an id is not text.
+    """
+    if not isinstance(key, Mapping):
+        raise TypeError(f"key must map the key attributes to their values, not be a {type(key).__name__}")
+    return {name: "#".join(map(_escaped, value)) if isinstance(value, tuple) else value for name, value in key.items()}
+
+
+def _escaped(part: object) -> str:
+    if not isinstance(part, str):
+        raise TypeError(f"The ids that make up a key must be text, not {type(part).__name__}")
+    return part.replace("%", "%25").replace("#", "%23")
+
+
+def encode_key(key: Mapping[str, KeyValue]) -> dict[str, AttributeValue]:
     """Return a primary key as attribute values.
 
     Raises:
         TypeError: a value is not text, an int, a Decimal or bytes: DynamoDB has no other types for keys.
         ValueError: a number is outside DynamoDB's range or precision.
     """
-    if not isinstance(key, Mapping):
-        raise TypeError(f"key must map the key attributes to their values, not be a {type(key).__name__}")
     return {name: _encode_key_value(name, value) for name, value in key.items()}
 
 
@@ -357,6 +379,14 @@ def _encode_key_value(name: str, value: object) -> AttributeValue:
         return {"N": _number_text(value)} if isinstance(value, (int, Decimal)) else _encode(value, 0)
     except Refused as refused:
         raise ValueError(f"The key attribute {name!r} cannot be stored: {refused.reason}") from None
+
+
+def decode_key_value(value: AttributeValue) -> KeyValue:
+    """Return the value of a key attribute, as it was given or equal to that."""
+    ((kind, content),) = value.items()
+    if kind == "N":
+        return Decimal(content) if Decimal(content) % 1 else int(Decimal(content))
+    return bytes_of(content) if kind == "B" else str(content)
 
 
 def for_request(value: AttributeValue) -> AttributeValue:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,7 +48,7 @@ class StoredMessage:
     """
 
     id: str
-    message: BaseMessage
+    message: BaseMessage = field(repr=False)
     created_at: datetime
 
 
@@ -123,17 +123,17 @@ class Conversation(ABC):
     async def _call(self, request: Request) -> dict[str, Any]:
         return await call(self._clients, request, self.place)
 
-    async def _open(self, sealed: Mapping[int, bytes]) -> dict[int, bytes]:
+    async def _open(self, sealed: Mapping[int, bytes], what: str = "message") -> dict[int, bytes]:
         """Open the sealed bodies at these positions of what was read."""
         if not sealed:
             return {}
         if self._sealing is None:
             raise ConfigurationError(
-                f"Stored message {min(sealed)} is sealed: give kms_key_id, the KMS key for what is to be written, and"
+                f"Stored {what} {min(sealed)} is sealed: give kms_key_id, the KMS key for what is to be written, and"
                 " the permission kms:Decrypt on the key of what is stored",
                 self.place,
             )
-        return await self._sealing.open(sealed)
+        return await self._sealing.open(sealed, what)
 
     async def _in_slices(self, convert: Callable[[In, int], Out], values: Iterable[In]) -> list[Out]:
         try:

@@ -44,7 +44,7 @@ REMOVED_BY = "RemovedBy"
 _OWN_NAMES = (ENCODING, TYPE, CREATED_AT, PARTS, REVISION, REMOVED_BY)
 
 # Judged by the time at which the request was built.
-_ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"
+ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"
 
 
 class Body(NamedTuple):
@@ -134,10 +134,11 @@ class ItemCollection:
         """Store one item, unless it was stored before."""
         return Request("put_item", self._put(item))
 
-    def put_together(self, items: Sequence[Mapping[str, AttributeValue]], token: str) -> Request:
-        """Store items all or none, unless they were stored before."""
-        actions = [{"Put": self._put(item)} for item in items]
-        return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
+    def put_together(
+        self, items: Sequence[Mapping[str, AttributeValue]], token: str, *others: Mapping[str, Any]
+    ) -> Request:
+        """Store items all or none, unless they were stored before, and with them what the other actions do."""
+        return together([*({"Put": self._put(item)} for item in items), *others], token)
 
     def items_of(
         self, key: SortKey, body: Body, now: int, revision: str | None = None
@@ -149,7 +150,7 @@ class ItemCollection:
             {**self._key(key.of_part(part)), self.messages_name: content, **expiry, **replaced}
             for part, content in enumerate(contents)
         ]
-        items[0] |= {CREATED_AT: {"S": _iso(key.created_at)}}
+        items[0] |= {CREATED_AT: {"S": iso(key.created_at)}}
         if body.type is not None:
             items[0] |= {TYPE: {"S": body.type}}
         if body.encoding:
@@ -189,7 +190,7 @@ class ItemCollection:
             high = f"{str(last)[:-2]}~"
         low = PREFIX if only is None else str(only)[:-2]
         parameters = self._query(low, high, newest_first=newest_first, consistent=consistent) | {
-            "FilterExpression": f"attribute_not_exists(#removed) AND {_ALIVE}",
+            "FilterExpression": f"attribute_not_exists(#removed) AND {ALIVE}",
             "ProjectionExpression": "#sort, #body, #encoding, #parts, #revision",
         }
         parameters["ExpressionAttributeNames"] |= {
@@ -232,7 +233,7 @@ class ItemCollection:
         head: dict[str, Any] = {
             "TableName": self.table_name,
             "Item": items[0],
-            "ConditionExpression": f"attribute_exists(#body) AND {_same(stored.revision)} AND {_ALIVE}",
+            "ConditionExpression": f"attribute_exists(#body) AND {_same(stored.revision)} AND {ALIVE}",
             "ExpressionAttributeNames": names,
             "ExpressionAttributeValues": {":now": {"N": str(now)}, ":number": {"S": "N"}},
         }
@@ -243,10 +244,10 @@ class ItemCollection:
             {"Delete": {"TableName": self.table_name, "Key": self._key(stored.key.of_part(part))}}
             for part in range(len(items), stored.parts)
         ]
-        return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
+        return together(actions, token)
 
-    def remove(self, key: SortKey, known: StoredBody | None, write: str, now: int) -> Request:
-        """Empty the first item of a message, unless it was replaced since it was known, and return what it was."""
+    def removal(self, key: SortKey, known: StoredBody | None, write: str, now: int) -> dict[str, Any]:
+        """Empty the first item of a message, unless it was replaced since it was known."""
         condition = "attribute_exists(#body)"
         names = {
             "#removed": REMOVED_BY,
@@ -260,28 +261,33 @@ class ItemCollection:
             condition += f" AND {_same(known.revision)}"
             names["#revision"] = REVISION
             values |= {} if known.revision is None else {":revision": {"S": known.revision}}
-        return Request(
-            "update_item",
-            {
-                "TableName": self.table_name,
-                "Key": self._key(key),
-                "UpdateExpression": "SET #removed = :write, #expiry = :fence REMOVE #body, #encoding, #type",
-                "ConditionExpression": condition,
-                "ExpressionAttributeNames": names,
-                "ExpressionAttributeValues": values,
-                "ReturnValues": "ALL_NEW",
-                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-            },
-        )
+        return {
+            "TableName": self.table_name,
+            "Key": self._key(key),
+            "UpdateExpression": "SET #removed = :write, #expiry = :fence REMOVE #body, #encoding, #type",
+            "ConditionExpression": condition,
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": values,
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+
+    def remove(self, key: SortKey, known: StoredBody | None, write: str, now: int) -> Request:
+        """Do a removal, and return what is left."""
+        return Request("update_item", self.removal(key, known, write, now) | {"ReturnValues": "ALL_NEW"})
+
+    def remove_together(
+        self, key: SortKey, known: StoredBody | None, write: str, now: int, *others: Mapping[str, Any]
+    ) -> Request:
+        """Do a removal, and with it what the other actions do."""
+        return together([{"Update": self.removal(key, known, write, now)}, *others], write)
 
     def removed_by(self, tombstone: Item) -> str | None:
         """Return the id of the write that removed a message."""
         return tombstone.get(REMOVED_BY, {}).get("S")
 
-    def other_parts(self, key: SortKey, tombstone: Item) -> list[StoredPart]:
-        """Return the parts that a removed message had behind its first one."""
-        parts = _count(tombstone.get(PARTS, {}).get("N", "1"))
-        return [StoredPart(key.of_part(part), {}, "", 0, None, None) for part in range(1, parts)]
+    def parts(self, item: Item) -> int:
+        """Return of how many items a message consists, or consisted."""
+        return _count(item.get(PARTS, {}).get("N", "1"))
 
     def alive(self, item: Item, now: int) -> StoredPart | None:
         """Read the first item of a message, None where it was removed or has expired."""
@@ -318,7 +324,7 @@ class ItemCollection:
             key=key,
             content=item.get(self.messages_name, {}),
             encoding=item.get(ENCODING, {}).get("S", ""),
-            parts=_count(item.get(PARTS, {}).get("N", "1")) if key.part == 0 else 0,
+            parts=self.parts(item) if key.part == 0 else 0,
             revision=item.get(REVISION, {}).get("S"),
             removed_by=item.get(REMOVED_BY, {}).get("S"),
         )
@@ -355,6 +361,16 @@ class ItemCollection:
             "ScanIndexForward": not newest_first,
             "ConsistentRead": consistent,
         }
+
+
+def other_parts(key: SortKey, parts: int) -> list[StoredPart]:
+    """Return the parts that a message of so many has behind its first one."""
+    return [StoredPart(key.of_part(part), {}, "", 0, None, None) for part in range(1, parts)]
+
+
+def together(actions: Sequence[Mapping[str, Any]], token: str) -> Request:
+    """Write all or nothing. By its token DynamoDB knows a request that is sent again within ten minutes."""
+    return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
 
 
 def assemble(parts: Iterable[StoredPart]) -> list[StoredBody]:
@@ -399,8 +415,12 @@ def sized(items: Items) -> tuple[Items, int]:
     return items, sum(size_of({"M": item}) for item in items)
 
 
-def transactions(messages: Iterable[tuple[Items, int]]) -> list[list[Items]]:
+def transactions(messages: Iterable[tuple[Items, int]], max_items: int) -> list[list[Items]]:
     """Divide a batch, in order, into as few transactions as DynamoDB's limits allow; no message is divided.
+
+    Args:
+        messages: the messages' items, with their sizes.
+        max_items: how many of a transaction's items may be theirs.
 
     Raises:
         TooLarge: a message does not fit into one.
@@ -408,11 +428,11 @@ def transactions(messages: Iterable[tuple[Items, int]]) -> list[list[Items]]:
     divided: list[list[Items]] = []
     items_left, bytes_left = 0, 0
     for position, (items, size) in enumerate(messages):
-        if len(items) > MAX_TRANSACTION_ITEMS or size > MAX_TRANSACTION_BYTES:
+        if len(items) > max_items or size > MAX_TRANSACTION_BYTES:
             raise TooLarge(position, size)
         if len(items) > items_left or size > bytes_left:
             divided.append([])
-            items_left, bytes_left = MAX_TRANSACTION_ITEMS, MAX_TRANSACTION_BYTES
+            items_left, bytes_left = max_items, MAX_TRANSACTION_BYTES
         divided[-1].append(items)
         items_left -= len(items)
         bytes_left -= size
@@ -428,5 +448,6 @@ def _same(revision: str | None) -> str:
     return "attribute_not_exists(#revision)" if revision is None else "#revision = :revision"
 
 
-def _iso(seconds: float) -> str:
+def iso(seconds: float) -> str:
+    """Return a time, in seconds since the epoch, as it is stored: to the millisecond, in UTC."""
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

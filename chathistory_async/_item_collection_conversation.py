@@ -29,6 +29,7 @@ from ._conversation import (
 )
 from ._item_collection import (
     MAX_TRANSACTION_BYTES,
+    MAX_TRANSACTION_ITEMS,
     Body,
     ItemCollection,
     Items,
@@ -36,6 +37,7 @@ from ._item_collection import (
     StoredPart,
     TooLarge,
     assemble,
+    other_parts,
     sized,
     transactions,
 )
@@ -65,10 +67,8 @@ _RETRYABLE = {"None", "TransactionConflict", "ThrottlingError", "ProvisionedThro
 _THROTTLED = {"ThrottlingError", "ProvisionedThroughputExceeded"}
 # Of 25 items each; more at once would only meet the throttle of the partition.
 _SWEEPS_AT_ONCE = 4
-_REMOVED_AT_ONCE = 16
-# A transaction conflicts only with one on the same items, which is its own retry; throttles are waited out by the SDK's
-# rules elsewhere, but not for transactions.
-MAX_TRANSACTION_ATTEMPTS = 12
+# Throttles are waited out by the SDK's rules elsewhere, but not for transactions.
+MAX_THROTTLED_ATTEMPTS = 12
 _LONGEST_THROTTLE_SECONDS = 5.0
 _READ_AGAIN = 5
 _DECODED_AT_ONCE = 32
@@ -77,6 +77,10 @@ _COPIED_AT_ONCE = 100
 
 class ItemCollectionConversation(Conversation):
     """One session in the items of one partition key."""
+
+    # What a subclass may leave less of, because its transactions write other items too, which all of them share.
+    _message_items = MAX_TRANSACTION_ITEMS
+    _removed_at_once = 16
 
     def __init__(
         self, layout: ItemCollection, clients: Clients, place: Place, sealing: Sealing | None, *, consistent_read: bool
@@ -140,7 +144,7 @@ class ItemCollectionConversation(Conversation):
         done = left_out
         for number, together in enumerate(self._divide(items, left_out)):
             try:
-                await self._store([item for items in together for item in items], f"{first.batch}-{number}")
+                await self._store(together, keys[done - left_out], f"{first.batch}-{number}")
             except ChatHistoryError as error:
                 if done == left_out:
                     raise
@@ -161,7 +165,7 @@ class ItemCollectionConversation(Conversation):
     async def remove(self, ids: Iterable[str]) -> None:
         """Remove these messages, where they are there."""
         self._window = None
-        await at_most(_REMOVED_AT_ONCE, self._remove, [_key_of(message_id) for message_id in ids])
+        await at_most(self._removed_at_once, self._remove, [_key_of(message_id) for message_id in ids])
 
     async def pop(self) -> BaseMessage | None:
         """Remove the latest message and return it; each message is returned to one caller only."""
@@ -173,7 +177,7 @@ class ItemCollectionConversation(Conversation):
             [message] = await self._decode(latest)
             if await self._remove(latest[0].key, latest[0]):
                 return message
-            await _pause(attempt)
+            await pause(attempt)
         raise self._conflict()
 
     async def replace(self, message_id: str, message: BaseMessage) -> None:
@@ -193,7 +197,7 @@ class ItemCollectionConversation(Conversation):
             try:
                 await self._write(self._layout.replace(stored, items, secrets.token_urlsafe(18), now()))
             except TransactionCanceled:
-                await _pause(attempt)
+                await pause(attempt)
             else:
                 return
         raise self._conflict()
@@ -253,7 +257,7 @@ class ItemCollectionConversation(Conversation):
 
     def _divide(self, messages: list[tuple[Items, int]], left_out: int = 0) -> list[list[Items]]:
         try:
-            return transactions(messages)
+            return transactions(messages, self._message_items)
         except TooLarge as error:
             raise self._too_large(left_out + error.position, error.size) from None
 
@@ -270,23 +274,21 @@ class ItemCollectionConversation(Conversation):
         except OverflowError as error:
             raise UndecodableItemError(str(error), self.place) from None
 
-    async def _store(self, items: Items, token: str) -> None:
-        """Put items where there are none; where theirs are there, an attempt whose answer was lost has done so."""
+    async def _store(self, messages: list[Items], first: SortKey, token: str) -> None:
+        """Put messages where there are none; where theirs are there, an attempt whose answer was lost has done so."""
+        items = [item for items in messages for item in items]
         try:
             if len(items) == 1:
                 await self._write(self._layout.put(items[0]))
             else:
                 await self._write(self._layout.put_together(items, token))
         except ConditionFailed as failed:
-            found = [(items[0], failed.item)]
+            self._check_stored([(items[0], failed.item)])
         except TransactionCanceled as canceled:
-            found = [
-                (item, reason.get("Item"))
-                for item, reason in zip(items, canceled.reasons, strict=True)
-                if reason.get("Code") == "ConditionalCheckFailed"
-            ]
-        else:
-            return
+            self._check_stored(refused(items, canceled))
+
+    def _check_stored(self, found: Iterable[tuple[dict[str, AttributeValue], Item | None]]) -> None:
+        """Refuse what was found in the places of items, unless it is what an attempt of this write has put there."""
         if not all(self._layout.is_stored(item, other) for item, other in found):
             raise wrong_key(f"it has no sort key {self._layout.sort_key_name!r}", self.place)
 
@@ -297,8 +299,8 @@ class ItemCollectionConversation(Conversation):
             ConditionFailed: its condition did not hold.
             TransactionCanceled: a condition of its transaction did not hold.
         """
-        throttled = False
-        for attempt in range(MAX_TRANSACTION_ATTEMPTS):
+        throttled = 0
+        for attempt in range(MAX_ATTEMPTS):
             try:
                 return await self._call(request)
             except TransactionCanceled as canceled:
@@ -306,11 +308,14 @@ class ItemCollectionConversation(Conversation):
                     raise
                 if not canceled.codes <= _RETRYABLE:
                     raise from_cancelled_transaction(canceled.reasons, self.place) from canceled.__cause__
-                throttled = bool(canceled.codes & _THROTTLED)
-                await _pause(attempt, _LONGEST_THROTTLE_SECONDS if throttled else LONGEST_PAUSE_SECONDS)
-        if throttled:
-            advice = "raise the table's capacity"
-            raise ThrottledError(f"AWS throttled the transaction and every retry: {advice}", self.place)
+                if not canceled.codes & _THROTTLED:
+                    await pause(attempt)
+                    continue
+            throttled += 1
+            if throttled == MAX_THROTTLED_ATTEMPTS:
+                advice = "raise the table's capacity"
+                raise ThrottledError(f"AWS throttled the transaction and every retry: {advice}", self.place)
+            await pause(throttled, _LONGEST_THROTTLE_SECONDS)
         raise ServiceError("Other transactions on the same items were in the way, again and again", self.place)
 
     async def _latest_and_window(self, size: int) -> list[StoredBody]:
@@ -356,13 +361,16 @@ class ItemCollectionConversation(Conversation):
             # do.
             limit = max(count - found, 4 * limit)
 
-    async def _pages(self, upto: SortKey | None = None) -> AsyncGenerator[list[StoredBody], None]:
+    async def _pages(
+        self, upto: SortKey | None = None, *, consistent: bool | None = None
+    ) -> AsyncGenerator[list[StoredBody], None]:
         """Yield the messages in order, those of one response at a time."""
+        consistent = self._consistent_read if consistent is None else consistent
         waiting: list[StoredPart] = []
         start_key = None
         while True:
             page, start_key = await self._query(
-                self._layout.query(now=now(), consistent=self._consistent_read, upto=upto, start_key=start_key)
+                self._layout.query(now=now(), consistent=consistent, upto=upto, start_key=start_key)
             )
             waiting += page
             # The last message may go on in the next page.
@@ -386,7 +394,7 @@ class ItemCollectionConversation(Conversation):
     async def _read_again(self, body: StoredBody) -> StoredBody | None:
         """Return a message read as a whole, None where it is gone; still without content if a part stays missing."""
         for attempt in range(_READ_AGAIN):
-            await _pause(attempt)
+            await pause(attempt)
             parts, start_key = list[StoredPart](), None
             while True:
                 page, start_key = await self._query(
@@ -431,10 +439,13 @@ class ItemCollectionConversation(Conversation):
             removed = self._layout.removed_by(tombstone) == write
             if self._layout.removed_by(tombstone) is None:
                 return False
+        await self._sweep_other_parts(key, self._layout.parts(tombstone))
+        return removed
+
+    async def _sweep_other_parts(self, key: SortKey, parts: int) -> None:
         # The message is removed; parts that stay are read by nobody, and cost their space until the session is cleared.
         with suppress(ChatHistoryError):
-            await self._sweep(self._layout.other_parts(key, tombstone))
-        return removed
+            await self._sweep(other_parts(key, parts))
 
     async def _trim(self, size: int, added: list[SortKey]) -> None:
         """Remove what history_size leaves out, once that seems to have grown to a slack.
@@ -449,21 +460,28 @@ class ItemCollectionConversation(Conversation):
         self._window = window[-(size + slack(size)) :]
         if known is not None and len(window) < size + slack(size):
             return
+        await self._keep_latest(size)
+
+    async def _keep_latest(self, size: int) -> int:
+        """Remove all messages but so many, and return how many there are."""
         latest = await self._latest(size, consistent=True)
         self._window = [body.key for body in latest]
         if len(latest) >= size:
             await self._sweep_before(latest[-size].key)
+        return min(len(latest), size)
 
-    async def _sweep_before(self, before: SortKey | None) -> None:
-        """Remove all messages, or all before one."""
-        start_key = None
+    async def _sweep_before(self, before: SortKey | None) -> int:
+        """Remove all messages, or all before one, and return how many that were."""
+        start_key, swept = None, 0
         while True:
             response = await self._call(self._layout.query_keys(before=before, start_key=start_key))
             found = await self._in_slices(lambda item, _: self._layout.stored_part(item), response.get("Items", []))
-            await self._sweep([part for part in found if part is not None])
+            parts = [part for part in found if part is not None]
+            await self._sweep(parts)
+            swept += sum(part.key.part == 0 and part.removed_by is None for part in parts)
             start_key = response.get("LastEvaluatedKey")
             if start_key is None:
-                return
+                return swept
 
     async def _sweep(self, parts: Iterable[StoredPart]) -> None:
         requests = self._layout.sweep(parts, secrets.token_urlsafe(9), now())
@@ -476,8 +494,17 @@ class ItemCollectionConversation(Conversation):
             if not unprocessed:
                 return
             request = self._layout.batch_write(unprocessed)
-            await _pause(attempt)
+            await pause(attempt)
         raise ThrottledError("AWS throttled BatchWriteItem and every retry", self.place)
+
+
+def refused(items: Items, canceled: TransactionCanceled) -> list[tuple[dict[str, AttributeValue], Item | None]]:
+    """Return those of a transaction's first items whose places were taken, each with what is there."""
+    return [
+        (item, reason.get("Item"))
+        for item, reason in zip(items, canceled.reasons)  # noqa: B905  # other actions follow
+        if reason.get("Code") == "ConditionalCheckFailed"
+    ]
 
 
 def slack(history_size: int) -> int:
@@ -506,5 +533,5 @@ def _stored_message(key: SortKey, message: BaseMessage) -> StoredMessage:
     return StoredMessage(str(key).removeprefix(PREFIX)[:-3], message, datetime.fromtimestamp(seconds, timezone.utc))
 
 
-async def _pause(attempt: int, longest_seconds: float = LONGEST_PAUSE_SECONDS) -> None:
+async def pause(attempt: int, longest_seconds: float = LONGEST_PAUSE_SECONDS) -> None:
     await asyncio.sleep(random.uniform(0, min(0.005 * 2**attempt, longest_seconds)))

@@ -52,7 +52,7 @@ def encode_json(message: BaseMessage, position: int) -> bytes:
     Raises:
         MessageNotStorableError: it would not read back equal; the text names the path, never the content.
     """
-    return encoded(_encode_json, message, position)
+    return encoded(_encode_json, message, f"messages[{position}]")
 
 
 def decode_json(text: bytes, position: int) -> BaseMessage:
@@ -66,6 +66,38 @@ def decode_json(text: bytes, position: int) -> BaseMessage:
         UndecodableItemError: it is no message that this langchain-core knows.
     """
     return decoded(_decode_json, text, position)
+
+
+def encode_value(value: object, name: str) -> bytes:
+    """Return the JSON text of a value, proved to read back equal to it.
+
+    Args:
+        value: what JSON has a form for, or a mark.
+        name: what an error calls it.
+
+    Raises:
+        MessageNotStorableError: it would not read back equal; the text names the path, never the content.
+    """
+    return encoded(_encode_value, value, name)
+
+
+def decode_value(text: bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return _loads(text)
+    except (RecursionError, Undecodable):
+        raise ValueError("It is not JSON text of ours") from None
+
+
+def _encode_value(value: object) -> bytes:
+    text = orjson.dumps(_encode(value, 0))
+    if _loads(text) != value:
+        raise Refused("it would not read back equal to what it is now")
+    return text
 
 
 def _encode_json(message: BaseMessage) -> bytes:
@@ -153,11 +185,15 @@ _ENCODERS: dict[type, Encoder] = {
 
 def _decode_json(text: bytes) -> BaseMessage:
     try:
-        # The standard library's parser takes several times as long, and tells of each object when it is complete.
-        return rebuild(json.loads(text, object_hook=_unmarked) if b'"$' in text else orjson.loads(text))
+        return rebuild(_loads(text))
     except (ValueError, RecursionError):
         pass
     raise Undecodable("it is not the JSON text of a message")
+
+
+def _loads(text: bytes) -> Any:
+    # The standard library's parser takes several times as long, and tells of each object when it is complete.
+    return json.loads(text, object_hook=_unmarked) if b'"$' in text else orjson.loads(text)
 
 
 def _unmarked(value: dict[str, Any]) -> Any:

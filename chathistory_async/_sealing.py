@@ -75,8 +75,8 @@ class Sealing:
         keys = [await self._keys.for_sealing(len(body)) for body in bodies]
         return await in_slices(self._seal, zip(keys, bodies, strict=True))
 
-    async def open(self, sealed: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Open the sealed messages at these positions of the session.
+    async def open(self, sealed: Mapping[int, bytes], what: str = "message") -> dict[int, bytes]:
+        """Open what is sealed at these positions of the session, and is called so in errors.
 
         Raises:
             DecryptionError: one is not as it was sealed for this session.
@@ -87,14 +87,14 @@ class Sealing:
 
         def open_if_known(position: int, _: int) -> None:
             try:
-                bodies[position] = self._open(sealed[position], position)
+                bodies[position] = self._open(sealed[position], f"{what} {position}")
             except _UnknownKey as unknown:
                 missing[position] = unknown.wrapped
 
         await in_slices(open_if_known, sealed)
         fetched = await at_most(_KEYS_AT_ONCE, self._keys.open, dict.fromkeys(missing.values()))
         keys = {key.wrapped: key for key in fetched}
-        opened = await in_slices(lambda position, _: self._open(sealed[position], position, keys), missing)
+        opened = await in_slices(lambda position, _: self._open(sealed[position], f"{what} {position}", keys), missing)
         return bodies | dict(zip(missing, opened, strict=True))
 
     def _seal(self, keyed: tuple[DataKey, bytes], position: int) -> bytes:
@@ -109,7 +109,7 @@ class Sealing:
         )
         return sealed
 
-    def _open(self, sealed: bytes, position: int, keys: Mapping[WrappedKey, DataKey] | None = None) -> bytes:
+    def _open(self, sealed: bytes, name: str, keys: Mapping[WrappedKey, DataKey] | None = None) -> bytes:
         materials = _Materials(self.context, self._keys.opened if keys is None else keys.get)
         try:
             return _opened(sealed, materials)
@@ -117,7 +117,7 @@ class Sealing:
             raise
         except _OtherContext as other:
             raise EncryptionContextError(
-                f"Stored message {position} was sealed for another session or table: its encryption context is"
+                f"Stored {name} was sealed for another session or table: its encryption context is"
                 f" {other.context}, here it is {self.context}. A table that was restored under another name has to get"
                 " its own back",
                 self._place,
@@ -126,7 +126,7 @@ class Sealing:
             # Whatever the SDK and what it stands on raise on bytes that are not as they were written: of all of them
             # only some have a class of the SDK's.
             raise DecryptionError(
-                f"Stored message {position} cannot be opened: it was changed or cut short since it was sealed, or is"
+                f"Stored {name} cannot be opened: it was changed or cut short since it was sealed, or is"
                 f" not in the AWS Encryption SDK's format ({type(error).__name__})",
                 self._place,
                 # The SDK's frames hold data keys and what was opened before the fault, and those who record errors

@@ -15,6 +15,11 @@ def check_settings(table_name: object, ttl: object, history_size: object, attrib
         raise ValueError(f"table_name must be a table's name or ARN, not {table_name!r}")
     check_positive("ttl", ttl)
     check_positive("history_size", history_size)
+    check_names(attribute_names)
+
+
+def check_names(attribute_names: Sequence[object]) -> None:
+    """Refuse attributes of one item that have one name, or none."""
     if not all(attribute_names) or len(set(attribute_names)) < len(attribute_names):
         raise ValueError(f"The attributes' names must differ and not be empty: {', '.join(map(repr, attribute_names))}")
 

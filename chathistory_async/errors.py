@@ -18,6 +18,7 @@
     │   └── DecryptionError        a sealed message was changed or cut short
     │       └── EncryptionContextError  it was sealed for another session or table
     ├── MessageNotFoundError       there is no message of this id
+    ├── SessionNotFoundError       the index has no such session
     ├── LayoutError                the operation needs a table with a sort key
     ├── WriteConflictError         too many other writers were always faster
     ├── WriteOutcomeUnknownError   an answer was lost, and it can no longer be told if the write was stored
@@ -78,7 +79,7 @@ def _rebuild(kind: type[ChatHistoryError], args: tuple[str], state: dict[str, ob
 class ConfigurationError(ChatHistoryError):
     """The AWS SDK has no credentials, no region, no such profile or no valid endpoint; or the table's TTL differs.
 
-    Or the session holds sealed messages, and the handle has no ``kms_key_id``.
+    Or the session holds sealed messages, and the handle has no ``kms_key_id``; or the store has no session index.
     """
 
 
@@ -91,7 +92,10 @@ class TableNotFoundError(ChatHistoryError):
 
 
 class KeySchemaError(ChatHistoryError):
-    """The session's key does not fit the table's key schema: other names, other types or a missing part."""
+    """The session's key does not fit the table's key schema: other names, other types or a missing part.
+
+    Or the table lacks the index of the session index.
+    """
 
 
 class ThrottledError(ChatHistoryError):
@@ -138,7 +142,7 @@ class PartiallyStoredError(ChatHistoryError):
 
 
 class MessageNotStorableError(ChatHistoryError, ValueError):
-    """A message would not read back equal to what was given, so nothing of its batch was written.
+    """A message, or a session's metadata, would not read back equal to what was given: nothing of it was written.
 
     The text names the path to the value, e.g. ``messages[3].response_metadata.logprobs[0]``.
     """
@@ -165,6 +169,10 @@ class KmsKeyError(ChatHistoryError):
 
 class MessageNotFoundError(ChatHistoryError):
     """There is no message of this id in the session: it never was, or was removed, or has expired."""
+
+
+class SessionNotFoundError(ChatHistoryError):
+    """The session index has no such session: it never was, or was deleted, or has expired."""
 
 
 class LayoutError(ChatHistoryError):
@@ -271,6 +279,7 @@ _KEY_SCHEMA_TEXTS = (
     "Query condition missed key schema element",
     "Condition parameter type does not match schema type",
 )
+_NO_INDEX_TEXTS = ("does not have the specified index", "Index not found")
 _ITEM_SIZE_TEXTS = ("Item size has exceeded", "Item size to update has exceeded")
 
 
@@ -319,6 +328,8 @@ def _from_client_error(error: ClientError, place: Place, advice: _Advice, with_w
 
 def _from_dynamodb_error(error: ClientError, place: Place) -> ChatHistoryError | None:
     code, text = _code_and_text(error)
+    if _matches(text, _NO_INDEX_TEXTS):
+        return KeySchemaError("The table has no session index: ChatHistoryStore.create_table() adds it", place)
     if code == "ResourceNotFoundException":
         advice = "check the name, region and endpoint, or create it with ChatHistoryStore.create_table()"
         return TableNotFoundError(f"The table does not exist: {advice}", place)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
 
 from botocore.config import Config
 from langchain_core.chat_history import BaseChatMessageHistory
@@ -14,8 +13,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, get_bu
 
 from ._bridge import iterate, run
 from ._clients import AnySession, ClientOptions, Clients, shared_clients
-from ._codec import AttributeValue, encode_key
+from ._codec import AttributeValue, KeyValue, encode_key, join_key
 from ._conversation import Conversation, Page
+from ._indexed_conversation import IndexedConversation
 from ._item_collection import ItemCollection
 from ._item_collection_conversation import ItemCollectionConversation
 from ._single_item import SingleItem
@@ -25,8 +25,15 @@ from .errors import ClosedError, Place
 if TYPE_CHECKING:
     from ._sealing import Sealing
 
+
+class Indexed(NamedTuple):
+    """That a session is in the session index, and whose it is there."""
+
+    owner: str | None
+
+
 Layout: TypeAlias = Union[SingleItem, ItemCollection]
-Key: TypeAlias = Mapping[str, "str | int | Decimal | bytes"]
+Key: TypeAlias = Mapping[str, Union[KeyValue, tuple[str, ...]]]
 
 
 class DynamoDBChatMessageHistory(BaseChatMessageHistory):
@@ -43,7 +50,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             the profile, the region).
         primary_key_name: the partition key's attribute.
         key: a whole primary key, one or two attributes of type str, int, Decimal or bytes. It replaces
-            ``{primary_key_name: session_id}``. With ``sort_key_name``, the partition key alone.
+            ``{primary_key_name: session_id}``. With ``sort_key_name``, the partition key alone. A tuple of ids, such as
+            a tenant's and the session's, is joined by ``#``; ``%`` and ``#`` in an id become ``%25`` and ``%23``, and
+            so no id reaches into another tenant's partitions.
         boto3_session: a ``boto3.Session``, an ``aioboto3.Session`` or an aiobotocore session, None for the SDK's own.
             A boto3 session lends its credentials, region and profile; loading and refreshing them runs in a thread.
         kms_key_id: the id, ARN or alias (``alias/…``) of a symmetric KMS key: each message is sealed under it before it
@@ -98,7 +107,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         kms_endpoint_url: str | None = None,
         sort_key_name: str | None = None,
     ) -> None:
-        whole_key = key or {primary_key_name: session_id}
+        whole_key = join_key(key or {primary_key_name: session_id})
         layout = layout_of(
             sort_key_name,
             table_name=table_name,
@@ -110,7 +119,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         )
         options = ClientOptions(endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config)
         clients = shared_clients(options, self)
-        self._set_up(session_id, whole_key, layout, clients, kms_key_id, consistent_read)
+        self._set_up(session_id, whole_key, layout, clients, kms_key_id, consistent_read, index=None)
         self._coerce_float_to_decimal = coerce_float_to_decimal
         self._shared_clients: Clients | None = clients
 
@@ -118,14 +127,15 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     def _in_store(
         cls,
         session_id: str,
-        key: Key,
+        key: Mapping[str, KeyValue],
         layout: Layout,
         clients: Clients,
         kms_key_id: str | None,
         consistent_read: bool,
+        index: Indexed | None,
     ) -> DynamoDBChatMessageHistory:
         history = cls.__new__(cls)
-        history._set_up(session_id, key, layout, clients, kms_key_id, consistent_read)
+        history._set_up(session_id, key, layout, clients, kms_key_id, consistent_read, index)
         history._coerce_float_to_decimal = False
         history._shared_clients = None
         return history
@@ -133,11 +143,12 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     def _set_up(
         self,
         session_id: str,
-        key: Key,
+        key: Mapping[str, KeyValue],
         layout: Layout,
         clients: Clients,
         kms_key_id: str | None,
         consistent_read: bool,
+        index: Indexed | None,
     ) -> None:
         super().__init__()
         self._session_id = session_id
@@ -146,14 +157,23 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         self._kms_key_id = kms_key_id
         self._clients = clients
         self._consistent_read = consistent_read
+        self._index = index
         place = Place(layout.table_name, self._key)
         sealing = sealing_type(kms_key_id)
         self._sealing = None if sealing is None else sealing(kms_key_id or "", layout.key, clients, place)
-        self._conversation: Conversation = (
-            SingleItemConversation(layout, clients, place, self._sealing, consistent_read=consistent_read)
-            if isinstance(layout, SingleItem)
-            else ItemCollectionConversation(layout, clients, place, self._sealing, consistent_read=consistent_read)
-        )
+        self._conversation: Conversation
+        if isinstance(layout, SingleItem):
+            self._conversation = SingleItemConversation(
+                layout, clients, place, self._sealing, consistent_read=consistent_read
+            )
+        elif index is None:
+            self._conversation = ItemCollectionConversation(
+                layout, clients, place, self._sealing, consistent_read=consistent_read
+            )
+        else:
+            self._conversation = IndexedConversation(
+                layout, clients, place, self._sealing, consistent_read=consistent_read, owner=index.owner
+            )
         self._closed = False
 
     @property
@@ -167,8 +187,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         return self._session_id
 
     @property
-    def key(self) -> dict[str, str | int | Decimal | bytes]:
-        """The whole primary key: a copy."""
+    def key(self) -> dict[str, KeyValue]:
+        """The whole primary key, ids joined: a copy."""
         return dict(self._key)
 
     @property
@@ -287,6 +307,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         Long batches are converted in slices, between which the event loop runs. One message is one step, and so is the
         SDK's own serialisation of the request.
 
+        In a store with a session index, a ``TransactWriteItems`` for one message too, which writes the session's item
+        as well.
+
         With ``kms_key_id``, a ``GenerateDataKey`` of KMS comes before, unless the session has a data key in use: one
         serves for five minutes, 1,000 messages or 64 MB. An error that names this operation has written nothing.
 
@@ -368,7 +391,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
         Args:
             session_id: the value of the other session's partition key.
-            key: the other session's partition key instead; required of a handle that was made with ``key``.
+            key: the other session's partition key instead, as for the constructor; required of a handle that was made
+                with ``key``.
             upto: the id of the last message to copy, None for all. Where it is gone, all before it are copied.
 
         Raises:
@@ -498,10 +522,13 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
                 # The key may have a tenant's prefix, which the other session must not lose.
                 raise ValueError("This handle was made with key: give the other session's too")
             key = {name: session_id}
-        if key == self._key:
+        whole_key = join_key(key)
+        if whole_key == self._key:
             raise ValueError("A session cannot be copied to itself")
-        layout = replace(self._layout, key=encode_key(key))
-        sibling = type(self)._in_store(session_id, key, layout, self._clients, self._kms_key_id, self._consistent_read)
+        layout = replace(self._layout, key=encode_key(whole_key))
+        sibling = type(self)._in_store(
+            session_id, whole_key, layout, self._clients, self._kms_key_id, self._consistent_read, self._index
+        )
         if self._shared_clients is not None:
             self._shared_clients.users.add(sibling)
             sibling._shared_clients = self._shared_clients

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from botocore.config import Config
 
 from ._bridge import run
 from ._clients import AnySession, ClientOptions, Clients
-from ._codec import encode_key
-from ._table import Table
-from .errors import Place
-from .history import DynamoDBChatMessageHistory, Key, layout_of, sealing_type
+from ._codec import encode_key, join_key
+from ._indexed_conversation import IndexedConversation, SessionInfo
+from ._item_collection import ItemCollection
+from ._session_item import INDEX_NAME, KEY_SCHEMA
+from ._sessions import Purged, SessionPage, Sessions
+from ._table import Index, Table
+from .errors import ConfigurationError, Place
+from .history import DynamoDBChatMessageHistory, Indexed, Key, layout_of, sealing_type
 
 
 class ChatHistoryStore:
@@ -42,11 +46,16 @@ class ChatHistoryStore:
         layout: "item_collection", where each message is an item and a session has no limit of its size, or
             "single_item", where a session is one, as langchain-community stores it, in a table without a sort key.
         sort_key_name: the sort key's attribute, text; of no matter in the single item.
+        session_index: keep an item for each session, for ``list_sessions`` and the other methods that take a session's
+            id. It is written in one transaction with the session's messages, which doubles the price of an append (a
+            transaction costs twice, and the item and its owner's index entry are written too), so that writers on one
+            session are in each other's way. All who write to the table should have it on. Needs an item collection,
+            and the global secondary index ``SessionsByOwner`` that ``create_table`` makes.
 
     Raises:
         TypeError: ``boto3_session`` or ``kms_key_id`` is of a type that is not accepted.
         ValueError: ``ttl`` or ``history_size`` is not a positive integer, ``kms_key_id`` is empty, two attributes have
-            one name, or there is no such layout.
+            one name, there is no such layout, or it has no session index.
         ModuleNotFoundError: ``kms_key_id`` was given, and the extra ``kms`` is not installed.
     """
 
@@ -68,10 +77,14 @@ class ChatHistoryStore:
         kms_endpoint_url: str | None = None,
         layout: Literal["item_collection", "single_item"] = "item_collection",
         sort_key_name: str = "MessageId",
+        session_index: bool = False,
     ) -> None:
         if layout not in ("item_collection", "single_item"):
             raise ValueError(f'layout must be "item_collection" or "single_item", not {layout!r}')
+        if session_index and layout == "single_item":
+            raise ValueError("session_index needs the layout item_collection: a single item has no place for it")
         self._primary_key_name = primary_key_name
+        self._session_index = session_index
         self._consistent_read = consistent_read
         self._clients = Clients(
             ClientOptions(endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config)
@@ -89,22 +102,142 @@ class ChatHistoryStore:
         self._kms_key_id = kms_key_id
         self._sealing_type = sealing_type(kms_key_id)
 
-    def session(self, session_id: str, *, key: Key | None = None) -> DynamoDBChatMessageHistory:
+    def session(
+        self, session_id: str, *, key: Key | None = None, owner: str | None = None
+    ) -> DynamoDBChatMessageHistory:
         """Return a handle on a session. No I/O; a handle costs microseconds and need not be kept or closed.
 
         Args:
             session_id: the value of the partition key.
-            key: a whole primary key instead, one or two attributes; in an item collection the partition key alone.
+            key: a whole primary key instead, one or two attributes; in an item collection the partition key alone. A
+                tuple of ids is joined, as for ``DynamoDBChatMessageHistory``: ``{"SessionId": (tenant, session_id)}``.
+            owner: whose list the session is in, from its first append by a handle that names one; it stays theirs.
+                Needs ``session_index``. Where a policy has ``dynamodb:LeadingKeys``, begin it with the tenant's id too.
 
         Raises:
-            TypeError: a key's value is not a str, int, Decimal or bytes.
-            ValueError: a key attribute has the name of another attribute, or is one too many.
+            TypeError: a key's value is not a str, int, Decimal, bytes or tuple of str.
+            ValueError: a key attribute has the name of another attribute, or is one too many; or ``owner`` is empty,
+                longer than 2,048 bytes, or given without ``session_index``.
         """
-        whole_key = key or {self._primary_key_name: session_id}
+        if owner is not None and not self._session_index:
+            raise ValueError("owner needs a ChatHistoryStore with session_index=True")
+        whole_key = join_key(key or {self._primary_key_name: session_id})
         layout = replace(self._layout, key=encode_key(whole_key))
+        index = Indexed(owner) if self._session_index else None
         return DynamoDBChatMessageHistory._in_store(
-            session_id, whole_key, layout, self._clients, self._kms_key_id, self._consistent_read
+            session_id, whole_key, layout, self._clients, self._kms_key_id, self._consistent_read, index
         )
+
+    async def list_sessions(self, owner: str, limit: int, *, before: str | None = None) -> SessionPage:
+        """Return an owner's sessions, the last active first.
+
+        One ``Query`` of the index ``SessionsByOwner``, which follows the table within a second or so: it cannot be read
+        consistently. Expired sessions are left out. With ``kms_key_id`` a ``Decrypt`` of KMS follows for each session
+        with a title or metadata, 16 at once, unless it was opened within the last five minutes.
+
+        Args:
+            owner: the owner.
+            limit: how many at most.
+            before: the ``cursor`` of a page: only what comes after that page. Sessions that become active meanwhile
+                move to the front, and are not met again.
+
+        Raises:
+            ValueError: ``owner`` or ``limit`` cannot be meant, or ``before`` is not a cursor.
+            UndecodableItemError: a session's item is damaged.
+            DecryptionError, EncryptionContextError, KmsKeyError: a title or metadata cannot be opened.
+            ConfigurationError: one is sealed, and there is no ``kms_key_id``; or there is no ``session_index``.
+            KeySchemaError: the table lacks the index, which ``create_table`` adds.
+            TableNotFoundError, AccessDeniedError, ThrottledError, EndpointError, ServiceError, ClosedError: see
+                ``errors``.
+        """
+        return await self._sessions().page(owner, limit, before)
+
+    async def get_session_info(self, session_id: str, *, key: Key | None = None) -> SessionInfo | None:
+        """Return what the index knows of a session, None where there is none or it has expired.
+
+        One ``GetItem``, strongly consistent.
+
+        Args:
+            session_id: as for ``session``.
+            key: likewise.
+
+        Raises:
+            ChatHistoryError: as for ``list_sessions``.
+        """
+        return await self._indexed(session_id, key).info()
+
+    async def set_title(self, session_id: str, title: str | None, *, key: Key | None = None) -> None:
+        """Give a session that has had messages a title, or take it away with None. One ``UpdateItem``.
+
+        With ``kms_key_id`` it is sealed, as messages are.
+
+        Args:
+            session_id: as for ``session``.
+            title: text of at most 4 KB.
+            key: as for ``session``.
+
+        Raises:
+            SessionNotFoundError: the index has no such session.
+            ItemTooLargeError: the title is too long.
+            MessageNotStorableError: it is not text that UTF-8 can represent.
+            ChatHistoryError: as for ``list_sessions``.
+        """
+        await self._indexed(session_id, key).set_title(title)
+
+    async def update_metadata(
+        self, session_id: str, changes: Mapping[str, Any], *, key: Key | None = None
+    ) -> dict[str, Any]:
+        """Change some of a session's metadata and return them all. Of two who change one name the later one stays.
+
+        A ``GetItem`` and an ``UpdateItem``, again where others change some at the same time: nothing of theirs is lost.
+        With ``kms_key_id`` they are sealed, as messages are.
+
+        Args:
+            session_id: as for ``session``.
+            changes: names, and values of JSON's types, bytes or sets; None removes the name. All together may have
+                64 KB, which each append to the session is billed for.
+            key: as for ``session``.
+
+        Raises:
+            SessionNotFoundError: the index has no such session.
+            ItemTooLargeError: they are too large.
+            MessageNotStorableError: a value would not read back equal; the text names the path to it.
+            WriteConflictError: others were always faster. Nothing was written.
+            ChatHistoryError: as for ``list_sessions``.
+        """
+        return await self._indexed(session_id, key).update_metadata(changes)
+
+    async def delete_session(self, session_id: str, *, key: Key | None = None) -> int:
+        """Delete a session with its messages, title and metadata, and return how many messages that were.
+
+        What others append meanwhile is deleted too, as long as they do; what they append later begins a session anew.
+        Messages go first, so that a call that fails halfway can be made again. A ``GetItem``, a ``DeleteItem`` and what
+        ``aclear`` sends. Backups and exports of the table keep what they have.
+
+        Args:
+            session_id: as for ``session``.
+            key: likewise.
+
+        Raises:
+            WriteConflictError: others appended all the while. Some messages may have been deleted.
+            ChatHistoryError: as for ``aclear``.
+        """
+        return await self._indexed(session_id, key).delete() or 0
+
+    async def purge_owner(self, owner: str) -> Purged:
+        """Delete all of an owner's sessions, and return how many sessions and messages this call has deleted.
+
+        Where it fails or is cut short it can be called again, and goes on. It looks again until the index shows no more
+        session; one that began within the last second or so may not be shown yet.
+
+        Args:
+            owner: the owner.
+
+        Raises:
+            ValueError: it cannot be an owner.
+            ChatHistoryError: as for ``list_sessions`` and ``delete_session``.
+        """
+        return await self._sessions().purge(owner)
 
     async def create_table(
         self,
@@ -116,7 +249,8 @@ class ChatHistoryStore:
         """Create the table where it does not exist, on demand, wait until it is active, and enable TTL.
 
         The partition key is ``primary_key_name``, the sort key of an item collection ``sort_key_name``, both text. Does
-        nothing to a table that is already so, but for what TTL and ``point_in_time_recovery`` ask for.
+        nothing to a table that is already so, but for what TTL and ``point_in_time_recovery`` ask for, and for the
+        index of ``session_index``, which is added where it is not there yet.
 
         Args:
             point_in_time_recovery: enable it. It is never disabled here.
@@ -124,7 +258,7 @@ class ChatHistoryStore:
             tags: a new table's tags.
 
         Raises:
-            KeySchemaError: a table of another key schema has this name. It was not changed.
+            KeySchemaError: a table of another key schema has this name, or an index in it. It was not changed.
             ConfigurationError: the table's TTL is on another attribute than ``ttl_key_name``.
             AccessDeniedError, ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see
                 ``errors``.
@@ -133,6 +267,7 @@ class ChatHistoryStore:
             self._primary_key_name,
             self._sort_key_name,
             self._layout.expiry_name,
+            Index(INDEX_NAME, KEY_SCHEMA) if self._session_index else None,
             point_in_time_recovery=point_in_time_recovery,
             kms_key_id=table_kms_key_id,
             tags=tags or {},
@@ -177,6 +312,23 @@ class ChatHistoryStore:
     def __repr__(self) -> str:
         """Return the table's name."""
         return f"<{type(self).__name__} {Place(self._layout.table_name)}>"
+
+    def _sessions(self) -> Sessions:
+        self._check_indexed()
+        assert isinstance(self._layout, ItemCollection)  # noqa: S101  # that was asked for with session_index
+        return Sessions(self._layout, self._clients, lambda value: self._indexed("", {self._primary_key_name: value}))
+
+    def _indexed(self, session_id: str, key: Key | None) -> IndexedConversation:
+        self._check_indexed()
+        conversation = self.session(session_id, key=key)._conversation
+        assert isinstance(conversation, IndexedConversation)  # noqa: S101  # likewise
+        return conversation
+
+    def _check_indexed(self) -> None:
+        if not self._session_index:
+            raise ConfigurationError(
+                "The store has no session index: make it with session_index=True", Place(self._layout.table_name)
+            )
 
     def _table(self) -> Table:
         return Table(self._layout.table_name, self._clients)

@@ -143,8 +143,10 @@ def encryption(request: pytest.FixtureRequest, kms_key: str) -> dict[str, Any]:
 @pytest.fixture
 def layout(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The table, and what a handle needs beside it, to be in the layout that the test's face asks for."""
-    if "face" in request.fixturenames and request.getfixturevalue("face").collection:
-        return {"table_name": request.getfixturevalue("collection_table"), "sort_key_name": "MessageId"}
+    face = request.getfixturevalue("face") if "face" in request.fixturenames else None
+    if face is not None and face.collection:
+        indexed = {"session_index": True} if face.indexed else {}
+        return {"table_name": request.getfixturevalue("collection_table"), "sort_key_name": "MessageId", **indexed}
     return {"table_name": request.getfixturevalue("table")}
 
 
@@ -153,9 +155,18 @@ def make(layout: dict[str, Any], session_id: str, encryption: dict[str, Any]) ->
     """Makes handles on the test's own session."""
 
     def make(*, session: str = session_id, **options: Any) -> DynamoDBChatMessageHistory:
-        return DynamoDBChatMessageHistory(session_id=session, **(layout | encryption | options))
+        return a_handle(session, **(layout | encryption | options))
 
     return make
+
+
+def a_handle(session_id: str, **options: Any) -> DynamoDBChatMessageHistory:
+    """A handle on a session; with ``session_index``, which only a store has, one of a store's."""
+    if "session_index" in options:
+        options.pop("coerce_float_to_decimal", None)
+        key = options.pop("key", None)
+        return ChatHistoryStore(**options).session(session_id, key=key, owner="somebody")
+    return DynamoDBChatMessageHistory(session_id=session_id, **options)
 
 
 @pytest.fixture

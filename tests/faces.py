@@ -14,6 +14,7 @@ from chathistory_async import DynamoDBChatMessageHistory
 class Face(Protocol):
     encrypted: bool
     collection: bool
+    indexed: bool
 
     def __init__(self, history: DynamoDBChatMessageHistory) -> None: ...
     async def read(self) -> list[BaseMessage]: ...
@@ -24,6 +25,7 @@ class Face(Protocol):
 class AsyncFace:
     encrypted = False
     collection = False
+    indexed = False
 
     def __init__(self, history: DynamoDBChatMessageHistory) -> None:
         self.history = history
@@ -47,6 +49,7 @@ class EncryptedFace(AsyncFace):
 class SyncFace:
     encrypted = False
     collection = False
+    indexed = False
 
     def __init__(self, history: DynamoDBChatMessageHistory) -> None:
         self.history = history
@@ -75,7 +78,13 @@ class EncryptedCollectionFace(EncryptedFace, CollectionFace):
     pass
 
 
+class IndexedFace(CollectionFace):
+    """With it, the fixture ``make`` takes handles from a store with a session index."""
+
+    indexed = True
+
+
 PLAIN_FACES: list[type[Face]] = [AsyncFace, SyncFace]
 SINGLE_ITEM_FACES: list[type[Face]] = [*PLAIN_FACES, EncryptedFace]
 COLLECTION_FACES: list[type[Face]] = [CollectionFace, SyncCollectionFace, EncryptedCollectionFace]
-ALL_FACES = [*SINGLE_ITEM_FACES, *COLLECTION_FACES]
+ALL_FACES = [*SINGLE_ITEM_FACES, *COLLECTION_FACES, IndexedFace]

@@ -33,7 +33,7 @@ TURN: list[BaseMessage] = [
     ToolMessage("result", tool_call_id="c"),
     AIMessage("answer"),
 ]
-LAYOUTS = ["single item", "item collection", "encrypted item collection"]
+LAYOUTS = ["single item", "item collection", "encrypted item collection", "indexed item collection"]
 
 
 @pytest.fixture(params=LAYOUTS[1:])
@@ -46,12 +46,19 @@ def kind(request: pytest.FixtureRequest) -> str:
 def layout(kind: str, table: str, collection_table: str) -> dict[str, Any]:
     if kind == "single item":
         return {"table_name": table}
-    return {"table_name": collection_table, "sort_key_name": "MessageId"}
+    indexed = {"session_index": True} if kind.startswith("indexed") else {}
+    return {"table_name": collection_table, "sort_key_name": "MessageId", **indexed}
 
 
 @pytest.fixture
 def encryption(kind: str, kms_key: str) -> dict[str, Any]:
     return {"kms_key_id": kms_key} if kind.startswith("encrypted") else {}
+
+
+@pytest.fixture
+def removal(kind: str) -> str:
+    """The operation that removes a message."""
+    return "TransactWriteItems" if kind.startswith("indexed") else "UpdateItem"
 
 
 def messages_of(page: Page) -> list[BaseMessage]:
@@ -230,10 +237,10 @@ class TestDeleting:
         assert await make().aget_messages() == []
 
     @pytest.mark.parametrize("fault", UNANSWERED)
-    async def test_is_retried(self, through: Through, make: Make, proxy: Proxy, fault: Fault) -> None:
+    async def test_is_retried(self, through: Through, make: Make, proxy: Proxy, removal: str, fault: Fault) -> None:
         await make().aadd_messages([HumanMessage(secrets.token_urlsafe(900_000)), *humans(1)])
         stored = await all_stored(make())
-        proxy.script(fault)
+        proxy.script(fault, operation=removal)
         await through().adelete_messages([stored[0].id])
         assert texts(await make().aget_messages()) == ["1"]
 
@@ -332,10 +339,10 @@ class TestPopping:
 
     @pytest.mark.parametrize("fault", UNANSWERED)
     async def test_is_retried_without_taking_two(
-        self, through: Through, make: Make, proxy: Proxy, fault: Fault
+        self, through: Through, make: Make, proxy: Proxy, removal: str, fault: Fault
     ) -> None:
         await make().aadd_messages(humans(0, 1))
-        proxy.script(fault, operation="UpdateItem")
+        proxy.script(fault, operation=removal)
         assert await through().apop_message() == HumanMessage("1")
         assert texts(await make().aget_messages()) == ["0"]
 
@@ -348,23 +355,27 @@ class TestPopping:
         assert await through(attempts=1).apop_message() == large
         assert texts(await make().aget_messages()) == ["small"]
 
-    @pytest.mark.parametrize("operation", ["UpdateItem", "TransactWriteItems"])
     async def test_and_replacing_wait_for_a_transaction_on_the_same_item(
-        self, through: Through, make: Make, proxy: Proxy, operation: str
+        self, through: Through, make: Make, proxy: Proxy, removal: str
     ) -> None:
         await make().aadd_messages(humans("old"))
         [stored] = await all_stored(make())
-        proxy.script(Fault.CONFLICT, Fault.CONFLICT, operation=operation)
+        proxy.script(Fault.CONFLICT, Fault.CONFLICT, operation="TransactWriteItems")
         await through().areplace_message(stored.id, HumanMessage("new"))
+        assert proxy.operations().count("TransactWriteItems") == 3
+        proxy.seen.clear()
+        proxy.script(Fault.CONFLICT, Fault.CONFLICT, operation=removal)
         assert await through().apop_message() == HumanMessage("new")
-        assert proxy.operations().count(operation) == 3
+        assert proxy.operations().count(removal) == 3
 
-    async def test_gives_what_was_put_in_its_place_meanwhile(self, through: Through, make: Make, proxy: Proxy) -> None:
+    async def test_gives_what_was_put_in_its_place_meanwhile(
+        self, through: Through, make: Make, proxy: Proxy, removal: str
+    ) -> None:
         await make().aadd_messages(humans("old"))
         [stored] = await all_stored(make())
 
         def replace_before_the_removal(seen: Any) -> Fault:
-            if seen.operation == "UpdateItem" and proxy.operations().count("UpdateItem") == 1:
+            if seen.operation == removal and proxy.operations().count(removal) == 1:
                 make().replace_message(stored.id, HumanMessage("new"))
             return Fault.NONE
 

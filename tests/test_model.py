@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from chathistory_async import DynamoDBChatMessageHistory
+from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
 from chathistory_async._bridge import run
 
 HANDLES = 3
@@ -36,7 +36,7 @@ messages = st.builds(
 
 def machine(dynamodb: Any, settings: dict[str, Any]) -> type[RuleBasedStateMachine]:
     """A session of such settings, which may be in either layout."""
-    table, collection = settings["table_name"], "sort_key_name" in settings
+    table, collection, indexed = settings["table_name"], "sort_key_name" in settings, "session_index" in settings
 
     class Session(RuleBasedStateMachine):
         handles: list[DynamoDBChatMessageHistory]
@@ -46,10 +46,14 @@ def machine(dynamodb: Any, settings: dict[str, Any]) -> type[RuleBasedStateMachi
             self.session_id = f"model-{uuid.uuid4().hex}"
             self.size = size
             self.expected: list[BaseMessage] = []
-            self.handles = [
-                DynamoDBChatMessageHistory(session_id=self.session_id, history_size=size, ttl=ttl, **settings)
-                for _ in range(HANDLES)
-            ]
+            options = settings | {"history_size": size, "ttl": ttl}
+            if indexed:
+                self.store = ChatHistoryStore(**options)
+                self.handles = [self.store.session(self.session_id) for _ in range(HANDLES)]
+            else:
+                self.handles = [
+                    DynamoDBChatMessageHistory(session_id=self.session_id, **options) for _ in range(HANDLES)
+                ]
 
         @rule(handle=st.integers(0, HANDLES - 1), batch=st.lists(messages, max_size=6), native=st.booleans())
         def add(self, handle: int, batch: list[BaseMessage], native: bool) -> None:
@@ -106,10 +110,21 @@ def machine(dynamodb: Any, settings: dict[str, Any]) -> type[RuleBasedStateMachi
             if self.expected and not collection:
                 self.set_attribute({"SessionId": {"S": self.session_id}}, "title", {"S": "x"})
 
+        @precondition(lambda self: indexed)
+        @invariant()
+        def the_index_counts_them(self) -> None:
+            if hasattr(self, "handles"):
+                info = run(self.store.get_session_info, self.session_id)
+                assert (0 if info is None else info.message_count) == len(self.expected)
+
         @invariant()
         def all_handles_read_the_same(self) -> None:
             if hasattr(self, "handles"):
                 assert self.handles[0].messages == self.expected
+
+        def teardown(self) -> None:
+            if indexed and hasattr(self, "handles"):
+                self.store.close()
 
         def keys(self) -> list[dict[str, Any]]:
             answer = dynamodb.query(
@@ -141,12 +156,15 @@ def machine(dynamodb: Any, settings: dict[str, Any]) -> type[RuleBasedStateMachi
             "single item", marks=pytest.mark.real_engine("moto fails on the size of an attribute that is not there")
         ),
         "item collection",
+        "indexed item collection",
     ],
 )
 def test_a_session_is_like_a_list(
     request: pytest.FixtureRequest, dynamodb: Any, kms_key: str, layout: str, encrypted: bool
 ) -> None:
-    collection = {"sort_key_name": "MessageId"} if layout == "item collection" else {}
+    collection: dict[str, Any] = {} if layout == "single item" else {"sort_key_name": "MessageId"}
+    if layout.startswith("indexed"):
+        collection["session_index"] = True
     table = request.getfixturevalue("collection_table" if collection else "table")
     run_state_machine_as_test(
         machine(dynamodb, {"table_name": table, **collection, **({"kms_key_id": kms_key} if encrypted else {})}),

@@ -1,0 +1,251 @@
+"""One session that has an item in the session index: what changes its messages changes that in the same transaction."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ._calls import ConditionFailed, Item, TransactionCanceled
+from ._clients import Clients
+from ._codec import AttributeValue, KeyValue, bytes_of, decode_key_value, encoded, plain_text
+from ._conversation import MAX_ATTEMPTS, now
+from ._item_collection import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection, Items, StoredBody
+from ._item_collection_conversation import ItemCollectionConversation, pause, refused
+from ._json_codec import decode_value, encode_value
+from ._session_item import SessionItem, StoredSession, is_alive, read_session
+from ._sort_keys import SortKey
+from .errors import ItemTooLargeError, Place, SessionNotFoundError, UndecodableItemError
+
+if TYPE_CHECKING:
+    from ._sealing import Sealing
+
+# Each append rewrites the session's item and is billed for all of it, in the table and in the index.
+MAX_TITLE_BYTES = 4 * 1024
+MAX_METADATA_BYTES = 64 * 1024
+_RECOUNTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What the session index knows of a session.
+
+    Attributes:
+        session_id: the value of its partition key.
+        owner: whose it is, None where nobody was named.
+        title: None where none was set.
+        created_at: when its first message was added, by the writer's clock, in UTC.
+        last_active_at: when messages were added last, likewise.
+        message_count: how many messages were added and not removed. Those that have expired one by one count as well.
+        metadata: what ``update_metadata`` has put there.
+    """
+
+    session_id: KeyValue
+    owner: str | None
+    title: str | None = field(repr=False)
+    created_at: datetime
+    last_active_at: datetime
+    message_count: int
+    metadata: dict[str, Any] = field(repr=False)
+
+
+class IndexedConversation(ItemCollectionConversation):
+    """One session in the items of one partition key, of which one is its own."""
+
+    _message_items = MAX_TRANSACTION_ITEMS - 1
+    # All of them write the session's item, so that two at once would only be in each other's way.
+    _removed_at_once = 1
+
+    def __init__(
+        self,
+        layout: ItemCollection,
+        clients: Clients,
+        place: Place,
+        sealing: Sealing | None,
+        *,
+        consistent_read: bool,
+        owner: str | None,
+    ) -> None:
+        super().__init__(layout, clients, place, sealing, consistent_read=consistent_read)
+        self._entry = SessionItem(layout, owner)
+
+    async def clear(self) -> None:
+        """Remove all messages that are there now, and none that another writer adds after."""
+        await super().clear()
+        await self._recount(self._count)
+
+    async def delete(self) -> int | None:
+        """Remove the session, whoever writes meanwhile; return how many messages it had, None where there is none."""
+        self._window = None
+        messages = 0
+        for attempt in range(MAX_ATTEMPTS):
+            stored = await self._stored(expired_too=True)
+            messages += await self._sweep_before(None)
+            if stored is None:
+                return messages or None
+            try:
+                await self._write(self._entry.delete(stored.revision))
+            except ConditionFailed as failed:
+                if failed.item is None:
+                    # Gone: by an attempt whose answer was lost, or by somebody else.
+                    return messages
+                await pause(attempt)
+            else:
+                self._clock.recover()
+                return messages
+        raise self._conflict()
+
+    async def info(self) -> SessionInfo | None:
+        """Return what the index knows of the session, None where that is nothing."""
+        stored = await self._stored()
+        return None if stored is None else await self.info_of(stored)
+
+    async def info_of(self, stored: StoredSession) -> SessionInfo:
+        """Return what the index knows of the session, of which the item was read already."""
+        title, metadata = await self._texts([stored.title, stored.metadata])
+        try:
+            names = {} if metadata is None else decode_value(metadata)
+            created_at, last_active_at = _time(stored.created_at), _time(stored.last_active)
+        except ValueError:
+            raise self._damaged() from None
+        if not isinstance(names, dict):
+            raise self._damaged()
+        return SessionInfo(
+            session_id=decode_key_value(stored.partition_key),
+            owner=stored.owner,
+            title=None if title is None else title.decode(),
+            created_at=created_at,
+            last_active_at=last_active_at,
+            message_count=min(stored.message_count, self._layout.history_size or stored.message_count),
+            metadata=names,
+        )
+
+    async def set_title(self, title: str | None) -> None:
+        """Set or remove the title."""
+        value = None
+        if title is not None:
+            value = await self._value(encoded(plain_text, title, "title").encode(), MAX_TITLE_BYTES, "title")
+        try:
+            await self._write(self._entry.set_title(value, now()))
+        except ConditionFailed:
+            raise self._not_found() from None
+
+    async def update_metadata(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Change some of the metadata, and return them all; what others change meanwhile is not lost."""
+        for attempt in range(MAX_ATTEMPTS):
+            stored = await self._stored()
+            if stored is None:
+                raise self._not_found()
+            changed = (await self.info_of(stored)).metadata | dict(changes)
+            metadata = {name: value for name, value in changed.items() if value is not None}
+            value = await self._value(encode_value(metadata, "metadata"), MAX_METADATA_BYTES, "metadata")
+            try:
+                await self._write(self._entry.set_metadata(value, stored.metadata, now()))
+            except ConditionFailed:
+                await pause(attempt)
+            else:
+                return metadata
+        raise self._conflict()
+
+    async def _store(self, messages: list[Items], first: SortKey, token: str) -> None:
+        items = [item for items in messages for item in items]
+        count = self._entry.count_added
+        for attempt in range(MAX_ATTEMPTS):
+            revision = f"{token}-{attempt}"
+            counting = count(len(messages), first, now(), revision)
+            try:
+                await self._write(self._layout.put_together(items, revision, counting))
+            except TransactionCanceled as canceled:
+                if found := refused(items, canceled):
+                    self._check_stored(found)
+                    return
+                # The session has expired, or has begun anew meanwhile.
+                count = self._entry.begin_anew if count == self._entry.count_added else self._entry.count_added
+            else:
+                return
+        raise self._conflict()
+
+    async def _remove(self, key: SortKey, known: StoredBody | None = None) -> bool:
+        first = known or await self._first_part(key)
+        if first is None:
+            return False
+        write = secrets.token_urlsafe(9)
+        counting = self._entry.count_removed(1, now(), write)
+        try:
+            await self._write(self._layout.remove_together(key, known, write, now(), counting))
+        except TransactionCanceled as canceled:
+            removal = canceled.reasons[0]
+            if removal.get("Code") != "ConditionalCheckFailed":
+                # The session has no item: it was written before there was an index.
+                return await super()._remove(key, known)
+            if self._layout.removed_by(removal.get("Item", {})) != write:
+                return False
+            # An attempt whose answer was lost has done it.
+        await self._sweep_other_parts(key, first.parts)
+        return True
+
+    async def _keep_latest(self, size: int) -> int:
+        return await self._recount(lambda: super(IndexedConversation, self)._keep_latest(size))
+
+    async def _recount(self, count: Callable[[], Awaitable[int]]) -> int:
+        """Have the index say what is counted, unless others write all the while: they count on from what it says."""
+        for attempt in range(_RECOUNTS):
+            stored = await self._stored(expired_too=True)
+            number = await count()
+            if stored is None or number == stored.message_count:
+                break
+            revision = secrets.token_urlsafe(9)
+            try:
+                await self._write(self._entry.set_count(number, stored.revision, revision))
+            except ConditionFailed as failed:
+                if failed.item is not None and failed.item.get(REVISION) == {"S": revision}:
+                    break
+                await pause(attempt)
+            else:
+                break
+        return number
+
+    async def _count(self) -> int:
+        async with aclosing(self._pages(consistent=True)) as pages:
+            return sum([len(bodies) async for bodies in pages])
+
+    async def _stored(self, *, expired_too: bool = False) -> StoredSession | None:
+        item: Item | None = (await self._call(self._entry.get())).get("Item")
+        if item is None or not (expired_too or is_alive(self._layout, item, now())):
+            return None
+        return self.stored_session(item)
+
+    def stored_session(self, item: Item) -> StoredSession:
+        """Read the session's item."""
+        try:
+            return read_session(self._layout, item)
+        except (KeyError, ValueError):
+            raise self._damaged() from None
+
+    async def _value(self, text: bytes, max_bytes: int, name: str) -> AttributeValue:
+        if len(text) > max_bytes:
+            raise ItemTooLargeError(f"The {name} of {len(text):,} bytes is above {max_bytes:,} bytes", self.place)
+        if self._sealing is None:
+            return {"S": text.decode()}
+        [sealed] = await self._sealing.seal([text])
+        return {"B": sealed}
+
+    async def _texts(self, values: Sequence[AttributeValue | None]) -> list[bytes | None]:
+        """Return the texts of attribute values, opened where they are sealed."""
+        sealed = {at: bytes_of(value["B"]) for at, value in enumerate(values) if value is not None and "B" in value}
+        opened = await self._open(sealed, "title or metadata")
+        plain = {at: value["S"].encode() for at, value in enumerate(values) if value is not None and "S" in value}
+        return [(opened | plain).get(at) for at in range(len(values))]
+
+    def _not_found(self) -> SessionNotFoundError:
+        return SessionNotFoundError("The session index has no such session, or not any more", self.place)
+
+    def _damaged(self) -> UndecodableItemError:
+        return UndecodableItemError("The session's item in the index is damaged", self.place)
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))

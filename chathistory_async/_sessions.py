@@ -1,0 +1,121 @@
+"""The sessions of a table, as its session index knows them: listing them, and removing all of an owner's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from ._calls import Item, call
+from ._clients import Clients
+from ._codec import KeyValue, decode_key_value
+from ._conversation import now
+from ._indexed_conversation import IndexedConversation, SessionInfo
+from ._item_collection import ItemCollection
+from ._session_item import check_owner, cursor_of, is_alive, query_sessions, start_key_of
+from ._settings import check_positive
+from ._slices import at_most
+from .errors import Place
+
+# Where they are sealed, each has a data key of its own that KMS opens.
+_READ_AT_ONCE = 16
+_DELETED_AT_ONCE = 4
+# Of items of a KB or so; a page of DynamoDB's holds a megabyte.
+_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPage:
+    """Some of an owner's sessions, the last active first.
+
+    Attributes:
+        sessions: the sessions.
+        cursor: what to ask for the page after with; None where there is none.
+    """
+
+    sessions: list[SessionInfo]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What was deleted.
+
+    Attributes:
+        sessions: how many sessions.
+        messages: how many messages they had.
+    """
+
+    sessions: int
+    messages: int
+
+
+class Sessions:
+    """The sessions of one table.
+
+    Args:
+        layout: how they are stored, whatever its key's value.
+        clients: what to send requests with.
+        conversation_of: returns the session of a partition key's value.
+    """
+
+    def __init__(
+        self, layout: ItemCollection, clients: Clients, conversation_of: Callable[[KeyValue], IndexedConversation]
+    ) -> None:
+        self._layout = layout
+        self._clients = clients
+        self._conversation_of = conversation_of
+
+    async def page(self, owner: str, limit: int, before: str | None) -> SessionPage:
+        """Return the sessions of an owner that were active last, or before a cursor."""
+        check_owner(owner)
+        check_positive("limit", limit)
+        alive: list[Item] = []
+        async with aclosing(self._items(owner, limit + 1, before)) as items:
+            async for item in items:
+                if is_alive(self._layout, item, now()):
+                    alive.append(item)
+                if len(alive) > limit:
+                    break
+        sessions = await at_most(_READ_AT_ONCE, self._info, alive[:limit])
+        more = len(alive) > limit
+        return SessionPage(sessions, cursor_of(self._layout, alive[limit - 1]) if more else None)
+
+    async def purge(self, owner: str) -> Purged:
+        """Delete all sessions of an owner, expired ones too."""
+        check_owner(owner)
+        sessions = messages = 0
+        while True:
+            async with aclosing(self._items(owner, _PAGE)) as items:
+                found = [item async for item in items]
+            deleted = [count for count in await at_most(_DELETED_AT_ONCE, self._delete, found) if count is not None]
+            sessions += len(deleted)
+            messages += sum(deleted)
+            # The index follows the table: what it still shows was deleted already, and what it did not show yet comes.
+            if not deleted:
+                return Purged(sessions, messages)
+
+    async def _items(self, owner: str, limit: int, before: str | None = None) -> AsyncGenerator[Item, None]:
+        """Yield the index's items of an owner, read so many at a time."""
+        start_key = None if before is None else start_key_of(self._layout, owner, before)
+        place = Place(self._layout.table_name)
+        while True:
+            request = query_sessions(self._layout, owner, limit=limit, start_key=start_key)
+            response: dict[str, Any] = await call(self._clients, request, place)
+            for item in response.get("Items", []):
+                yield item
+            start_key = response.get("LastEvaluatedKey")
+            if start_key is None:
+                return
+
+    async def _info(self, item: Item) -> SessionInfo:
+        conversation = self._conversation(item)
+        return await conversation.info_of(conversation.stored_session(item))
+
+    async def _delete(self, item: Item) -> int | None:
+        return await self._conversation(item).delete()
+
+    def _conversation(self, item: Item) -> IndexedConversation:
+        (partition_name,) = self._layout.key
+        return self._conversation_of(decode_key_value(item[partition_name]))

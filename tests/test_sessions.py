@@ -1,0 +1,661 @@
+"""The session index: what it knows of each session, listing them, titles and metadata, and removing them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from botocore.config import Config
+from conftest import created_table
+from langchain_core.messages import HumanMessage
+from proxy import Fault, Proxy
+from samples import humans, texts
+
+from chathistory_async import (
+    ChatHistoryError,
+    ChatHistoryStore,
+    ConfigurationError,
+    ItemTooLargeError,
+    KeySchemaError,
+    MessageNotStorableError,
+    Purged,
+    SessionInfo,
+    SessionNotFoundError,
+    UndecodableItemError,
+)
+
+UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
+NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
+COPIES = "moto copies the whole table for every transaction, and requests time out that meet no fault"
+
+NewStore = Callable[..., ChatHistoryStore]
+
+
+@pytest.fixture(scope="module")
+def indexed_table() -> Iterator[str]:
+    with created_table(session_index=True) as name:
+        yield name
+
+
+@pytest.fixture
+async def new_store(indexed_table: str) -> AsyncIterator[NewStore]:
+    """Makes stores with a session index on a table that has it."""
+    stores = []
+
+    def new_store(**options: Any) -> ChatHistoryStore:
+        stores.append(ChatHistoryStore(indexed_table, session_index=True, **options))
+        return stores[-1]
+
+    yield new_store
+    for store in stores:
+        await store.aclose()
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+def store(request: pytest.FixtureRequest, new_store: NewStore) -> ChatHistoryStore:
+    sealed = request.param == "encrypted"
+    return new_store(kms_key_id=request.getfixturevalue("kms_key") if sealed else None)
+
+
+@pytest.fixture
+def owner() -> str:
+    return f"owner-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def through(new_store: NewStore, proxy: Proxy) -> NewStore:
+    """Makes stores that reach the engine through the proxy, with few retries and short time-outs."""
+
+    def through(attempts: int = 4, **options: Any) -> ChatHistoryStore:
+        config = Config(retries={"total_max_attempts": attempts, "mode": "legacy"}, read_timeout=1)
+        return new_store(endpoint_url=proxy.url, config=config, **options)
+
+    return through
+
+
+async def info_of(store: ChatHistoryStore, session: str) -> SessionInfo:
+    info = await store.get_session_info(session)
+    assert info is not None
+    return info
+
+
+def ids(sessions: list[SessionInfo]) -> list[Any]:
+    return [info.session_id for info in sessions]
+
+
+async def begin(store: ChatHistoryStore, owner: str, number: int) -> list[str]:
+    """Begin sessions of an owner, one after another, and return their ids, the last one first."""
+    names = [f"{owner}-{position}" for position in range(number)]
+    for position, name in enumerate(names):
+        await store.session(name, owner=owner).aadd_messages(humans(*range(position + 1)))
+    return names[::-1]
+
+
+class TestInfo:
+    async def test_of_a_session(self, store: ChatHistoryStore, session_id: str, owner: str) -> None:
+        assert await store.get_session_info(session_id) is None
+        before = datetime.now(timezone.utc)
+        await store.session(session_id, owner=owner).aadd_messages(humans(1))
+        await store.session(session_id, owner=owner).aadd_messages(humans(2, 3))
+        info = await info_of(store, session_id)
+        assert info == SessionInfo(session_id, owner, None, info.created_at, info.last_active_at, 3, {})
+        # Stored to the millisecond.
+        assert before.timestamp() - 0.001 <= info.created_at.timestamp() <= info.last_active_at.timestamp()
+        page = await store.session(session_id).apage(3)
+        assert [info.created_at, info.last_active_at, info.last_active_at] == [one.created_at for one in page.messages]
+
+    async def test_needs_no_owner(self, store: ChatHistoryStore, session_id: str, owner: str) -> None:
+        await store.session(session_id).aadd_messages(humans(1))
+        assert (await info_of(store, session_id)).owner is None
+        await store.session(session_id, owner=owner).aadd_messages(humans(1))
+        assert (await info_of(store, session_id)).owner == owner
+
+    async def test_keeps_the_first_owner(self, store: ChatHistoryStore, session_id: str, owner: str) -> None:
+        await store.session(session_id, owner=owner).aadd_messages(humans(1))
+        await store.session(session_id, owner="another").aadd_messages(humans(1))
+        await store.session(session_id).aadd_messages(humans(1))
+        assert (await info_of(store, session_id)).owner == owner
+
+    async def test_tells_no_content_by_its_repr(self, store: ChatHistoryStore, session_id: str) -> None:
+        await store.session(session_id).aadd_messages(humans("a secret"))
+        await store.set_title(session_id, "a secret")
+        await store.update_metadata(session_id, {"a": "a secret"})
+        page = await store.session(session_id).apage(1)
+        assert "secret" not in f"{await info_of(store, session_id)!r}{page!r}"
+
+    async def test_of_a_damaged_item_is_an_error(
+        self, new_store: NewStore, session_id: str, owner: str, dynamodb: Any, indexed_table: str
+    ) -> None:
+        store = new_store()
+        await store.session(session_id, owner=owner).aadd_messages(humans(1))
+        key = {"SessionId": {"S": session_id}, "MessageId": {"S": "session"}}
+        for name, value in [("Metadata", {"S": "[]"}), ("Metadata", {"S": "{"}), ("CreatedAt", {"S": "then"})]:
+            dynamodb.update_item(
+                TableName=indexed_table,
+                Key=key,
+                UpdateExpression="SET #name = :value",
+                ExpressionAttributeNames={"#name": name},
+                ExpressionAttributeValues={":value": value},
+            )
+            with pytest.raises(UndecodableItemError, match=f"damaged .*{re.escape(session_id)}"):
+                await store.get_session_info(session_id)
+        with pytest.raises(UndecodableItemError):
+            await store.list_sessions(owner, 10)
+
+
+class TestCount:
+    async def test_follows_what_is_added_and_removed(self, store: ChatHistoryStore, session_id: str) -> None:
+        history = store.session(session_id)
+
+        async def count() -> int:
+            return (await info_of(store, session_id)).message_count
+
+        await history.aadd_messages(humans(*range(120)))
+        assert await count() == 120
+        page = await history.apage(4)
+        await history.adelete_messages([stored.id for stored in page.messages[:3]])
+        assert await count() == 117
+        await history.adelete_messages([stored.id for stored in page.messages])
+        assert await count() == 116
+        await history.apop_message()
+        assert await count() == 115
+        await history.areplace_message((await history.apage(1)).messages[0].id, HumanMessage("other"))
+        assert await count() == 115 == len(await history.aget_messages())
+        await history.aclear()
+        assert await count() == 0
+        await history.aadd_messages(humans(1))
+        assert await count() == 1
+
+    async def test_of_a_branch(self, store: ChatHistoryStore, session_id: str, owner: str) -> None:
+        history = store.session(session_id, owner=owner)
+        await history.aadd_messages(humans(*range(5)))
+        await history.acopy_to(f"{session_id}-2")
+        info = await info_of(store, f"{session_id}-2")
+        assert (info.message_count, info.owner) == (5, owner)
+
+    async def test_with_history_size_is_of_what_is_kept(self, new_store: NewStore, session_id: str) -> None:
+        store = new_store(history_size=3)
+        for number in range(20):
+            await store.session(session_id).aadd_messages(humans(number))
+            assert (await info_of(store, session_id)).message_count == min(3, number + 1)
+        await store.session(session_id).apop_message()
+        await store.session(session_id).aclear()
+        assert (await info_of(store, session_id)).message_count == 0
+
+    @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
+    @pytest.mark.parametrize("batch", [1, 3])
+    async def test_is_exact_where_a_request_is_retried(
+        self, through: NewStore, session_id: str, proxy: Proxy, fault: Fault, batch: int
+    ) -> None:
+        store = through()
+        history = store.session(session_id)
+        for _ in range(3):
+            proxy.script(fault, operation="TransactWriteItems")
+            await history.aadd_messages(humans(*range(batch)))
+        proxy.script(fault, operation="TransactWriteItems")
+        await history.apop_message()
+        proxy.script(fault, operation="TransactWriteItems")
+        await history.adelete_messages([(await history.apage(1)).messages[0].id])
+        left = 3 * batch - 2
+        assert (await info_of(store, session_id)).message_count == left == len(await history.aget_messages())
+        proxy.script(fault, operation="UpdateItem")
+        await history.aclear()
+        assert (await info_of(store, session_id)).message_count == 0
+
+    @pytest.mark.real_engine(COPIES)
+    async def test_is_exact_after_a_bad_day(self, through: NewStore, session_id: str, proxy: Proxy) -> None:
+        chance = random.Random(1)
+        faults = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED}]
+        proxy.schedule = lambda seen: chance.choice(faults) if chance.random() < 0.2 else Fault.NONE
+        store = through()
+
+        async def write(writer: int) -> None:
+            history = store.session(session_id)
+            for number in range(15):
+                try:
+                    await history.aadd_messages(humans(*range(1 + number % 3)))
+                    if number % 4 == 0:
+                        await history.apop_message()
+                except ChatHistoryError:
+                    continue
+
+        await asyncio.gather(*(write(writer) for writer in range(6)))
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        proxy.schedule = lambda seen: Fault.NONE
+        stored = await store.session(session_id).aget_messages()
+        assert len(stored) > 50
+        assert (await info_of(store, session_id)).message_count == len(stored)
+
+    async def test_begins_with_what_comes_after_the_index(
+        self, new_store: NewStore, session_id: str, indexed_table: str
+    ) -> None:
+        async with ChatHistoryStore(indexed_table) as plain:
+            await plain.session(session_id).aadd_messages(humans(1, 2, 3))
+        store = new_store()
+        history = store.session(session_id)
+        assert await history.apop_message() == HumanMessage("3")
+        await history.adelete_messages([(await history.apage(1)).messages[0].id])
+        assert await store.get_session_info(session_id) is None
+        await history.aadd_messages(humans(4))
+        assert (await info_of(store, session_id)).message_count == 1
+        await history.aclear()
+        assert (await info_of(store, session_id)).message_count == 0
+
+    async def test_is_written_with_the_messages_or_not_at_all(
+        self, through: NewStore, session_id: str, proxy: Proxy
+    ) -> None:
+        store = through(attempts=1)
+        await store.session(session_id).aadd_messages(humans(1))
+        proxy.schedule = lambda seen: Fault.RESET
+        with pytest.raises(ChatHistoryError):
+            await store.session(session_id).aadd_messages(humans(2))
+        proxy.schedule = lambda seen: Fault.NONE
+        assert (await info_of(store, session_id)).message_count == 1
+        assert proxy.operations().count("PutItem") == proxy.operations().count("UpdateItem") == 0
+
+
+class TestListing:
+    async def test_is_by_the_last_activity_and_page_by_page(self, store: ChatHistoryStore, owner: str) -> None:
+        names = await begin(store, owner, 5)
+        assert ids((await store.list_sessions(owner, 10)).sessions) == names
+        await store.session(names[-1]).aadd_messages(humans("again"))
+        names = [names[-1], *names[:-1]]
+        found, cursor, pages = [], None, 0
+        while True:
+            page = await store.list_sessions(owner, 2, before=cursor)
+            found += ids(page.sessions)
+            pages += 1
+            cursor = page.cursor
+            if cursor is None:
+                break
+        assert (found, pages) == (names, 3)
+
+    async def test_that_fills_its_last_page_ends_there(self, store: ChatHistoryStore, owner: str) -> None:
+        await begin(store, owner, 2)
+        assert (await store.list_sessions(owner, 2)).cursor is None
+        assert (await store.list_sessions(f"{owner}-nobody", 2)).sessions == []
+
+    async def test_goes_on_behind_a_session_that_has_gone(self, store: ChatHistoryStore, owner: str) -> None:
+        names = await begin(store, owner, 4)
+        page = await store.list_sessions(owner, 2)
+        await store.delete_session(names[1])
+        await store.session(names[0]).aadd_messages(humans("again"))
+        assert ids((await store.list_sessions(owner, 9, before=page.cursor)).sessions) == names[2:]
+
+    async def test_has_titles_and_metadata(self, store: ChatHistoryStore, owner: str) -> None:
+        names = await begin(store, owner, 3)
+        for name in names:
+            await store.set_title(name, f"Title of {name}")
+            await store.update_metadata(name, {"name": name})
+        sessions = (await store.list_sessions(owner, 5)).sessions
+        assert [(info.title, info.metadata) for info in sessions] == [
+            (f"Title of {name}", {"name": name}) for name in names
+        ]
+        assert sessions[0] == await info_of(store, names[0])
+
+    async def test_does_not_read_the_messages(self, through: NewStore, owner: str, proxy: Proxy) -> None:
+        store = through()
+        await begin(store, owner, 3)
+        proxy.seen.clear()
+        await store.list_sessions(owner, 3)
+        [seen] = proxy.seen
+        assert (seen.operation, seen.body["IndexName"]) == ("Query", "SessionsByOwner")
+
+    @pytest.mark.parametrize("cursor", ["", "x", "W10", "bnVsbA", "é"])
+    async def test_refuses_what_is_no_cursor(self, new_store: NewStore, owner: str, cursor: str) -> None:
+        with pytest.raises(ValueError, match="is not a cursor"):
+            await new_store().list_sessions(owner, 2, before=cursor)
+
+    @pytest.mark.parametrize(("whose", "limit"), [("", 1), ("x" * 2049, 1), (None, 1), ("x", 0), ("x", True)])
+    async def test_refuses_what_cannot_be_meant(self, new_store: NewStore, whose: Any, limit: Any) -> None:
+        with pytest.raises(ValueError, match="must be"):
+            await new_store().list_sessions(whose, limit)
+
+
+class TestTitleAndMetadata:
+    async def test_a_title_is_set_and_removed(self, store: ChatHistoryStore, session_id: str) -> None:
+        await store.session(session_id).aadd_messages(humans(1))
+        for title in ["Ein Titel 💬", "", "x" * 4096, None, None]:
+            await store.set_title(session_id, title)
+            assert (await info_of(store, session_id)).title == title
+
+    async def test_metadata_are_merged(self, store: ChatHistoryStore, session_id: str) -> None:
+        await store.session(session_id).aadd_messages(humans(1))
+        assert await store.update_metadata(session_id, {"a": 0.1, "b": {"c": [1, None]}}) == {
+            "a": 0.1,
+            "b": {"c": [1, None]},
+        }
+        assert await store.update_metadata(session_id, {"a": None, "d": b"\x00"}) == {
+            "b": {"c": [1, None]},
+            "d": b"\x00",
+        }
+        assert (await info_of(store, session_id)).metadata == {"b": {"c": [1, None]}, "d": b"\x00"}
+
+    async def test_metadata_of_many_writers_are_all_kept(self, store: ChatHistoryStore, session_id: str) -> None:
+        await store.session(session_id).aadd_messages(humans(1))
+        await asyncio.gather(*(store.update_metadata(session_id, {f"n{number}": number}) for number in range(12)))
+        assert (await info_of(store, session_id)).metadata == {f"n{number}": number for number in range(12)}
+
+    async def test_are_sealed_where_messages_are(
+        self, new_store: NewStore, session_id: str, dynamodb: Any, indexed_table: str, kms_key: str
+    ) -> None:
+        store = new_store(kms_key_id=kms_key)
+        await store.session(session_id).aadd_messages(humans("a secret"))
+        await store.set_title(session_id, "a secret")
+        await store.update_metadata(session_id, {"secret": 1})
+        key = {"SessionId": {"S": session_id}, "MessageId": {"S": "session"}}
+        item = dynamodb.get_item(TableName=indexed_table, Key=key)["Item"]
+        assert "secret" not in repr(item)
+        assert set(item["Title"]) == set(item["Metadata"]) == {"B"}
+        with pytest.raises(ConfigurationError, match="title or metadata 0 is sealed: give kms_key_id"):
+            await new_store().get_session_info(session_id)
+
+    async def test_stay_when_messages_come_and_go(self, store: ChatHistoryStore, session_id: str) -> None:
+        history = store.session(session_id)
+        await history.aadd_messages(humans(1))
+        await store.set_title(session_id, "t")
+        await store.update_metadata(session_id, {"a": 1})
+        await history.aadd_messages(humans(2, 3))
+        await history.aclear()
+        info = await info_of(store, session_id)
+        assert (info.title, info.metadata) == ("t", {"a": 1})
+
+    async def test_need_a_session(self, store: ChatHistoryStore, session_id: str) -> None:
+        with pytest.raises(SessionNotFoundError, match=f"no such session.*{re.escape(session_id)}"):
+            await store.set_title(session_id, "t")
+        with pytest.raises(SessionNotFoundError):
+            await store.update_metadata(session_id, {"a": 1})
+        assert await store.get_session_info(session_id) is None
+
+    async def test_what_cannot_be_kept_is_refused(self, store: ChatHistoryStore, session_id: str) -> None:
+        await store.session(session_id).aadd_messages(humans(1))
+        with pytest.raises(MessageNotStorableError, match=r"metadata\.a\[1\] cannot be stored"):
+            await store.update_metadata(session_id, {"a": [0, float("nan")]})
+        with pytest.raises(MessageNotStorableError, match="title cannot be stored"):
+            await store.set_title(session_id, "\ud800")
+        with pytest.raises(ItemTooLargeError, match="title of 4,097 bytes is above 4,096"):
+            await store.set_title(session_id, "x" * 4097)
+        with pytest.raises(ItemTooLargeError, match=r"metadata of .* is above 65,536"):
+            await store.update_metadata(session_id, {"a": "x" * 70_000})
+        info = await info_of(store, session_id)
+        assert (info.title, info.metadata) == (None, {})
+
+    @pytest.mark.parametrize("fault", [*UNANSWERED, Fault.RESET])
+    async def test_are_retried(self, through: NewStore, session_id: str, proxy: Proxy, fault: Fault) -> None:
+        store = through()
+        await store.session(session_id).aadd_messages(humans(1))
+        proxy.script(fault, operation="UpdateItem")
+        await store.set_title(session_id, "t")
+        proxy.script(fault, operation="UpdateItem")
+        await store.update_metadata(session_id, {"a": 1})
+        info = await info_of(store, session_id)
+        assert (info.title, info.metadata) == ("t", {"a": 1})
+
+
+class TestDeleting:
+    async def test_leaves_nothing(
+        self, store: ChatHistoryStore, session_id: str, owner: str, dynamodb: Any, indexed_table: str
+    ) -> None:
+        history = store.session(session_id, owner=owner)
+        await history.aadd_messages(humans(*range(30)))
+        await store.set_title(session_id, "a secret")
+        assert await store.delete_session(session_id) == 30
+        assert await store.get_session_info(session_id) is None
+        assert await history.aget_messages() == []
+        assert (await store.list_sessions(owner, 5)).sessions == []
+        items = dynamodb.query(
+            TableName=indexed_table,
+            KeyConditionExpression="SessionId = :session",
+            ExpressionAttributeValues={":session": {"S": session_id}},
+        )["Items"]
+        # The tombstones of what is younger than half an hour.
+        assert all(set(item) == {"SessionId", "MessageId", "RemovedBy", "expireAt"} for item in items)
+        assert await store.delete_session(session_id) == 0
+
+    async def test_of_a_session_from_before_the_index(
+        self, new_store: NewStore, session_id: str, indexed_table: str
+    ) -> None:
+        async with ChatHistoryStore(indexed_table) as plain:
+            await plain.session(session_id).aadd_messages(humans(1, 2))
+        assert await new_store().delete_session(session_id) == 2
+
+    async def test_takes_what_is_added_meanwhile(self, through: NewStore, session_id: str, proxy: Proxy) -> None:
+        store = through()
+        await store.session(session_id).aadd_messages(humans(1))
+        late = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def schedule(seen: Any) -> Fault:
+            if seen.operation == "DeleteItem" and not late.is_set():
+                loop.call_soon_threadsafe(late.set)
+                return Fault.DELAY
+            return Fault.NONE
+
+        async def append_late() -> None:
+            await late.wait()
+            await store.session(session_id).aadd_messages(humans(2))
+
+        proxy.schedule = schedule
+        count, _ = await asyncio.gather(store.delete_session(session_id), append_late())
+        left = len(await store.session(session_id).aget_messages())
+        info = await store.get_session_info(session_id)
+        # It came before the end of the deletion, or began the session anew.
+        assert (count, left) in {(2, 0), (1, 1)}
+        assert (0 if info is None else info.message_count) == left
+
+    @pytest.mark.parametrize("fault", [*UNANSWERED, Fault.RESET])
+    async def test_is_retried(self, through: NewStore, session_id: str, proxy: Proxy, fault: Fault) -> None:
+        store = through()
+        await store.session(session_id).aadd_messages(humans(1, 2))
+        proxy.script(fault, operation="DeleteItem")
+        assert await store.delete_session(session_id) == 2
+        assert await store.get_session_info(session_id) is None
+
+    async def test_begins_anew(self, store: ChatHistoryStore, session_id: str, owner: str) -> None:
+        await store.session(session_id, owner=owner).aadd_messages(humans(1))
+        await store.set_title(session_id, "t")
+        await store.delete_session(session_id)
+        await store.session(session_id).aadd_messages(humans(2))
+        info = await info_of(store, session_id)
+        assert (info.owner, info.title, info.message_count) == (None, None, 1)
+
+
+class TestPurging:
+    async def test_deletes_all_of_an_owners_sessions_and_no_others(self, store: ChatHistoryStore, owner: str) -> None:
+        await begin(store, owner, 6)
+        other = f"{owner}-other"
+        await begin(store, other, 2)
+        assert await store.purge_owner(owner) == Purged(sessions=6, messages=21)
+        assert (await store.list_sessions(owner, 9)).sessions == []
+        assert len((await store.list_sessions(other, 9)).sessions) == 2
+        assert await store.purge_owner(owner) == Purged(0, 0)
+
+    async def test_goes_on_where_it_was_cut_short(
+        self, through: NewStore, new_store: NewStore, owner: str, proxy: Proxy
+    ) -> None:
+        names = await begin(new_store(), owner, 9)
+        deleted = 0
+
+        def schedule(seen: Any) -> Fault:
+            nonlocal deleted
+            deleted += seen.operation == "DeleteItem"
+            return Fault.DENIED if deleted > 3 else Fault.NONE
+
+        proxy.schedule = schedule
+        with pytest.raises(ChatHistoryError):
+            await through(attempts=1).purge_owner(owner)
+        left = ids((await new_store().list_sessions(owner, 99)).sessions)
+        assert 0 < len(left) < len(names)
+        assert (await new_store().purge_owner(owner)).sessions == len(left)
+        assert (await new_store().list_sessions(owner, 99)).sessions == []
+        for name in names:
+            assert await new_store().session(name).aget_messages() == []
+
+    async def test_takes_expired_ones_too(
+        self, new_store: NewStore, owner: str, dynamodb: Any, indexed_table: str
+    ) -> None:
+        store = new_store(ttl=1)
+        [name] = await begin(store, owner, 1)
+        await asyncio.sleep(2.1)
+        assert (await store.list_sessions(owner, 5)).sessions == []
+        await store.purge_owner(owner)
+        key = {"SessionId": {"S": name}, "MessageId": {"S": "session"}}
+        assert "Item" not in dynamodb.get_item(TableName=indexed_table, Key=key)
+
+
+class TestExpiry:
+    async def test_hides_and_begins_anew(self, new_store: NewStore, session_id: str, owner: str) -> None:
+        store = new_store(ttl=1)
+        await store.session(session_id, owner=owner).aadd_messages(humans(1, 2))
+        await store.set_title(session_id, "old")
+        await asyncio.sleep(2.1)
+        assert await store.get_session_info(session_id) is None
+        assert (await store.list_sessions(owner, 5)).sessions == []
+        with pytest.raises(SessionNotFoundError):
+            await store.set_title(session_id, "new")
+        await store.session(session_id, owner="another").aadd_messages(humans(3))
+        info = await info_of(store, session_id)
+        assert (info.owner, info.title, info.message_count) == ("another", None, 1)
+
+    async def test_is_the_last_messages(
+        self, new_store: NewStore, session_id: str, dynamodb: Any, indexed_table: str
+    ) -> None:
+        def expiry() -> int:
+            key = {"SessionId": {"S": session_id}, "MessageId": {"S": "session"}}
+            item = dynamodb.get_item(TableName=indexed_table, Key=key, ConsistentRead=True)["Item"]
+            return int(item.get("expireAt", {"N": 0})["N"])
+
+        await new_store(ttl=100).session(session_id).aadd_messages(humans(1))
+        assert abs(expiry() - time.time() - 100) < 10
+        await new_store(ttl=500).session(session_id).aadd_messages(humans(1))
+        assert abs(expiry() - time.time() - 500) < 10
+        await new_store().session(session_id).aadd_messages(humans(1))
+        assert expiry() == 0
+
+
+AWKWARD = ["a", "a#b", "a%23b", "a%", "#", "%", "", "a#", "#a", "%2523", "session", "名#", "a##b", "'\"\\", "\x00"]
+
+
+class TestKeys:
+    async def test_no_id_reaches_into_anothers_partition(self, store: ChatHistoryStore) -> None:
+        run_id = uuid.uuid4().hex
+        pairs = [(tenant, session) for tenant in AWKWARD for session in AWKWARD]
+        histories = {pair: store.session(pair[1], key={"SessionId": (run_id, *pair)}) for pair in pairs}
+        assert len({str(history.key) for history in histories.values()}) == len(pairs)
+        for (tenant, _), history in histories.items():
+            lead = store.session("", key={"SessionId": (run_id, tenant, "")}).key["SessionId"]
+            others = [other for other in AWKWARD if other != tenant]
+            assert str(history.key["SessionId"]).startswith(str(lead))
+            for other in others:
+                foreign = store.session("", key={"SessionId": (run_id, other, "")}).key["SessionId"]
+                assert not str(history.key["SessionId"]).startswith(str(foreign))
+
+    async def test_of_several_ids_are_one_key_everywhere(self, store: ChatHistoryStore, owner: str) -> None:
+        key = {"SessionId": (owner, "s#1")}
+        history = store.session("s#1", key=key, owner=owner)
+        assert history.key == {"SessionId": f"{owner}#s%231"}
+        await history.aadd_messages(humans(1))
+        await store.set_title("s#1", "t", key=key)
+        await store.update_metadata("s#1", {"a": 1}, key=key)
+        info = await store.get_session_info("s#1", key=key)
+        assert info is not None
+        assert (info.session_id, info.title) == (f"{owner}#s%231", "t")
+        # What the list calls a session names it by itself, too.
+        [listed] = (await store.list_sessions(owner, 5)).sessions
+        assert texts(await store.session(str(listed.session_id)).aget_messages()) == ["1"]
+        branch = await history.acopy_to("s#2", key={"SessionId": (owner, "s#2")})
+        assert branch.key == {"SessionId": f"{owner}#s%232"}
+        assert await store.delete_session("s#1", key=key) == 1
+        assert await store.purge_owner(owner) == Purged(1, 1)
+
+    @pytest.mark.parametrize("part", [1, None, b"x"])
+    def test_are_made_of_text(self, part: Any) -> None:
+        with pytest.raises(TypeError, match="ids that make up a key must be text"):
+            ChatHistoryStore("t").session("s", key={"SessionId": ("a", part)})
+
+
+class TestWithoutIt:
+    async def test_the_methods_say_so(self, indexed_table: str) -> None:
+        async with ChatHistoryStore(indexed_table) as store:
+            for call in [
+                store.list_sessions("o", 1),
+                store.get_session_info("s"),
+                store.set_title("s", "t"),
+                store.update_metadata("s", {}),
+                store.delete_session("s"),
+                store.purge_owner("o"),
+            ]:
+                with pytest.raises(ConfigurationError, match="session_index=True"):
+                    await call
+            with pytest.raises(ValueError, match="session_index=True"):
+                store.session("s", owner="o")
+
+    def test_a_single_item_has_no_place_for_it(self) -> None:
+        with pytest.raises(ValueError, match="session_index needs"):
+            ChatHistoryStore("t", layout="single_item", session_index=True)
+
+    @pytest.mark.parametrize("name", ["Owner", "Title", "MessageCount"])
+    def test_its_attributes_names_are_free(self, name: str) -> None:
+        assert ChatHistoryStore("t", primary_key_name=name).session("s").key == {name: "s"}
+        with pytest.raises(ValueError, match="names must differ"):
+            ChatHistoryStore("t", primary_key_name=name, session_index=True).session("s")
+
+    async def test_a_table_without_the_index_says_so(self, collection_table: str) -> None:
+        async with ChatHistoryStore(collection_table, session_index=True) as store:
+            await store.session("s", owner="o").aadd_messages(humans(1))
+            assert (await info_of(store, "s")).message_count == 1
+            with pytest.raises(KeySchemaError, match=r"no session index: .*create_table\(\) adds it"):
+                await store.list_sessions("o", 1)
+
+
+class TestTable:
+    @pytest.fixture
+    async def name(self) -> AsyncIterator[str]:
+        name = f"sessions-{uuid.uuid4().hex}"
+        yield name
+        async with ChatHistoryStore(name) as store:
+            await store.delete_table()
+
+    async def test_that_is_there_gets_the_index(self, name: str, owner: str, dynamodb: Any) -> None:
+        async with ChatHistoryStore(name) as plain:
+            await plain.create_table()
+        async with ChatHistoryStore(name, session_index=True) as store:
+            for _ in range(2):
+                await store.create_table()
+            names = await begin(store, owner, 2)
+            assert ids((await store.list_sessions(owner, 5)).sessions) == names
+        async with ChatHistoryStore(name) as plain:
+            await plain.create_table()
+        [index] = dynamodb.describe_table(TableName=name)["Table"]["GlobalSecondaryIndexes"]
+        assert (index["IndexName"], index["Projection"]) == ("SessionsByOwner", {"ProjectionType": "ALL"})
+        assert [part["AttributeName"] for part in index["KeySchema"]] == ["Owner", "LastActive"]
+
+    async def test_of_another_index_of_this_name_is_left_alone(self, name: str, dynamodb: Any) -> None:
+        dynamodb.create_table(
+            TableName=name,
+            KeySchema=[
+                {"AttributeName": "SessionId", "KeyType": "HASH"},
+                {"AttributeName": "MessageId", "KeyType": "RANGE"},
+            ],
+            AttributeDefinitions=[
+                {"AttributeName": name, "AttributeType": "S"} for name in ("SessionId", "MessageId", "Other")
+            ],
+            BillingMode="PAY_PER_REQUEST",
+            GlobalSecondaryIndexes=[
+                {
+                    "IndexName": "SessionsByOwner",
+                    "KeySchema": [{"AttributeName": "Other", "KeyType": "HASH"}],
+                    "Projection": {"ProjectionType": "ALL"},
+                }
+            ],
+        )
+        async with ChatHistoryStore(name, session_index=True) as store:
+            with pytest.raises(KeySchemaError, match=r"index 'SessionsByOwner' .* Other \(HASH, S\), not Owner"):
+                await store.create_table()
