@@ -16,7 +16,8 @@ def dependencies(*groups: str) -> list[str]:
 def run_suite(session: nox.Session) -> None:
     # Programs that the tests start would otherwise import the working tree instead of the wheel.
     session.env["PYTHONSAFEPATH"] = "1"
-    session.run("pytest", *session.posargs)
+    # By file, because each file makes its tables, and some their names.
+    session.run("pytest", "--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", *session.posargs)
 
 
 @nox.session

@@ -119,7 +119,8 @@ class IndexedConversation(ItemCollectionConversation):
             title=None if title is None else title.decode(),
             created_at=created_at,
             last_active_at=last_active_at,
-            message_count=min(stored.message_count, self._layout.history_size or stored.message_count),
+            # Below nothing, where messages from before the index were removed.
+            message_count=max(0, min(stored.message_count, self._layout.history_size or stored.message_count)),
             metadata=names,
         )
 

@@ -279,7 +279,7 @@ _KEY_SCHEMA_TEXTS = (
     "Query condition missed key schema element",
     "Condition parameter type does not match schema type",
 )
-_NO_INDEX_TEXTS = ("does not have the specified index", "Index not found")
+_NO_INDEX_TEXTS = ("does not have the specified index", "Index not found", "Invalid index")
 _ITEM_SIZE_TEXTS = ("Item size has exceeded", "Item size to update has exceeded")
 
 

@@ -49,7 +49,8 @@ class ChatHistoryStore:
         session_index: keep an item for each session, for ``list_sessions`` and the other methods that take a session's
             id. It is written in one transaction with the session's messages, which doubles the price of an append (a
             transaction costs twice, and the item and its owner's index entry are written too), so that writers on one
-            session are in each other's way. All who write to the table should have it on. Needs an item collection,
+            session are in each other's way. All who write to the table should have it on; a session from
+            before is in it from its next append on, and its messages are counted from there. Needs an item collection,
             and the global secondary index ``SessionsByOwner`` that ``create_table`` makes.
 
     Raises:

@@ -5,13 +5,14 @@ import threading
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import localstack_client.session
 import pytest
 from botocore.config import Config
-from engines import Engine, running_engine
+from engines import Engine, engine_of_a_worker, running_engine
 from faces import SINGLE_ITEM_FACES
 from proxy import Proxy
 
@@ -33,11 +34,18 @@ CREDENTIALS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    engine = running_engine()
+    worker = getattr(config, "workerinput", None)
+    engine = running_engine() if worker is None else engine_of_a_worker(Engine(**worker["engine"]))
     config.stash[ENGINE] = engine.__enter__()
     config.stash[STOP] = engine
     os.environ.update(CREDENTIALS)
     os.environ["AWS_ENDPOINT_URL"] = config.stash[ENGINE].endpoint_url
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist what was found."""
+    node.workerinput["engine"] = asdict(node.config.stash[ENGINE])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -108,9 +116,13 @@ def table(engine: Engine) -> Iterator[str]:
         yield name
 
 
-@pytest.fixture(scope="module")
+def module_or_test(fixture_name: str, config: pytest.Config) -> Literal["module", "function"]:
+    """The scope of a table for transactions: moto copies all of it for each, so that every test has one of its own."""
+    return "function" if config.stash[ENGINE].embedded else "module"
+
+
+@pytest.fixture(scope=module_or_test)
 def collection_table(engine: Engine) -> Iterator[str]:
-    """Of each module: moto copies a whole table for every transaction."""
     with created_table() as name:
         yield name
 

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,6 +47,16 @@ def running_engine() -> Iterator[Engine]:
     else:
         with _embedded() as url:
             yield Engine("the embedded engine (moto)", url, embedded=True)
+
+
+@contextmanager
+def engine_of_a_worker(engine: Engine) -> Iterator[Engine]:
+    """The engine that was found, or where that is the embedded one another such: it takes one request at a time."""
+    if not engine.embedded:
+        yield engine
+    else:
+        with _embedded() as url:
+            yield replace(engine, endpoint_url=url)
 
 
 def _is_localstack(url: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from botocore.config import Config
-from conftest import created_table
+from conftest import created_table, module_or_test
 from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy
 from samples import humans, texts
@@ -38,7 +38,7 @@ COPIES = "moto copies the whole table for every transaction, and requests time o
 NewStore = Callable[..., ChatHistoryStore]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope=module_or_test)
 def indexed_table() -> Iterator[str]:
     with created_table(session_index=True) as name:
         yield name
@@ -245,8 +245,11 @@ class TestCount:
         assert await store.get_session_info(session_id) is None
         await history.aadd_messages(humans(4))
         assert (await info_of(store, session_id)).message_count == 1
-        await history.aclear()
+        await history.adelete_messages([stored.id for stored in (await history.apage(9)).messages])
         assert (await info_of(store, session_id)).message_count == 0
+        await history.aclear()
+        await history.aadd_messages(humans(5))
+        assert (await info_of(store, session_id)).message_count == 1
 
     async def test_is_written_with_the_messages_or_not_at_all(
         self, through: NewStore, session_id: str, proxy: Proxy
