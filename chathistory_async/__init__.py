@@ -1,6 +1,7 @@
 """LangChain chat message history on DynamoDB, async first."""
 
 from ._conversation import Page, StoredMessage
+from ._migrating import MigratedSession
 from .errors import (
     AccessDeniedError,
     BridgeError,
@@ -44,6 +45,7 @@ __all__ = [
     "LayoutError",
     "MessageNotFoundError",
     "MessageNotStorableError",
+    "MigratedSession",
     "Page",
     "PartiallyStoredError",
     "ServiceError",

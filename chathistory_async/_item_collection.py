@@ -41,7 +41,8 @@ CREATED_AT = "CreatedAt"
 PARTS = "Parts"
 REVISION = "Revision"
 REMOVED_BY = "RemovedBy"
-_OWN_NAMES = (ENCODING, TYPE, CREATED_AT, PARTS, REVISION, REMOVED_BY)
+MIGRATION = "Migration"
+_OWN_NAMES = (ENCODING, TYPE, CREATED_AT, PARTS, REVISION, REMOVED_BY, MIGRATION)
 
 # Judged by the time at which the request was built.
 _ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"
@@ -134,10 +135,11 @@ class ItemCollection:
         """Store one item, unless it was stored before."""
         return Request("put_item", self._put(item))
 
-    def put_together(self, items: Sequence[Mapping[str, AttributeValue]], token: str) -> Request:
-        """Store items all or none, unless they were stored before."""
-        actions = [{"Put": self._put(item)} for item in items]
-        return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
+    def put_together(
+        self, items: Sequence[Mapping[str, AttributeValue]], token: str, *others: Mapping[str, Any]
+    ) -> Request:
+        """Store items all or none, unless they were stored before, and with them what the other actions do."""
+        return together([*({"Put": self._put(item)} for item in items), *others], token)
 
     def items_of(
         self, key: SortKey, body: Body, now: int, revision: str | None = None
@@ -243,7 +245,7 @@ class ItemCollection:
             {"Delete": {"TableName": self.table_name, "Key": self._key(stored.key.of_part(part))}}
             for part in range(len(items), stored.parts)
         ]
-        return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
+        return together(actions, token)
 
     def remove(self, key: SortKey, known: StoredBody | None, write: str, now: int) -> Request:
         """Empty the first item of a message, unless it was replaced since it was known, and return what it was."""
@@ -357,6 +359,11 @@ class ItemCollection:
         }
 
 
+def together(actions: Sequence[Mapping[str, Any]], token: str) -> Request:
+    """Write all or nothing. By its token DynamoDB knows a request that is sent again within ten minutes."""
+    return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
+
+
 def assemble(parts: Iterable[StoredPart]) -> list[StoredBody]:
     """Put messages together from their parts, in order; parts without a first one are left over from a removal."""
     messages: list[tuple[StoredPart, list[bytes]]] = []
@@ -399,8 +406,12 @@ def sized(items: Items) -> tuple[Items, int]:
     return items, sum(size_of({"M": item}) for item in items)
 
 
-def transactions(messages: Iterable[tuple[Items, int]]) -> list[list[Items]]:
+def transactions(messages: Iterable[tuple[Items, int]], max_items: int) -> list[list[Items]]:
     """Divide a batch, in order, into as few transactions as DynamoDB's limits allow; no message is divided.
+
+    Args:
+        messages: the messages' items, with their sizes.
+        max_items: how many of a transaction's items may be theirs.
 
     Raises:
         TooLarge: a message does not fit into one.
@@ -408,11 +419,11 @@ def transactions(messages: Iterable[tuple[Items, int]]) -> list[list[Items]]:
     divided: list[list[Items]] = []
     items_left, bytes_left = 0, 0
     for position, (items, size) in enumerate(messages):
-        if len(items) > MAX_TRANSACTION_ITEMS or size > MAX_TRANSACTION_BYTES:
+        if len(items) > max_items or size > MAX_TRANSACTION_BYTES:
             raise TooLarge(position, size)
         if len(items) > items_left or size > bytes_left:
             divided.append([])
-            items_left, bytes_left = MAX_TRANSACTION_ITEMS, MAX_TRANSACTION_BYTES
+            items_left, bytes_left = max_items, MAX_TRANSACTION_BYTES
         divided[-1].append(items)
         items_left -= len(items)
         bytes_left -= size

@@ -29,6 +29,7 @@ from ._conversation import (
 )
 from ._item_collection import (
     MAX_TRANSACTION_BYTES,
+    MAX_TRANSACTION_ITEMS,
     Body,
     ItemCollection,
     Items,
@@ -77,6 +78,9 @@ _COPIED_AT_ONCE = 100
 
 class ItemCollectionConversation(Conversation):
     """One session in the items of one partition key."""
+
+    # What a subclass may leave less of, because its transactions write other items too, which all of them share.
+    _message_items = MAX_TRANSACTION_ITEMS
 
     def __init__(
         self, layout: ItemCollection, clients: Clients, place: Place, sealing: Sealing | None, *, consistent_read: bool
@@ -173,7 +177,7 @@ class ItemCollectionConversation(Conversation):
             [message] = await self._decode(latest)
             if await self._remove(latest[0].key, latest[0]):
                 return message
-            await _pause(attempt)
+            await pause(attempt)
         raise self._conflict()
 
     async def replace(self, message_id: str, message: BaseMessage) -> None:
@@ -193,7 +197,7 @@ class ItemCollectionConversation(Conversation):
             try:
                 await self._write(self._layout.replace(stored, items, secrets.token_urlsafe(18), now()))
             except TransactionCanceled:
-                await _pause(attempt)
+                await pause(attempt)
             else:
                 return
         raise self._conflict()
@@ -253,7 +257,7 @@ class ItemCollectionConversation(Conversation):
 
     def _divide(self, messages: list[tuple[Items, int]], left_out: int = 0) -> list[list[Items]]:
         try:
-            return transactions(messages)
+            return transactions(messages, self._message_items)
         except TooLarge as error:
             raise self._too_large(left_out + error.position, error.size) from None
 
@@ -307,7 +311,7 @@ class ItemCollectionConversation(Conversation):
                 if not canceled.codes <= _RETRYABLE:
                     raise from_cancelled_transaction(canceled.reasons, self.place) from canceled.__cause__
                 throttled = bool(canceled.codes & _THROTTLED)
-                await _pause(attempt, _LONGEST_THROTTLE_SECONDS if throttled else LONGEST_PAUSE_SECONDS)
+                await pause(attempt, _LONGEST_THROTTLE_SECONDS if throttled else LONGEST_PAUSE_SECONDS)
         if throttled:
             advice = "raise the table's capacity"
             raise ThrottledError(f"AWS throttled the transaction and every retry: {advice}", self.place)
@@ -386,7 +390,7 @@ class ItemCollectionConversation(Conversation):
     async def _read_again(self, body: StoredBody) -> StoredBody | None:
         """Return a message read as a whole, None where it is gone; still without content if a part stays missing."""
         for attempt in range(_READ_AGAIN):
-            await _pause(attempt)
+            await pause(attempt)
             parts, start_key = list[StoredPart](), None
             while True:
                 page, start_key = await self._query(
@@ -476,7 +480,7 @@ class ItemCollectionConversation(Conversation):
             if not unprocessed:
                 return
             request = self._layout.batch_write(unprocessed)
-            await _pause(attempt)
+            await pause(attempt)
         raise ThrottledError("AWS throttled BatchWriteItem and every retry", self.place)
 
 
@@ -506,5 +510,5 @@ def _stored_message(key: SortKey, message: BaseMessage) -> StoredMessage:
     return StoredMessage(str(key).removeprefix(PREFIX)[:-3], message, datetime.fromtimestamp(seconds, timezone.utc))
 
 
-async def _pause(attempt: int, longest_seconds: float = LONGEST_PAUSE_SECONDS) -> None:
+async def pause(attempt: int, longest_seconds: float = LONGEST_PAUSE_SECONDS) -> None:
     await asyncio.sleep(random.uniform(0, min(0.005 * 2**attempt, longest_seconds)))
