@@ -1,17 +1,23 @@
-"""From single items into an item collection: nothing lost, nothing doubled, and nothing deleted that was not compared."""
+"""From single items into an item collection: nothing lost, nothing doubled, nothing deleted that was not compared."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+import threading
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing, suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from botocore.config import Config
+from conftest import created_table
 from langchain_community.chat_message_histories import DynamoDBChatMessageHistory as Theirs
+from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from proxy import Fault, Proxy, Seen
 from samples import EVERY_TYPE, FLOATS, NESTED, humans, texts
@@ -20,13 +26,16 @@ from chathistory_async import (
     AccessDeniedError,
     ChatHistoryError,
     ChatHistoryStore,
+    DynamoDBChatMessageHistory,
     EndpointError,
     LayoutError,
     MigratedSession,
     TableNotFoundError,
 )
+from chathistory_async._bridge import run
 from chathistory_async._calls import ConditionFailed, call
-from chathistory_async._codec import size_of
+from chathistory_async._codec import decode_message, encode_message, size_of
+from chathistory_async._json_codec import decode_json
 from chathistory_async._migration import Aligned, Migration, align
 from chathistory_async.errors import Place
 
@@ -126,9 +135,7 @@ class TestOutcomes:
         assert await read(target, session_id) == []
         assert item() is not None
 
-    async def test_moved(
-        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, item: Any
-    ) -> None:
+    async def test_moved(self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, item: Any) -> None:
         await source.session(session_id).aadd_messages(humans(1, 2))
         assert await outcome(target, source, session_id, delete_source=True) == ("moved", 2, 2)
         assert item() is None
@@ -138,9 +145,9 @@ class TestOutcomes:
     async def test_moved_again_where_old_code_begins_anew(
         self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, item: Any
     ) -> None:
-        for run in range(1, 4):
+        for number in range(1, 4):
             await source.session(session_id).aadd_messages(humans("hi"))
-            assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, run)
+            assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, number)
         assert item() is None
         assert texts(await read(target, session_id)) == ["hi"] * 3
 
@@ -310,10 +317,10 @@ class TestWhatIsCopied:
         old = ChatHistoryStore(table, layout="single_item", kms_key_id=kms_key if sealed_source else None)
         new = ChatHistoryStore(collection_table, kms_key_id=kms_key if sealed_target else None)
         async with old as source, new as target:
-            for run in range(2):
-                await source.session(session_id).aadd_messages([HumanMessage("secret", name=str(run)), *EVERY_TYPE])
-                copied = len(EVERY_TYPE) + 1
-                assert await outcome(target, source, session_id) == ("copied", copied, copied * (run + 1))
+            copied = len(EVERY_TYPE) + 1
+            for number in (1, 2):
+                await source.session(session_id).aadd_messages([HumanMessage("secret", name=str(number)), *EVERY_TYPE])
+                assert await outcome(target, source, session_id) == ("copied", copied, copied * number)
             assert await read(target, session_id) == await read(source, session_id)
             assert await outcome(target, source, session_id, delete_source=True) == ("moved", 0, 2 * copied)
         assert {"Type" in item for item in target_items()} == {not sealed_target}
@@ -322,7 +329,7 @@ class TestWhatIsCopied:
     async def test_a_session_that_fills_its_item(
         self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, item: Any
     ) -> None:
-        messages = [AIMessage("x" * 1000, id=f"run-{number}") for number in range(310)]
+        messages = [AIMessage("x" * 1050, id=f"run-{number}") for number in range(310)]
         await source.session(session_id).aadd_messages(messages)
         assert size_of({"M": item()}) > 350 * 1024
         assert await outcome(target, source, session_id, delete_source=True) == ("moved", 310, 310)
@@ -340,19 +347,17 @@ class TestWhatIsCopied:
     async def test_what_comes_later_comes_with_the_next_run(
         self, source: ChatHistoryStore, target: ChatHistoryStore, table: str, session_id: str
     ) -> None:
-        for run in range(4):
-            await source.session(session_id).aadd_messages(humans(f"{run}a", "ok"))
-            Theirs(table, session_id).add_messages(humans(f"{run}b"))
-            assert await outcome(target, source, session_id) == ("copied", 3, 3 * (run + 1))
+        for number in range(4):
+            await source.session(session_id).aadd_messages(humans(f"{number}a", "ok"))
+            Theirs(table, session_id).add_messages(humans(f"{number}b"))
+            assert await outcome(target, source, session_id) == ("copied", 3, 3 * (number + 1))
         assert await read(target, session_id) == await read(source, session_id)
 
-    async def test_a_trimmed_source_keeps_adding(
-        self, table: str, target: ChatHistoryStore, session_id: str
-    ) -> None:
+    async def test_a_trimmed_source_keeps_adding(self, table: str, target: ChatHistoryStore, session_id: str) -> None:
         async with ChatHistoryStore(table, layout="single_item", history_size=5) as source:
-            for run in range(0, 12, 3):
-                await source.session(session_id).aadd_messages(humans(run, run + 1, run + 2))
-                assert await outcome(target, source, session_id) == ("copied", 3, run + 3)
+            for number in range(0, 12, 3):
+                await source.session(session_id).aadd_messages(humans(number, number + 1, number + 2))
+                assert await outcome(target, source, session_id) == ("copied", 3, number + 3)
             assert texts(await read(source, session_id)) == ["7", "8", "9", "10", "11"]
         assert texts(await read(target, session_id)) == [str(number) for number in range(12)]
 
@@ -392,3 +397,431 @@ class TestWhatIsCopied:
         await source.session(session_id).aadd_messages(humans(5))
         assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, 5)
         assert texts(await history.aget_messages()) == ["1", "replaced", "4", "5"]
+
+
+ONCE = Config(retries={"total_max_attempts": 1, "mode": "legacy"})
+MANY = Config(retries={"total_max_attempts": 10, "mode": "legacy"}, read_timeout=1)
+# Two transactions.
+LONG = humans(*range(100))
+
+
+@pytest.fixture
+async def proxied(
+    table: str, collection_table: str, proxy: Proxy
+) -> AsyncIterator[Callable[[Config], tuple[ChatHistoryStore, ChatHistoryStore]]]:
+    """Makes a target and a source that are reached through the proxy."""
+    stores = []
+
+    def proxied(config: Config) -> tuple[ChatHistoryStore, ChatHistoryStore]:
+        target = ChatHistoryStore(collection_table, endpoint_url=proxy.url, config=config)
+        source = ChatHistoryStore(table, layout="single_item", endpoint_url=proxy.url, config=config)
+        stores.extend([target, source])
+        return target, source
+
+    yield proxied
+    for store in stores:
+        await store.aclose()
+
+
+Proxied = Callable[[Config], tuple[ChatHistoryStore, ChatHistoryStore]]
+
+
+def is_verification(seen: Seen) -> bool:
+    return seen.operation == "Query" and not seen.body["ScanIndexForward"]
+
+
+class TestWhoeverIsKilled:
+    """At each of a move's requests, before or after it has done its work, and run again."""
+
+    @pytest.mark.parametrize("fault", [Fault.RESET, Fault.LOST_ANSWER, Fault.ZOMBIE])
+    async def test_by_a_broken_connection(
+        self,
+        source: ChatHistoryStore,
+        target: ChatHistoryStore,
+        session_id: str,
+        proxied: Proxied,
+        proxy: Proxy,
+        fault: Fault,
+    ) -> None:
+        moved, finished = list[str](), False
+        proxy.zombie_seconds = 0.2
+        while not finished:
+            moved.append(f"{session_id}-{len(moved)}")
+            await source.session(moved[-1]).aadd_messages(LONG)
+            proxy.script(*[Fault.NONE] * (len(moved) - 1), fault)
+            try:
+                await migrated(*proxied(ONCE), moved[-1:], delete_source=True)
+                finished = True
+            except EndpointError:
+                proxy.script()
+                [again] = await migrated(*proxied(ONCE), moved[-1:], delete_source=True)
+                assert again.outcome in {"moved", "absent"}
+                assert again.total == len(LONG)
+        assert len(moved) == 10
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        for session in moved:
+            assert await read(target, session) == LONG
+            assert await read(source, session) == []
+
+    async def test_by_a_cancellation(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied, proxy: Proxy
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        for number in range(9):
+            session = f"{session_id}-{number}"
+            await source.session(session).aadd_messages(LONG)
+            task = asyncio.create_task(migrated(*proxied(ONCE), [session], delete_source=True))
+
+            def kill(seen: Seen, left: list[None] = [None] * number, task: asyncio.Task[Any] = task) -> Fault:
+                if left:
+                    left.pop()
+                else:
+                    loop.call_soon_threadsafe(task.cancel)
+                return Fault.NONE
+
+            proxy.schedule = kill
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            proxy.script()
+            [again] = await migrated(target, source, [session], delete_source=True)
+            assert again.total == len(LONG)
+            assert await read(target, session) == LONG
+            assert await read(source, session) == []
+
+    async def test_by_everything_all_the_time(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied, proxy: Proxy
+    ) -> None:
+        sessions = [f"{session_id}-{number}" for number in range(12)]
+        for session in sessions:
+            await source.session(session).aadd_messages(LONG)
+        faults = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED, Fault.CONFLICT}]
+        chance = random.Random(4)
+        proxy.schedule = lambda seen: chance.choice(faults) if chance.random() < 0.25 else Fault.NONE
+        outcomes = set[str]()
+        while outcomes != {"absent"}:
+            with suppress(ChatHistoryError):
+                outcomes = {one.outcome for one in await migrated(*proxied(MANY), sessions, delete_source=True)}
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        for session in sessions:
+            assert await read(target, session) == LONG
+            assert await read(source, session) == []
+
+    async def test_leaves_no_task_behind_by_stopping_early(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str
+    ) -> None:
+        sessions = [f"{session_id}-{number}" for number in range(20)]
+        for session in sessions:
+            await source.session(session).aadd_messages(humans(session))
+        before = asyncio.all_tasks()
+        async with aclosing(target.migrate_from(source, sessions)) as progress:
+            async for one in progress:
+                assert one.outcome == "copied"
+                break
+        assert asyncio.all_tasks() == before
+        await migrated(target, source, sessions)
+        assert [texts(await read(target, session)) for session in sessions] == [[session] for session in sessions]
+
+
+class TestOnlyWhatWasComparedIsDeleted:
+    async def move_meeting(
+        self, what: Callable[[], Any], when: Callable[[Seen], bool], proxied: Proxied, proxy: Proxy, session_id: str
+    ) -> MigratedSession:
+        """Move a session, and do something when one of its requests arrives, before it is forwarded."""
+        met = list[Seen]()
+
+        def schedule(seen: Seen) -> Fault:
+            if when(seen) and not met:
+                met.append(seen)
+                what()
+            return Fault.NONE
+
+        proxy.schedule = schedule
+        [session] = await migrated(*proxied(ONCE), [session_id], delete_source=True)
+        assert met
+        return session
+
+    async def test_a_missing_message_fails(
+        self,
+        source: ChatHistoryStore,
+        session_id: str,
+        proxied: Proxied,
+        proxy: Proxy,
+        dynamodb: Any,
+        target_items: Any,
+        collection_table: str,
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans("secret", "secret"))
+
+        def lose() -> None:
+            key = {name: target_items()[1][name] for name in ("SessionId", "MessageId")}
+            dynamodb.delete_item(TableName=collection_table, Key=key)
+
+        session = await self.move_meeting(lose, is_verification, proxied, proxy, session_id)
+        assert (session.outcome, session.copied, session.total) == ("failed", 2, 2)
+        assert session.error is not None
+        assert "message 1 was copied, and is not there any more" in session.error
+        assert "secret" not in session.error
+        # Nothing but the missing message itself makes up for it.
+        proxy.script()
+        [session] = await migrated(*proxied(ONCE), [session_id], delete_source=True)
+        assert session.outcome == "failed"
+        assert len(await read(source, session_id)) == 2
+
+    async def test_another_message_in_its_place_fails(
+        self,
+        source: ChatHistoryStore,
+        session_id: str,
+        proxied: Proxied,
+        proxy: Proxy,
+        dynamodb: Any,
+        target_items: Any,
+        collection_table: str,
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+
+        def damage() -> None:
+            first, second = target_items()
+            dynamodb.put_item(TableName=collection_table, Item=first | {"History": second["History"]})
+
+        session = await self.move_meeting(damage, is_verification, proxied, proxy, session_id)
+        assert session.outcome == "failed"
+        assert "message 0 reads back as another one" in (session.error or "")
+        assert len(await read(source, session_id)) == 2
+
+    async def test_what_users_change_meanwhile_is_theirs(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied, proxy: Proxy
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2, 3))
+
+        def edit() -> None:
+            history = target.session(session_id)
+            page = history.page(3)
+            history.delete_messages([page.messages[0].id])
+            history.replace_message(page.messages[1].id, HumanMessage("edited"))
+
+        session = await self.move_meeting(edit, is_verification, proxied, proxy, session_id)
+        assert session.outcome == "moved"
+        assert texts(await read(target, session_id)) == ["edited", "3"]
+
+    async def test_what_history_size_trims_meanwhile_is_no_failure(
+        self, source: ChatHistoryStore, collection_table: str, session_id: str, proxied: Proxied, proxy: Proxy
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(*range(30)))
+        options: dict[str, Any] = {"endpoint_url": proxy.url, "history_size": 10}
+        async with ChatHistoryStore(collection_table, **options) as target:
+
+            def trim() -> None:
+                history = ChatHistoryStore(collection_table, history_size=10).session(session_id)
+                assert len(history.messages) == 10
+                history.add_messages(humans("new"))
+
+            session = await self.move_meeting(
+                trim, is_verification, lambda config: (target, proxied(config)[1]), proxy, session_id
+            )
+            assert session.outcome == "moved"
+            assert texts(await read(target, session_id)) == [*map(str, range(21, 30)), "new"]
+            assert len(await target.session(session_id).aget_messages(limit=20)) <= 11
+
+    @pytest.mark.parametrize("community", [False, True])
+    async def test_what_is_appended_before_the_deletion_is_moved_too(
+        self,
+        source: ChatHistoryStore,
+        target: ChatHistoryStore,
+        session_id: str,
+        proxied: Proxied,
+        proxy: Proxy,
+        table: str,
+        community: bool,
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        session = await self.move_meeting(
+            lambda: (Theirs(table, session_id) if community else source.session(session_id)).add_messages(humans(3)),
+            lambda seen: seen.operation == "DeleteItem",
+            proxied,
+            proxy,
+            session_id,
+        )
+        assert (session.outcome, session.copied, session.total) == ("moved", 3, 3)
+        assert proxy.operations().count("DeleteItem") == 2
+        assert texts(await read(target, session_id)) == ["1", "2", "3"]
+        assert await read(source, session_id) == []
+
+    async def test_a_source_that_never_rests_stays(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied, proxy: Proxy
+    ) -> None:
+        writer = source.session(session_id)
+        await writer.aadd_messages(humans("first"))
+
+        def schedule(seen: Seen) -> Fault:
+            if seen.operation == "DeleteItem":
+                writer.add_user_message("one more")
+            return Fault.NONE
+
+        proxy.schedule = schedule
+        [session] = await migrated(*proxied(ONCE), [session_id], delete_source=True)
+        assert session.outcome == "failed"
+        assert (session.error or "").startswith("WriteConflictError")
+        assert session.copied == proxy.operations().count("DeleteItem") > 10
+        assert texts(await writer.aget_messages()) == ["first", *["one more"] * session.copied]
+        assert len(await read(target, session_id)) == session.copied
+
+    async def test_a_session_that_is_deleted_meanwhile_does_not_come_back(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied, proxy: Proxy
+    ) -> None:
+        await source.session(session_id).aadd_messages(LONG)
+        transactions = []
+
+        def second_transaction(seen: Seen) -> bool:
+            transactions.extend([seen] if seen.operation == "TransactWriteItems" else [])
+            return len(transactions) == 2
+
+        def delete() -> None:
+            run(mark_deleted, target, session_id)
+            target.session(session_id).clear()
+
+        session = await self.move_meeting(delete, second_transaction, proxied, proxy, session_id)
+        assert (session.outcome, session.total) == ("deleted", 98)
+        assert await read(target, session_id) == []
+        assert len(await read(source, session_id)) == len(LONG)
+
+
+async def test_two_migrators_at_once(
+    source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied
+) -> None:
+    sessions = [f"{session_id}-{number}" for number in range(20)]
+    for session in sessions:
+        await source.session(session).aadd_messages(LONG)
+    one, other = await asyncio.gather(
+        migrated(*proxied(MANY), sessions, delete_source=True), migrated(*proxied(MANY), sessions, delete_source=True)
+    )
+    for mine, theirs in zip(one, other):
+        assert {mine.outcome, theirs.outcome} <= {"moved", "absent"}
+        assert mine.copied + theirs.copied == len(LONG)
+    assert all([await read(target, session) == LONG for session in sessions])
+
+
+async def test_all_sessions_of_a_table(target: ChatHistoryStore, session_id: str, dynamodb: Any, proxy: Proxy) -> None:
+    with created_table(layout="single_item", primary_key_name="pk") as table:
+        options: dict[str, Any] = {"layout": "single_item", "primary_key_name": "pk", "endpoint_url": proxy.url}
+        async with ChatHistoryStore(table, **options) as source:
+            sessions = {f"{session_id}-{number}" for number in range(7)}
+            for session in sessions:
+                # Of 350 KB each, so that it takes several pages.
+                await source.session(session).aadd_messages(humans(session, "x" * 350_000))
+            assert {session async for session in source.scan_session_ids()} == sessions
+            scans = [seen.body for seen in proxy.seen if seen.operation == "Scan"]
+            assert len(scans) >= 3
+            assert all(scan["ProjectionExpression"] == "#partition" for scan in scans)
+            found = [session async for session in target.migrate_from(source, source.scan_session_ids())]
+            assert {session.session_id for session in found if session.outcome == "copied"} == sessions
+        for session in sessions:
+            assert (await read(target, session))[0].content == session
+
+
+@pytest.mark.parametrize(
+    ("copied", "source", "aligned"),
+    [
+        ("", "abc", (0, 0)),
+        ("abc", "abc", (0, 3)),
+        ("abc", "abcd", (0, 3)),
+        ("abc", "bcd", (1, 2)),
+        ("abc", "xyz", (3, 0)),
+        ("abca", "ax", (3, 1)),
+        ("aaa", "aaaa", (0, 3)),
+        # Overwritten at the end, alone or beside a trim, even where the beginning looks like the end.
+        ("abcd", "abce", (0, 3)),
+        ("abca", "abcd", (0, 3)),
+        ("abcdef", "bcdex", (1, 4)),
+        ("abcd", "abc", (0, 3)),
+        # A new conversation that begins as an old one has.
+        ("abcd", "ax", (4, 0)),
+        ("abcd", "bx", (4, 0)),
+    ],
+)
+def test_alignment(copied: str, source: str, aligned: tuple[int, int]) -> None:
+    as_digests = [[letter.encode() for letter in text] for text in (copied, source)]
+    assert align(*as_digests) == Aligned(*aligned)
+
+
+SESSIONS = 500
+
+
+class Writers:
+    """Old code that goes on writing to single items: ours to three sessions of ten, langchain-community's to a fourth.
+
+    Each session has one writer, because langchain-community loses what others append meanwhile.
+    """
+
+    def __init__(self, table: str, sessions: list[str]) -> None:
+        self.appended = Counter[str]()
+        self._stopped = threading.Event()
+        ours = {session: DynamoDBChatMessageHistory(table, session) for session in sessions if session[-1] in "012"}
+        theirs = {session: Theirs(table, session) for session in sessions if session[-1] == "3"}
+        self._threads = [threading.Thread(target=self._write, args=(histories,)) for histories in (ours, theirs)]
+
+    def _write(self, histories: Mapping[str, BaseChatMessageHistory]) -> None:
+        while not self._stopped.wait(0.02):
+            session = random.choice(list(histories))
+            self.appended[session] += 1
+            histories[session].add_messages(humans(f"{session} goes on", self.appended[session]))
+
+    def __enter__(self) -> Writers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.mark.real_engine(COPIES)
+def test_500_sessions_while_writers_append_killed_halfway_and_run_again(dynamodb: Any) -> None:
+    sessions = [f"session-{number:03}" for number in range(SESSIONS)]
+    with created_table(layout="single_item") as old, created_table() as new:
+        for start in range(0, SESSIONS, 25):
+            puts = [{"PutRequest": {"Item": single_item(session)}} for session in sessions[start : start + 25]]
+            assert not dynamodb.batch_write_item(RequestItems={old: puts})["UnprocessedItems"]
+        command = [sys.executable, "-m", "chathistory_async.cli", "migrate", old, new, "--scan"]
+
+        with Writers(old, sessions) as writers:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
+                assert killed.stdout is not None
+                shown = [killed.stdout.readline() for _ in range(SESSIONS // 4)]
+                killed.kill()
+            assert all(line.split()[0] == "copied" for line in shown)
+            again = subprocess.run(command, capture_output=True, text=True, check=True)
+            assert " unchanged" in again.stdout
+            assert len(writers.appended) > SESSIONS / 10
+        subprocess.run(command, capture_output=True, text=True, check=True)
+
+        expected = in_single_items(dynamodb, old)
+        assert in_item_collection(dynamodb, new) == expected
+        assert {session: len(messages) for session, messages in expected.items()} == {
+            session: 3 + 2 * writers.appended[session] for session in sessions
+        }
+
+
+def in_single_items(dynamodb: Any, table: str) -> dict[str, list[BaseMessage]]:
+    """Reads all sessions at once."""
+    return {
+        item["SessionId"]["S"]: [decode_message(message, 0) for message in item["History"]["L"]]
+        for page in dynamodb.get_paginator("scan").paginate(TableName=table, ConsistentRead=True)
+        for item in page["Items"]
+    }
+
+
+def in_item_collection(dynamodb: Any, table: str) -> dict[str, list[BaseMessage]]:
+    sessions = defaultdict(list)
+    # A scan returns the items of a partition in their order.
+    for page in dynamodb.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
+        for item in page["Items"]:
+            if "Migration" not in item:
+                sessions[item["SessionId"]["S"]].append(decode_json(item["History"]["S"].encode(), 0))
+    return sessions
+
+
+def single_item(session: str) -> dict[str, Any]:
+    messages = humans(session, "the same in all", session)
+    return {"SessionId": {"S": session}, "History": {"L": [encode_message(message, 0) for message in messages]}}
