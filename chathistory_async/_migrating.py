@@ -15,11 +15,11 @@ from ._codec import AttributeValue
 from ._conversation import MAX_ATTEMPTS, now
 from ._item_collection import MAX_TRANSACTION_ITEMS, Items, sized
 from ._item_collection_conversation import ItemCollectionConversation, pause
-from ._migration import OTHER_ACTIONS, Marker, Migration, align, digest, indexes
+from ._migration import OTHER_ACTIONS, Digests, Marker, Migration, digest, indexes
 from ._single_item import SingleItem
 from ._single_item_conversation import SingleItemConversation
 from ._slices import at_most, in_order
-from ._sort_keys import batch_before, parse
+from ._sort_keys import SortKey, batch_before, parse
 from .errors import (
     ItemTooLargeError,
     KmsKeyError,
@@ -123,7 +123,8 @@ class Target(ItemCollectionConversation):
         item: Item | None = (await self._call(migration.read())).get("Item")
         if item is None:
             return None
-        marker = migration.marker(item)
+        data, sealed = migration.digests(item)
+        marker = migration.marker(item, (await self._open({0: data}))[0] if sealed else data)
         if marker is None:
             raise UndecodableItemError("What is in the place of the migration's marker is none", self.place)
         return marker
@@ -148,22 +149,30 @@ class Target(ItemCollectionConversation):
 
     async def copy(self, together: list[Items], before: Marker, after: Marker) -> None:
         items = [item for items in together for item in items]
-        await self._advance(Migration(self._layout).copy(items, before, after), after)
+        await self._advance(Migration(self._layout).copy(items, before, after, await self._digests(after)), after)
 
     async def verify(self, originals: Mapping[int, BaseMessage], marker: Marker) -> Marker:
         """Compare messages with what is stored of them, by their indexes, and return the marker that says so."""
         if originals:
             await self._compare(originals, marker)
-        verified = marker.after_verifying()
-        await self._advance(Migration(self._layout).advance(marker, verified), verified)
-        return verified
+        return await self._store_marker(marker, marker.after_verifying())
 
-    async def forget_source(self, marker: Marker) -> None:
+    async def note_absence(self, marker: Marker) -> None:
         """Store that the source is gone, unless another migrator is about it."""
-        if marker.copied:
-            after = marker.without_source()
+        if not marker.gone:
             with suppress(_Overtaken):
-                await self._advance(Migration(self._layout).advance(marker, after), after)
+                await self._store_marker(marker, marker.without_source())
+
+    async def _store_marker(self, before: Marker, after: Marker) -> Marker:
+        await self._advance(Migration(self._layout).advance(before, after, await self._digests(after)), after)
+        return after
+
+    async def _digests(self, marker: Marker) -> Digests:
+        data = b"".join(marker.copied)
+        if self._sealing is None:
+            return Digests(data, sealed=False)
+        (sealed,) = await self._sealing.seal([data])
+        return Digests(sealed, sealed=True)
 
     async def _advance(self, request: Request, marker: Marker) -> None:
         """Send a request that stores a marker; where that is there, an attempt whose answer was lost has done so."""
@@ -187,15 +196,21 @@ class Target(ItemCollectionConversation):
         for index, message in zip(same, await self._decode([bodies[index] for index in same]), strict=True):
             if type(message) is not type(originals[index]) or message != originals[index]:
                 raise _NotVerified(f"message {index} reads back as another one [{self.place}]")
-        missing = [index for index in originals if index not in bodies and not self._may_be_trimmed(index, marker)]
+        missing = [index for index in originals if index not in bodies]
+        if missing and (kept := await self._first_kept()) is not None:
+            missing = [index for index in missing if marker.key(index) >= kept]
         removed = await at_most(_LOOKED_FOR_AT_ONCE, lambda index: self._was_removed(marker, index), missing)
         if not all(removed):
             first = missing[removed.index(False)]
             raise _NotVerified(f"message {first} was copied, and is not there any more [{self.place}]")
 
-    def _may_be_trimmed(self, index: int, marker: Marker) -> bool:
+    async def _first_kept(self) -> SortKey | None:
+        """Return the sort key of the first message that history_size keeps, None where it keeps all."""
         size = self._layout.history_size
-        return size is not None and index < marker.total - size
+        if size is None:
+            return None
+        latest = await self._latest(size, consistent=True)
+        return latest[-size].key if len(latest) >= size else None
 
     async def _was_removed(self, marker: Marker, index: int) -> bool:
         """Tell whether a message was removed, or has expired."""
@@ -234,21 +249,21 @@ class _Move:
         found = await self._source.look()
         if isinstance(found, str):
             if found == "absent" and marker is not None and not dry_run:
-                await self._target.forget_source(marker)
+                await self._target.note_absence(marker)
             return found
         marker = marker or await self._target.begin()
         if dry_run:
-            new = await self._target.prepare(found, align(marker.copied, found.digests).length, marker)
+            new = await self._target.prepare(found, marker.align(found.digests).length, marker)
             return "would_copy" if new else "unchanged"
         marker = await self._copy_and_verify(found, marker)
         if not delete_source:
             return "copied" if self.copied else "unchanged"
         await self._source.delete(found)
-        await self._target.forget_source(marker)
+        await self._target.note_absence(marker)
         return "moved"
 
     async def _copy_and_verify(self, found: Found, marker: Marker) -> Marker:
-        aligned = align(marker.copied, found.digests)
+        aligned = marker.align(found.digests)
         numbered = zip(indexes(marker, aligned, len(found.messages)), found.messages, strict=True)
         originals = {index: message for index, message in numbered if index >= marker.verified}
         done = aligned.length

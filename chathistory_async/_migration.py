@@ -33,7 +33,8 @@ SORT_KEY = "migration"
 OTHER_ACTIONS = 2
 # Of one session's few thousand messages, two have the same digest once in 2**41 sessions.
 _DIGEST_BYTES = 8
-_BASE, _COPIED, _TOTAL, _VERIFIED, _DELETED = "Base", "Copied", "Total", "Verified", "Deleted"
+_BASE, _COPIED, _SEALED, _TOTAL, _VERIFIED = "Base", "Copied", "Sealed", "Total", "Verified"
+_GONE, _DELETED = "Gone", "Deleted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Marker:
         total: how many messages were copied, which is the index of the next one.
         verified: how many of these, from the first one on, were compared with the source.
         revision: the id of the write that stored the marker, None where it is not stored.
+        gone: whether the source was gone when it was last looked for.
         deleted: whether the session was deleted here, so that nothing is copied any more.
     """
 
@@ -54,6 +56,7 @@ class Marker:
     total: int = 0
     verified: int = 0
     revision: str | None = None
+    gone: bool = False
     deleted: bool = False
 
     def key(self, index: int) -> SortKey:
@@ -61,14 +64,27 @@ class Marker:
 
     def after_copying(self, number: int, source: Sequence[bytes]) -> Marker:
         """Return the marker that counts so many more, when these of the source's messages are copied."""
-        return replace(self, copied=tuple(source), total=self.total + number, revision=_new_revision())
+        return self._changed(copied=tuple(source), total=self.total + number, gone=False)
 
     def after_verifying(self) -> Marker:
-        return replace(self, verified=self.total, revision=_new_revision())
+        return self._changed(verified=self.total)
 
     def without_source(self) -> Marker:
-        """Return the marker of a session whose source is gone: should it come back, it is another conversation."""
-        return replace(self, copied=(), revision=_new_revision())
+        return self._changed(gone=True)
+
+    def align(self, source: Sequence[bytes]) -> Aligned:
+        """Find out which of the source's messages, as digests, were copied before.
+
+        Once the source was gone it is another conversation, which may begin as the old one did; unless it goes on where
+        that one ended: langchain-community, which had read it before it was deleted, has written it back.
+        """
+        aligned = align(self.copied, source)
+        goes_on = aligned.start + aligned.length == len(self.copied) and aligned.length < len(source)
+        return aligned if goes_on or not self.gone else Aligned(len(self.copied), 0)
+
+    def _changed(self, **changes: Any) -> Marker:
+        # At most 36 characters, because it is a transaction's ClientRequestToken too.
+        return replace(self, revision=secrets.token_urlsafe(18), **changes)
 
 
 class Aligned(NamedTuple):
@@ -119,7 +135,7 @@ def digest(stored: AttributeValue, message: BaseMessage) -> bytes:
             anew, in the form of its langchain-core, so empty fields that others know do not count either.
     """
     if "B" in stored:
-        # Sealed: nothing that can be guessed from the content gets out.
+        # Sealed, which langchain-community cannot write anew.
         return _hash(bytes_of(stored["B"]))
     fields = {name: value for name, value in message.model_dump(warnings=False).items() if value}
     return _hash(repr((type(message).__name__, _canonical(fields))).encode())
@@ -139,6 +155,13 @@ def _canonical(value: Any) -> Any:
     return value
 
 
+class Digests(NamedTuple):
+    """The digests of a marker as they are stored: sealed where messages are, because short texts could be guessed."""
+
+    data: bytes
+    sealed: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
     """The marker's requests, and those that write it together with messages."""
@@ -153,19 +176,26 @@ class Migration:
         query = self.layout.query_keys()
         return Request(query.operation, query.parameters | {"Limit": 1})
 
-    def marker(self, item: Item) -> Marker | None:
-        """Read a marker, None where the item is none."""
-        state = item.get(MIGRATION, {}).get("M", {})
+    def digests(self, item: Item) -> Digests:
+        """Read the digests that are in a marker."""
+        state = _state(item)
+        if _SEALED in state:
+            return Digests(bytes_of(state[_SEALED]["B"]), sealed=True)
+        return Digests(bytes_of(state.get(_COPIED, {}).get("B", b"")), sealed=False)
+
+    def marker(self, item: Item, copied: bytes) -> Marker | None:
+        """Read a marker with its digests, opened; None where the item is none."""
+        state = _state(item)
         base = parse(state.get(_BASE, {}).get("S", ""))
         if base is None:
             return None
-        copied = bytes_of(state.get(_COPIED, {}).get("B", b""))
         return Marker(
             base=base,
             copied=tuple(copied[at : at + _DIGEST_BYTES] for at in range(0, len(copied), _DIGEST_BYTES)),
             total=int(state[_TOTAL]["N"]),
             verified=int(state[_VERIFIED]["N"]),
             revision=item[REVISION]["S"],
+            gone=_GONE in state,
             deleted=_DELETED in state,
         )
 
@@ -174,14 +204,14 @@ class Migration:
         items = self.layout.items_of(key, body, now)
         return items if expiry is None else [item | {self.layout.expiry_name: {"N": expiry}} for item in items]
 
-    def copy(self, items: Items, before: Marker, after: Marker) -> Request:
+    def copy(self, items: Items, before: Marker, after: Marker, digests: Digests) -> Request:
         """Store messages with the marker that counts them, unless that has changed. The marker is the last action."""
         # What else a session's messages have to be stored with is one more action here: see OTHER_ACTIONS.
-        return self.layout.put_together(items, after.revision or "", {"Put": self._put(before, after)})
+        return self.layout.put_together(items, after.revision or "", {"Put": self._put(before, after, digests)})
 
-    def advance(self, before: Marker, after: Marker) -> Request:
+    def advance(self, before: Marker, after: Marker, digests: Digests) -> Request:
         """Store the marker alone, unless it has changed."""
-        return Request("put_item", self._put(before, after))
+        return Request("put_item", self._put(before, after, digests))
 
     def mark_deleted(self) -> Request:
         """Have no more messages copied into a session that is being deleted. Fails where none ever were.
@@ -194,15 +224,18 @@ class Migration:
             {
                 "TableName": self.layout.table_name,
                 "Key": self._key(),
-                "UpdateExpression": "SET #migration.#deleted = :true, #revision = :new REMOVE #migration.#copied",
+                "UpdateExpression": (
+                    "SET #migration.#deleted = :true, #revision = :new REMOVE #migration.#copied, #migration.#sealed"
+                ),
                 "ConditionExpression": "attribute_exists(#migration)",
                 "ExpressionAttributeNames": {
                     "#migration": MIGRATION,
                     "#deleted": _DELETED,
                     "#copied": _COPIED,
+                    "#sealed": _SEALED,
                     "#revision": REVISION,
                 },
-                "ExpressionAttributeValues": {":true": {"BOOL": True}, ":new": {"S": _new_revision()}},
+                "ExpressionAttributeValues": {":true": {"BOOL": True}, ":new": {"S": secrets.token_urlsafe(18)}},
             },
         )
 
@@ -210,7 +243,7 @@ class Migration:
         """Tell whether what was found in the marker's place is this one."""
         return found is not None and found.get(REVISION) == {"S": marker.revision}
 
-    def _put(self, before: Marker, after: Marker) -> dict[str, Any]:
+    def _put(self, before: Marker, after: Marker, digests: Digests) -> dict[str, Any]:
         condition: dict[str, Any] = {
             "ConditionExpression": "attribute_not_exists(#revision)",
             "ExpressionAttributeNames": {"#revision": REVISION},
@@ -222,18 +255,20 @@ class Migration:
             }
         return {
             "TableName": self.layout.table_name,
-            "Item": self._item(after),
+            "Item": self._item(after, digests),
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             **condition,
         }
 
-    def _item(self, marker: Marker) -> dict[str, AttributeValue]:
-        state = {
+    def _item(self, marker: Marker, digests: Digests) -> dict[str, AttributeValue]:
+        state: dict[str, AttributeValue] = {
             _BASE: {"S": str(marker.base)},
-            _COPIED: {"B": b"".join(marker.copied)},
+            _SEALED if digests.sealed else _COPIED: {"B": digests.data},
             _TOTAL: {"N": str(marker.total)},
             _VERIFIED: {"N": str(marker.verified)},
         }
+        if marker.gone:
+            state[_GONE] = {"BOOL": True}
         # It never expires: as long as the source is there, or may come back, it would be copied again.
         return {**self._key(), MIGRATION: {"M": state}, REVISION: {"S": marker.revision}}
 
@@ -241,6 +276,6 @@ class Migration:
         return {**self.layout.key, self.layout.sort_key_name: {"S": SORT_KEY}}
 
 
-def _new_revision() -> str:
-    # At most 36 characters, because it is a transaction's ClientRequestToken too.
-    return secrets.token_urlsafe(18)
+def _state(item: Item) -> dict[str, AttributeValue]:
+    state: dict[str, AttributeValue] = item.get(MIGRATION, {}).get("M", {})
+    return state
