@@ -36,6 +36,7 @@ from chathistory_async._bridge import run
 from chathistory_async._calls import ConditionFailed, call
 from chathistory_async._codec import decode_message, encode_message, size_of
 from chathistory_async._json_codec import decode_json
+from chathistory_async._migrating import Target
 from chathistory_async._migration import Aligned, Migration, align
 from chathistory_async.errors import Place
 
@@ -433,8 +434,14 @@ class TestWhatIsCopied:
 
 ONCE = Config(retries={"total_max_attempts": 1, "mode": "legacy"})
 MANY = Config(retries={"total_max_attempts": 10, "mode": "legacy"}, read_timeout=1)
-# Two transactions.
-LONG = humans(*range(100))
+# Two transactions, with the fixture.
+THREE = humans(1, 2, 3)
+
+
+@pytest.fixture
+def two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction has room for two messages."""
+    monkeypatch.setattr(Target, "_message_items", 2)
 
 
 @pytest.fixture
@@ -462,6 +469,7 @@ def is_verification(seen: Seen) -> bool:
     return seen.operation == "Query" and not seen.body["ScanIndexForward"]
 
 
+@pytest.mark.usefixtures("two_at_a_time")
 class TestWhoeverIsKilled:
     """At each of a move's requests, before or after it has done its work, and run again."""
 
@@ -479,7 +487,7 @@ class TestWhoeverIsKilled:
         proxy.zombie_seconds = 0.2
         while not finished:
             moved.append(f"{session_id}-{len(moved)}")
-            await source.session(moved[-1]).aadd_messages(LONG)
+            await source.session(moved[-1]).aadd_messages(THREE)
             proxy.script(*[Fault.NONE] * (len(moved) - 1), fault)
             try:
                 await migrated(*proxied(ONCE), moved[-1:], delete_source=True)
@@ -488,11 +496,11 @@ class TestWhoeverIsKilled:
                 proxy.script()
                 [again] = await migrated(*proxied(ONCE), moved[-1:], delete_source=True)
                 assert again.outcome in {"moved", "absent"}
-                assert again.total == len(LONG)
+                assert again.total == len(THREE)
         assert len(moved) == 10
         await asyncio.to_thread(proxy.wait_for_zombies)
         for session in moved:
-            assert await read(target, session) == LONG
+            assert await read(target, session) == THREE
             assert await read(source, session) == []
 
     async def test_by_a_cancellation(
@@ -501,7 +509,7 @@ class TestWhoeverIsKilled:
         loop = asyncio.get_running_loop()
         for number in range(9):
             session = f"{session_id}-{number}"
-            await source.session(session).aadd_messages(LONG)
+            await source.session(session).aadd_messages(THREE)
             task = asyncio.create_task(migrated(*proxied(ONCE), [session], delete_source=True))
 
             def kill(seen: Seen, left: list[None] = [None] * number, task: asyncio.Task[Any] = task) -> Fault:
@@ -516,8 +524,8 @@ class TestWhoeverIsKilled:
                 await task
             proxy.script()
             [again] = await migrated(target, source, [session], delete_source=True)
-            assert again.total == len(LONG)
-            assert await read(target, session) == LONG
+            assert again.total == len(THREE)
+            assert await read(target, session) == THREE
             assert await read(source, session) == []
 
     async def test_by_everything_all_the_time(
@@ -525,7 +533,7 @@ class TestWhoeverIsKilled:
     ) -> None:
         sessions = [f"{session_id}-{number}" for number in range(12)]
         for session in sessions:
-            await source.session(session).aadd_messages(LONG)
+            await source.session(session).aadd_messages(THREE)
         faults = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED, Fault.CONFLICT}]
         chance = random.Random(4)
         proxy.schedule = lambda seen: chance.choice(faults) if chance.random() < 0.25 else Fault.NONE
@@ -535,7 +543,7 @@ class TestWhoeverIsKilled:
                 outcomes = {one.outcome for one in await migrated(*proxied(MANY), sessions, delete_source=True)}
         await asyncio.to_thread(proxy.wait_for_zombies)
         for session in sessions:
-            assert await read(target, session) == LONG
+            assert await read(target, session) == THREE
             assert await read(source, session) == []
 
     async def test_leaves_no_task_behind_by_stopping_early(
@@ -704,10 +712,11 @@ class TestOnlyWhatWasComparedIsDeleted:
         assert texts(await writer.aget_messages()) == ["first", *["one more"] * session.copied]
         assert len(await read(target, session_id)) == session.copied
 
+    @pytest.mark.usefixtures("two_at_a_time")
     async def test_a_session_that_is_deleted_meanwhile_does_not_come_back(
         self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied, proxy: Proxy
     ) -> None:
-        await source.session(session_id).aadd_messages(LONG)
+        await source.session(session_id).aadd_messages(THREE)
         transactions = []
 
         def second_transaction(seen: Seen) -> bool:
@@ -719,24 +728,25 @@ class TestOnlyWhatWasComparedIsDeleted:
             target.session(session_id).clear()
 
         session = await self.move_meeting(delete, second_transaction, proxied, proxy, session_id)
-        assert (session.outcome, session.total) == ("deleted", 98)
+        assert (session.outcome, session.total) == ("deleted", 2)
         assert await read(target, session_id) == []
-        assert len(await read(source, session_id)) == len(LONG)
+        assert len(await read(source, session_id)) == len(THREE)
 
 
+@pytest.mark.usefixtures("two_at_a_time")
 async def test_two_migrators_at_once(
     source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied
 ) -> None:
-    sessions = [f"{session_id}-{number}" for number in range(8)]
+    sessions = [f"{session_id}-{number}" for number in range(20)]
     for session in sessions:
-        await source.session(session).aadd_messages(LONG)
+        await source.session(session).aadd_messages(THREE)
     one, other = await asyncio.gather(
         migrated(*proxied(MANY), sessions, delete_source=True), migrated(*proxied(MANY), sessions, delete_source=True)
     )
     for mine, theirs in zip(one, other):
         assert {mine.outcome, theirs.outcome} <= {"moved", "absent"}
-        assert mine.copied + theirs.copied == len(LONG)
-    assert all([await read(target, session) == LONG for session in sessions])
+        assert mine.copied + theirs.copied == len(THREE)
+    assert all([await read(target, session) == THREE for session in sessions])
 
 
 async def test_all_sessions_of_a_table(target: ChatHistoryStore, session_id: str, dynamodb: Any, proxy: Proxy) -> None:
@@ -799,7 +809,7 @@ class Writers:
         self._threads = [threading.Thread(target=self._write, args=(histories,)) for histories in (ours, theirs)]
 
     def _write(self, histories: Mapping[str, BaseChatMessageHistory]) -> None:
-        while not self._stopped.wait(0.02):
+        while not self._stopped.wait(0.1):
             session = random.choice(list(histories))
             self.appended[session] += 1
             histories[session].add_messages(humans(f"{session} goes on", self.appended[session]))
@@ -815,6 +825,8 @@ class Writers:
             thread.join()
 
 
+# 64 seconds on two cores that eight programs shared.
+@pytest.mark.timeout(300)
 @pytest.mark.real_engine(COPIES)
 def test_500_sessions_while_writers_append_killed_halfway_and_run_again(dynamodb: Any) -> None:
     sessions = [f"session-{number:03}" for number in range(SESSIONS)]
