@@ -158,7 +158,7 @@ class Target(ItemCollectionConversation):
         return await self._store_marker(marker, marker.after_verifying())
 
     async def note_absence(self, marker: Marker) -> None:
-        """Store that the source is gone, unless another migrator is about it."""
+        """Store that the source is gone, unless that is known, or another migrator is about it."""
         if not marker.gone:
             with suppress(_Overtaken):
                 await self._store_marker(marker, marker.without_source())
@@ -248,7 +248,7 @@ class _Move:
             return "deleted"
         found = await self._source.look()
         if isinstance(found, str):
-            if found == "absent" and marker is not None and not dry_run:
+            if marker is not None and not dry_run:
                 await self._target.note_absence(marker)
             return found
         marker = marker or await self._target.begin()

@@ -47,7 +47,7 @@ class Marker:
         total: how many messages were copied, which is the index of the next one.
         verified: how many of these, from the first one on, were compared with the source.
         revision: the id of the write that stored the marker, None where it is not stored.
-        gone: whether the source was gone when it was last looked for.
+        gone: whether the source was gone, or had expired, when it was last looked for.
         deleted: whether the session was deleted here, so that nothing is copied any more.
     """
 

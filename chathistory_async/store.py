@@ -163,11 +163,11 @@ class ChatHistoryStore:
     ) -> AsyncGenerator[MigratedSession, None]:
         """Return an iterator that copies sessions from single items into this item collection, and tells of each.
 
-        ``async for session in store.migrate_from(source, ids)``. Several sessions are under way at once; what became of
-        them comes in the order of the ids. Whoever stops early, or is killed, runs it again: each message is copied
-        once, and what users remove here meanwhile does not come back. The application may go on writing to either side,
-        on langchain-community too, and several may migrate at once. What is appended to the source after a session's
-        turn is copied by the next run.
+        ``async for session in store.migrate_from(source, ids)``, with the settings of the application's stores. Several
+        sessions are under way at once; what became of them comes in the order of the ids. Whoever stops early, or is
+        killed, runs it again: each message is copied once, and what users remove here meanwhile does not come back. The
+        application may go on writing to either side, on langchain-community too, and several may migrate at once. What
+        is appended to the source after a session's turn is copied by the next run.
 
         What is copied comes before what the application writes here itself, so ``created_at`` of these messages says
         nothing of when they were added: it is an hour before the session was first copied, or just before its first

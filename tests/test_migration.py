@@ -553,11 +553,13 @@ class TestWhoeverIsKilled:
         for session in sessions:
             await source.session(session).aadd_messages(humans(session))
         before = asyncio.all_tasks()
-        async with aclosing(target.migrate_from(source, sessions)) as progress:
+        ids = iter(sessions)
+        async with aclosing(target.migrate_from(source, ids)) as progress:
             async for one in progress:
                 assert one.outcome == "copied"
                 break
         assert asyncio.all_tasks() == before
+        assert list(ids), "ids are taken as they are needed"
         await migrated(target, source, sessions)
         assert [texts(await read(target, session)) for session in sessions] == [[session] for session in sessions]
 

@@ -136,7 +136,7 @@ USE = """
 from typing import assert_type  # Python 3.11
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, HumanMessage
-from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, Page
+from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, MigratedSession, Page
 from chathistory_async.local import local_engine
 
 
@@ -160,6 +160,9 @@ async def use() -> None:
         assert_type([message for message in history.iter()], list[BaseMessage])
         assert_type(await history.apop_message(), BaseMessage | None)
         history.add_messages([HumanMessage("x")])
+        old = ChatHistoryStore("old", endpoint_url=url, layout="single_item")
+        moved = [session async for session in store.migrate_from(old, old.scan_session_ids(), dry_run=True)]
+        assert_type(moved, list[MigratedSession])
     async with DynamoDBChatMessageHistory("t", "s") as single:
         assert_type(single, DynamoDBChatMessageHistory)
     try:
