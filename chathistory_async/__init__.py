@@ -2,6 +2,7 @@
 
 from ._conversation import Page, StoredMessage
 from ._indexed_conversation import SessionInfo
+from ._migrating import MigratedSession
 from ._sessions import Purged, SessionPage
 from .errors import (
     AccessDeniedError,
@@ -47,6 +48,7 @@ __all__ = [
     "LayoutError",
     "MessageNotFoundError",
     "MessageNotStorableError",
+    "MigratedSession",
     "Page",
     "PartiallyStoredError",
     "Purged",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from ._conversation import MAX_ATTEMPTS, now
 from ._item_collection import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection, Items, StoredBody
 from ._item_collection_conversation import ItemCollectionConversation, pause, refused
 from ._json_codec import decode_value, encode_value
+from ._migration import Migration
 from ._session_item import SessionItem, StoredSession, is_alive, read_session
 from ._sort_keys import SortKey
 from .errors import ItemTooLargeError, Place, SessionNotFoundError, UndecodableItemError
@@ -80,6 +81,8 @@ class IndexedConversation(ItemCollectionConversation):
     async def delete(self) -> int | None:
         """Remove the session, whoever writes meanwhile; return how many messages it had, None where there is none."""
         self._window = None
+        with suppress(ConditionFailed):
+            await self._write(Migration(self._layout).mark_deleted())
         messages = 0
         for attempt in range(MAX_ATTEMPTS):
             stored = await self._stored(expired_too=True)
@@ -174,7 +177,7 @@ class IndexedConversation(ItemCollectionConversation):
         if first is None:
             return False
         write = secrets.token_urlsafe(9)
-        counting = self._entry.count_removed(1, now(), write)
+        counting = self._entry.count_on(-1, now(), write)
         try:
             await self._write(self._layout.remove_together(key, known, write, now(), counting))
         except TransactionCanceled as canceled:

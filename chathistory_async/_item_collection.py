@@ -41,7 +41,8 @@ CREATED_AT = "CreatedAt"
 PARTS = "Parts"
 REVISION = "Revision"
 REMOVED_BY = "RemovedBy"
-_OWN_NAMES = (ENCODING, TYPE, CREATED_AT, PARTS, REVISION, REMOVED_BY)
+MIGRATION = "Migration"
+_OWN_NAMES = (ENCODING, TYPE, CREATED_AT, PARTS, REVISION, REMOVED_BY, MIGRATION)
 
 # Judged by the time at which the request was built.
 ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"

@@ -106,8 +106,13 @@ class SessionItem:
             remove = ""
         return {"Update": self._update(f"SET {', '.join(sets)}{remove}", ALIVE, names, values | _at(now))}
 
-    def begin_anew(self, number: int, first: SortKey, now: int, revision: str) -> dict[str, Any]:
-        """Put the session's item in the place of an expired one: nothing of that is revived."""
+    def begin_anew(
+        self, number: int, first: SortKey, now: int, revision: str, expiry: str | None = None
+    ) -> dict[str, Any]:
+        """Put the session's item where there is none, or an expired one, of which nothing is revived.
+
+        It expires at ``expiry``, in seconds since the epoch, or when the messages that are written now do.
+        """
         at = {"S": iso(first.created_at)}
         item = {
             **self._key(),
@@ -118,8 +123,8 @@ class SessionItem:
         }
         if self.owner is not None:
             item[OWNER] = {"S": self.owner}
-        if self.layout.ttl is not None:
-            item[self.layout.expiry_name] = _number(now + self.layout.ttl)
+        if expiry is not None or self.layout.ttl is not None:
+            item[self.layout.expiry_name] = {"N": expiry or str(now + (self.layout.ttl or 0))}
         return {
             "Put": {
                 "TableName": self.layout.table_name,
@@ -130,16 +135,18 @@ class SessionItem:
             }
         }
 
-    def count_removed(self, number: int, now: int, revision: str) -> dict[str, Any]:
-        """Count messages that the same transaction removes; its condition fails where the session has no item."""
-        return {
-            "Update": self._update(
-                "SET #count = #count - :removed, #revision = :revision",
-                _THERE,
-                {"#count": MESSAGE_COUNT, "#revision": REVISION, "#expiry": self.layout.expiry_name},
-                {":removed": _number(number), ":revision": {"S": revision}} | _at(now),
-            )
-        }
+    def count_on(self, change: int, now: int, revision: str, expiry: str | None = None) -> dict[str, Any]:
+        """Count what the same transaction removes, or puts before what is there.
+
+        Its condition fails where the session has no item, or with ``expiry`` where that would not be later than its own.
+        """
+        sets, condition = "SET #count = #count + :change, #revision = :revision", _THERE
+        values = {":change": _number(change), ":revision": {"S": revision}} | _at(now)
+        if expiry is not None:
+            sets, condition = f"{sets}, #expiry = :expiry", f"{condition} AND #expiry < :expiry"
+            values[":expiry"] = {"N": expiry}
+        names = {"#count": MESSAGE_COUNT, "#revision": REVISION, "#expiry": self.layout.expiry_name}
+        return {"Update": self._update(sets, condition, names, values)}
 
     def set_count(self, number: int, seen: str, revision: str) -> Request:
         """Set the count to what is there, unless it has changed since it was seen."""

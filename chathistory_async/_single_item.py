@@ -130,6 +130,29 @@ class SingleItem:
             **values,
         )
 
+    def delete_unchanged(self, messages: Sequence[AttributeValue]) -> Request:
+        """Delete the item, unless it holds other messages than these, as they were read."""
+        return self._write(
+            "delete_item",
+            Key=self.key,
+            ConditionExpression="#messages = :before",
+            ExpressionAttributeNames={"#messages": self.messages_name},
+            ExpressionAttributeValues={":before": {"L": [for_request(message) for message in messages]}},
+        )
+
+    def scan_keys(self, start_key: dict[str, AttributeValue] | None) -> Request:
+        """Read a page of the partition keys of all the table."""
+        (name, *_) = self.key
+        parameters = {
+            "TableName": self.table_name,
+            "ConsistentRead": True,
+            "ProjectionExpression": "#partition",
+            "ExpressionAttributeNames": {"#partition": name},
+        }
+        if start_key is not None:
+            parameters["ExclusiveStartKey"] = start_key
+        return Request("scan", parameters)
+
     def append(
         self, batch: Sequence[AttributeValue], write: str, hint: Hint, now: int, stored: Stored | None = None
     ) -> Request:

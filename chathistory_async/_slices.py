@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 In = TypeVar("In")
@@ -53,3 +55,34 @@ async def at_most(number: int, work: Callable[[In], Coroutine[Any, Any, Out]], v
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def in_order(
+    number: int, work: Callable[[In], Coroutine[Any, Any, Out]], values: Iterable[In] | AsyncIterable[In]
+) -> AsyncGenerator[Out, None]:
+    """Yield ``work(value)`` of all values, in order, with so many under way, and no more values taken than that.
+
+    Where one fails or whoever iterates stops, none goes on.
+    """
+    tasks: deque[asyncio.Task[Out]] = deque()
+    try:
+        async with aclosing(_each(values)) as each:
+            async for value in each:
+                tasks.append(asyncio.create_task(work(value)))
+                if len(tasks) == number:
+                    yield await tasks.popleft()
+        while tasks:
+            yield await tasks.popleft()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _each(values: Iterable[In] | AsyncIterable[In]) -> AsyncGenerator[In, None]:
+    if isinstance(values, AsyncIterable):
+        async for value in values:
+            yield value
+    else:
+        for value in values:
+            yield value

@@ -17,6 +17,9 @@ Order. DynamoDB orders text by its UTF-8 bytes, and digits of a fixed width are 
    those. By 1, all messages that were seen come before all that are written.
 3. *A clock that goes back orders nothing backwards*, within a process: its time is the latest that the process has
    read, over all of its handles.
+4. *What is moved here from another table comes first*: it is one batch, whose tick is less than that of the first
+   message that was there, and so far back that no clock tells it any more. By 1 and 2, it comes before what was there
+   and before all that is written from then on, whenever it is stored itself.
 
 Two batches of one tick are concurrent: neither's writer had seen the other's. r decides between them. That two batches
 have the same t and r happens once in 2**64 such pairs.
@@ -119,6 +122,14 @@ class Clock:
             if self._latest >= _MAX_TICK:
                 raise OverflowError("A stored message claims a time that no clock can have told")
             return SortKey(self._latest, secrets.token_hex(8), 0)
+
+
+def batch_before(first: SortKey | None, seconds: int) -> SortKey:
+    """Return the sort key of the first message of a new batch that comes before another and lies so far back."""
+    tick = (_wall_clock_ms() - 1000 * seconds) << _COUNTER_BITS
+    if first is not None:
+        tick = min(tick, max(0, first.tick - 1))
+    return SortKey(tick, secrets.token_hex(8), 0)
 
 
 # About 1 KB each.

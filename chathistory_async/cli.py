@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
+from collections.abc import AsyncIterable, Iterable
+from typing import TextIO
 
 import aioboto3
 from langchain_core.messages import AIMessage, HumanMessage
 
+from .errors import ChatHistoryError
 from .history import DynamoDBChatMessageHistory
 from .local import local_engine
 from .store import ChatHistoryStore
@@ -81,6 +85,81 @@ def _read_synchronously(endpoint_url: str, session: aioboto3.Session) -> list[st
         )
         transcripts.append(f"[{name}]\n{history}\n")
     return transcripts
+
+
+@main.command()
+@click.argument("source_table")
+@click.argument("target_table")
+@click.option("--ids", type=click.File(), help="A file of session ids, one a line; - for standard input.")
+@click.option("--scan", is_flag=True, help="All sessions of the source: reads all of the table.")
+@click.option("--dry-run", is_flag=True, help="Find out what would be copied, and write nothing.")
+@click.option("--delete-source", is_flag=True, help="Delete each source that was copied, and read again and compared.")
+@click.option("--yes", is_flag=True, help="Do not ask before the source is deleted.")
+@click.option("--region", help="The region, if not the SDK's choice.")
+@click.option("--endpoint-url", help="DynamoDB's endpoint, if not the SDK's choice.")
+@click.option("--source-kms-key-id", help="A KMS key: the source holds sealed messages.")
+@click.option("--target-kms-key-id", help="The KMS key to seal messages under in the target.")
+def migrate(
+    source_table: str,
+    target_table: str,
+    ids: TextIO | None,
+    scan: bool,
+    dry_run: bool,
+    delete_source: bool,
+    yes: bool,
+    region: str | None,
+    endpoint_url: str | None,
+    source_kms_key_id: str | None,
+    target_kms_key_id: str | None,
+) -> None:
+    """Copy sessions from single items (langchain-community's) into an item collection.
+
+    While the application runs, and as often as you like: it goes on where it was stopped, and copies what has been
+    appended since. TARGET_TABLE has the partition key SessionId and the sort key MessageId. Ends with 1 if a session
+    failed.
+    """
+    if (ids is None) != scan:
+        raise click.UsageError("Say which sessions: --ids or --scan")
+    deletes = delete_source and not dry_run
+    if deletes and not yes:
+        if ids is not None and ids.name == "<stdin>":
+            raise click.UsageError("Standard input has the ids: --yes is needed to delete the source")
+        click.confirm(f"Shall sessions be gone from {source_table} once they are copied?", abort=True)
+    source = ChatHistoryStore(
+        source_table,
+        layout="single_item",
+        region_name=region,
+        endpoint_url=endpoint_url,
+        kms_key_id=source_kms_key_id,
+    )
+    target = ChatHistoryStore(target_table, region_name=region, endpoint_url=endpoint_url, kms_key_id=target_kms_key_id)
+    lines = None if ids is None else filter(None, (line.rstrip("\r\n") for line in ids))
+    try:
+        failed = asyncio.run(_migrate(source, target, lines, dry_run=dry_run, delete_source=delete_source))
+    except ChatHistoryError as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(1 if failed else 0)
+
+
+async def _migrate(
+    source: ChatHistoryStore,
+    target: ChatHistoryStore,
+    ids: Iterable[str] | None,
+    *,
+    dry_run: bool,
+    delete_source: bool,
+) -> int:
+    """Show the progress, and return how many sessions failed."""
+    sessions, copied = Counter[str](), 0
+    async with source, target:
+        chosen: Iterable[str] | AsyncIterable[str] = source.scan_session_ids() if ids is None else ids
+        async for one in target.migrate_from(source, chosen, dry_run=dry_run, delete_source=delete_source):
+            click.echo(f"{one.outcome:>10}  +{one.copied} of {one.total}  {one.session_id}  {one.error or ''}".rstrip())
+            sessions[one.outcome] += 1
+            copied += one.copied
+    outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in sessions.most_common()) or "none"
+    click.echo(f"Sessions: {outcomes}. Messages copied: {copied:,}.")
+    return sessions["failed"]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@
     │       └── EncryptionContextError  it was sealed for another session or table
     ├── MessageNotFoundError       there is no message of this id
     ├── SessionNotFoundError       the index has no such session
-    ├── LayoutError                the operation needs a table with a sort key
+    ├── LayoutError                the operation is for the other layout, most often for a table with a sort key
     ├── WriteConflictError         too many other writers were always faster
     ├── WriteOutcomeUnknownError   an answer was lost, and it can no longer be told if the write was stored
     ├── ClosedError                the history or store was used after it was closed
@@ -176,7 +176,10 @@ class SessionNotFoundError(ChatHistoryError):
 
 
 class LayoutError(ChatHistoryError):
-    """The session is stored in a single item, which cannot do this: it needs a table with a sort key."""
+    """The session is stored in a single item, which cannot do this: it needs a table with a sort key.
+
+    Or a migration was asked for that does not lead from single items into an item collection.
+    """
 
 
 class WriteConflictError(ChatHistoryError):

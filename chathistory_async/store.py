@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.config import Config
 
@@ -14,11 +14,16 @@ from ._clients import AnySession, ClientOptions, Clients
 from ._codec import encode_key, join_key
 from ._indexed_conversation import IndexedConversation, SessionInfo
 from ._item_collection import ItemCollection
-from ._session_item import INDEX_NAME, KEY_SCHEMA
+from ._migrating import MigratedSession, Source, Target, migrate, scan_session_ids
+from ._session_item import INDEX_NAME, KEY_SCHEMA, SessionItem
 from ._sessions import Purged, SessionPage, Sessions
+from ._single_item import SingleItem
 from ._table import Index, Table
-from .errors import ConfigurationError, Place
+from .errors import ConfigurationError, LayoutError, Place
 from .history import DynamoDBChatMessageHistory, Indexed, Key, layout_of, sealing_type
+
+if TYPE_CHECKING:
+    from ._sealing import Sealing
 
 
 class ChatHistoryStore:
@@ -283,6 +288,91 @@ class ChatHistoryStore:
         """
         await self._table().delete()
 
+    def migrate_from(
+        self,
+        source: ChatHistoryStore,
+        session_ids: Iterable[str] | AsyncIterable[str],
+        *,
+        dry_run: bool = False,
+        delete_source: bool = False,
+        owner_of: Callable[[str], str | None] | None = None,
+    ) -> AsyncGenerator[MigratedSession, None]:
+        """Return an iterator that copies sessions from single items into this item collection, and tells of each.
+
+        ``async for session in store.migrate_from(source, ids)``, with the settings of the application's stores. Several
+        sessions are under way at once; what became of them comes in the order of the ids. Whoever stops early, or is
+        killed, runs it again: each message is copied once, and what users remove here meanwhile does not come back. The
+        application may go on writing to either side, on langchain-community too, and several may migrate at once. What
+        is appended to the source after a session's turn is copied by the next run.
+
+        What is copied comes before what the application writes here itself, so ``created_at`` of these messages says
+        nothing of when they were added: it is an hour before the session was first copied, or just before its first
+        message that was here. They expire when the source would have expired at the time; those of a source that never
+        expires, by the ``ttl`` here. They are sealed, or not, as this store says.
+
+        What was copied is read again and compared, and only where all of a session is equal, and its source holds
+        nothing else, does ``delete_source`` delete that. Of a session there is an item here, with the sort key
+        "migration", which has to stay as long as its source may be written to.
+
+        A session takes two reads of the source and the item here, then a ``Query``, a ``TransactWriteItems`` for each
+        98 messages, a ``Query`` and a ``PutItem``, and with ``delete_source`` a ``DeleteItem`` and a ``PutItem``.
+
+        Args:
+            source: a store of ``layout="single_item"``, on another table; its ``kms_key_id`` opens what is sealed.
+            session_ids: the ids, values of the partition key in both tables; ``source.scan_session_ids()`` has all.
+            dry_run: read, and find out if it can be stored, but write nothing.
+            delete_source: delete the source's items of what was moved and compared.
+            owner_of: whose a session is in the session index, by its id; it stays whose it is there. Needs
+                ``session_index``, by which what is copied is counted, and listed as active when it was copied.
+
+        Raises:
+            LayoutError: this store is not of an item collection, or ``source`` is not of single items.
+            ValueError: ``owner_of`` is given without ``session_index``.
+            TypeError: ``session_ids`` is a str. The iterator raises what follows, and ends the run: sessions under way
+                are left as after a kill. What fails of one session alone is told by its ``error``.
+            TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
+                ServiceError, ClosedError: see ``errors``.
+        """
+        to, out_of = self._layout, source._layout
+        if not isinstance(to, ItemCollection):
+            raise LayoutError("A migration leads into a table with a sort key", Place(to.table_name))
+        if not isinstance(out_of, SingleItem):
+            text = 'A migration leads out of single items: source must be a ChatHistoryStore(..., layout="single_item")'
+            raise LayoutError(text, Place(out_of.table_name))
+        if isinstance(session_ids, str):
+            raise TypeError("migrate_from takes an iterable of ids: put the one id in a list")
+        if owner_of is not None and not self._session_index:
+            raise ValueError("owner_of needs a ChatHistoryStore with session_index=True")
+
+        def open_session(session_id: str) -> tuple[Source, Target]:
+            old = replace(out_of, key=encode_key({source._primary_key_name: session_id}))
+            new = replace(to, key=encode_key({self._primary_key_name: session_id}))
+            owner = None if owner_of is None else owner_of(session_id)
+            entry = SessionItem(new, owner) if self._session_index else None
+            return (
+                Source(old, *source._access(session_id), consistent_read=True),
+                Target(new, *self._access(session_id), entry),
+            )
+
+        return migrate(session_ids, open_session, dry_run=dry_run, delete_source=delete_source)
+
+    def scan_session_ids(self) -> AsyncGenerator[str, None]:
+        """Return an iterator over the ids of all sessions of a table of single items, in no order.
+
+        By ``Scan``, strongly consistent, a megabyte at a time: DynamoDB bills it as a read of the whole table, though
+        only the keys are returned. Nothing else in this library scans.
+
+        Raises:
+            LayoutError: the store is not of single items. The iterator raises what follows.
+            TableNotFoundError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError, ServiceError,
+                ClosedError: see ``errors``.
+        """
+        if not isinstance(self._layout, SingleItem):
+            raise LayoutError(
+                'Scanning needs a ChatHistoryStore(..., layout="single_item")', Place(self._layout.table_name)
+            )
+        return scan_session_ids(self._layout, self._clients)
+
     async def aclose(self) -> None:
         """Close the clients of all event loops and end the store's handles. A second call does nothing."""
         self._clients.retired = True
@@ -330,6 +420,11 @@ class ChatHistoryStore:
             raise ConfigurationError(
                 "The store has no session index: make it with session_index=True", Place(self._layout.table_name)
             )
+
+    def _access(self, session_id: str) -> tuple[Clients, Place, Sealing | None]:
+        """Return what a conversation needs beside its layout."""
+        history = self.session(session_id)
+        return self._clients, history._conversation.place, history._sealing
 
     def _table(self) -> Table:
         return Table(self._layout.table_name, self._clients)

@@ -46,6 +46,7 @@ MODULES = [
     "cli",
     "store",
     "history",
+    "_migrating",
     "_table",
     "_sessions",
     "_indexed_conversation",
@@ -54,6 +55,7 @@ MODULES = [
     "_conversation",
     "_compression",
     "_session_item",
+    "_migration",
     "_item_collection",
     "_single_item",
     "_settings",
@@ -137,7 +139,7 @@ USE = """
 from typing import assert_type  # Python 3.11
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, HumanMessage
-from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, Page
+from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, MigratedSession, Page
 from chathistory_async.local import local_engine
 
 
@@ -161,6 +163,9 @@ async def use() -> None:
         assert_type([message for message in history.iter()], list[BaseMessage])
         assert_type(await history.apop_message(), BaseMessage | None)
         history.add_messages([HumanMessage("x")])
+        old = ChatHistoryStore("old", endpoint_url=url, layout="single_item")
+        moved = [session async for session in store.migrate_from(old, old.scan_session_ids(), dry_run=True)]
+        assert_type(moved, list[MigratedSession])
     async with DynamoDBChatMessageHistory("t", "s") as single:
         assert_type(single, DynamoDBChatMessageHistory)
     try:

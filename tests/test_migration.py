@@ -1,0 +1,880 @@
+"""From single items into an item collection: nothing lost, nothing doubled, nothing deleted that was not compared."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import aclosing, suppress
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from botocore.config import Config
+from conftest import created_table
+from langchain_community.chat_message_histories import DynamoDBChatMessageHistory as Theirs
+from langchain_core.chat_history import BaseChatMessageHistory
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from proxy import Fault, Proxy, Seen
+from samples import EVERY_TYPE, FLOATS, NESTED, humans, texts
+
+from chathistory_async import (
+    AccessDeniedError,
+    ChatHistoryError,
+    ChatHistoryStore,
+    DynamoDBChatMessageHistory,
+    EndpointError,
+    LayoutError,
+    MigratedSession,
+    TableNotFoundError,
+)
+from chathistory_async._bridge import run
+from chathistory_async._calls import ConditionFailed, call
+from chathistory_async._codec import decode_message, encode_message, size_of
+from chathistory_async._json_codec import decode_json
+from chathistory_async._migrating import Target
+from chathistory_async._migration import Aligned, Migration, align
+from chathistory_async.errors import Place
+
+COPIES = "moto copies the whole table for every transaction"
+
+
+@pytest.fixture
+async def source(table: str) -> AsyncIterator[ChatHistoryStore]:
+    async with ChatHistoryStore(table, layout="single_item") as store:
+        yield store
+
+
+@pytest.fixture
+async def target(collection_table: str) -> AsyncIterator[ChatHistoryStore]:
+    async with ChatHistoryStore(collection_table) as store:
+        yield store
+
+
+async def migrated(
+    target: ChatHistoryStore, source: ChatHistoryStore, ids: Iterable[str], **options: bool
+) -> list[MigratedSession]:
+    return [session async for session in target.migrate_from(source, ids, **options)]
+
+
+async def outcome(target: ChatHistoryStore, source: ChatHistoryStore, session_id: str, **options: bool) -> Any:
+    [session] = await migrated(target, source, [session_id], **options)
+    assert session.session_id == session_id
+    assert (session.error is not None) == (session.outcome == "failed")
+    return session.outcome, session.copied, session.total
+
+
+async def read(store: ChatHistoryStore, session_id: str) -> list[BaseMessage]:
+    return await store.session(session_id).aget_messages()
+
+
+async def mark_deleted(target: ChatHistoryStore, session_id: str) -> None:
+    layout: Any = target.session(session_id)._layout
+    await call(target._clients, Migration(layout).mark_deleted(), Place(target._layout.table_name))
+
+
+@pytest.fixture
+def target_items(dynamodb: Any, collection_table: str, session_id: str) -> Callable[[], list[dict[str, Any]]]:
+    """Reads the raw items of the test's own session in the target, the marker aside."""
+
+    def items() -> list[dict[str, Any]]:
+        answer = dynamodb.query(
+            TableName=collection_table,
+            KeyConditionExpression="SessionId = :session",
+            ExpressionAttributeValues={":session": {"S": session_id}},
+            ConsistentRead=True,
+        )
+        return [item for item in answer["Items"] if "Migration" not in item]
+
+    return items
+
+
+@pytest.fixture
+def marker(dynamodb: Any, collection_table: str, session_id: str) -> Callable[[], dict[str, Any]]:
+    """Reads the raw marker of the test's own session."""
+
+    def marker() -> dict[str, Any]:
+        key = {"SessionId": {"S": session_id}, "MessageId": {"S": "migration"}}
+        found: dict[str, Any] = dynamodb.get_item(TableName=collection_table, Key=key, ConsistentRead=True)["Item"]
+        return found
+
+    return marker
+
+
+class TestOutcomes:
+    async def test_copied_then_unchanged(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str
+    ) -> None:
+        await source.session(session_id).aadd_messages(EVERY_TYPE)
+        number = len(EVERY_TYPE)
+        assert await outcome(target, source, session_id) == ("copied", number, number)
+        moved = await read(target, session_id)
+        assert moved == await read(source, session_id) == EVERY_TYPE
+        assert [type(message) for message in moved] == [type(message) for message in EVERY_TYPE]
+        assert await outcome(target, source, session_id) == ("unchanged", 0, number)
+        assert await read(target, session_id) == EVERY_TYPE
+
+    async def test_a_dry_run_writes_nothing(
+        self, source: ChatHistoryStore, collection_table: str, session_id: str, proxy: Proxy
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        async with ChatHistoryStore(collection_table, endpoint_url=proxy.url) as target:
+            for options in ({"dry_run": True}, {"dry_run": True, "delete_source": True}):
+                assert await outcome(target, source, session_id, **options) == ("would_copy", 0, 0)
+            assert set(proxy.operations()) == {"GetItem", "Query"}
+            assert await outcome(target, source, session_id) == ("copied", 2, 2)
+            assert await outcome(target, source, session_id, dry_run=True) == ("unchanged", 0, 2)
+        assert texts(await read(source, session_id)) == ["1", "2"]
+
+    async def test_absent(self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str) -> None:
+        assert await outcome(target, source, session_id) == ("absent", 0, 0)
+
+    async def test_an_expired_session_is_not_revived(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, update: Any, item: Any
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1))
+        # Not even looked into.
+        update(expireAt={"N": "1"}, History={"L": [{"S": "not a message"}]})
+        assert await outcome(target, source, session_id, delete_source=True) == ("expired", 0, 0)
+        assert await read(target, session_id) == []
+        assert item() is not None
+
+    async def test_moved(self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, item: Any) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        assert await outcome(target, source, session_id, delete_source=True) == ("moved", 2, 2)
+        assert item() is None
+        assert texts(await read(target, session_id)) == ["1", "2"]
+        assert await outcome(target, source, session_id, delete_source=True) == ("absent", 0, 2)
+
+    async def test_moved_again_where_langchain_community_writes_it_back(
+        self,
+        source: ChatHistoryStore,
+        target: ChatHistoryStore,
+        session_id: str,
+        table: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It reads the session, which is then moved, and writes all of it with what it adds."""
+        theirs = Theirs(table, session_id)
+        theirs.add_messages(humans(1, 2))
+        stale = theirs.messages
+        assert await outcome(target, source, session_id, delete_source=True) == ("moved", 2, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(Theirs, "messages", stale)
+            theirs.add_messages(humans(3))
+        assert texts(theirs.messages) == ["1", "2", "3"]
+        assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, 3)
+        assert texts(await read(target, session_id)) == ["1", "2", "3"]
+
+    @pytest.mark.parametrize("seen_absent", [False, True])
+    async def test_moved_again_where_old_code_begins_anew(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, item: Any, seen_absent: bool
+    ) -> None:
+        for number, answer in enumerate(["hello", "hey", "hello"], start=1):
+            await source.session(session_id).aadd_messages(humans("hi", answer))
+            assert await outcome(target, source, session_id, delete_source=True) == ("moved", 2, 2 * number)
+            if seen_absent:
+                assert await outcome(target, source, session_id) == ("absent", 0, 2 * number)
+        assert item() is None
+        assert texts(await read(target, session_id)) == ["hi", "hello", "hi", "hey", "hi", "hello"]
+
+    @pytest.mark.parametrize("history", [{"L": [{"S": "no message"}]}, {"S": "no list"}, {"L": [{"B": b"sealed?"}]}])
+    async def test_failed_and_the_others_go_on(
+        self,
+        source: ChatHistoryStore,
+        target: ChatHistoryStore,
+        session_id: str,
+        update: Any,
+        item: Any,
+        history: dict[str, Any],
+        kms_key: str,
+    ) -> None:
+        others = [f"{session_id}-{number}" for number in range(20)]
+        for other in others:
+            await source.session(other).aadd_messages(humans(other))
+        update(History=history)
+        async with ChatHistoryStore(source._layout.table_name, layout="single_item", kms_key_id=kms_key) as source:
+            sessions = await migrated(target, source, [*others[:10], session_id, *others[10:]], delete_source=True)
+        assert [session.session_id for session in sessions] == [*others[:10], session_id, *others[10:]]
+        assert [session.outcome for session in sessions] == ["moved"] * 10 + ["failed"] + ["moved"] * 10
+        error = sessions[10].error or ""
+        assert error.split(":")[0] in {"UndecodableItemError", "DecryptionError"}
+        assert session_id in error
+        assert "no message" not in error
+        assert item()["History"] == history
+        assert [texts(await read(target, other)) for other in others] == [[other] for other in others]
+
+    async def test_deleted_does_not_come_back(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, marker: Any
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        with pytest.raises(ConditionFailed):
+            await mark_deleted(target, session_id)
+        await outcome(target, source, session_id)
+        await mark_deleted(target, session_id)
+        await target.session(session_id).aclear()
+        assert "Copied" not in marker()["Migration"]["M"]
+        await source.session(session_id).aadd_messages(humans(3))
+        for options in ({}, {"dry_run": True}, {"delete_source": True}):
+            assert await outcome(target, source, session_id, **options) == ("deleted", 0, 2)
+        assert await read(target, session_id) == []
+        assert texts(await read(source, session_id)) == ["1", "2", "3"]
+
+
+class TestWhatIsRefused:
+    async def test_the_wrong_layout(self, source: ChatHistoryStore, target: ChatHistoryStore) -> None:
+        with pytest.raises(LayoutError, match="into a table with a sort key"):
+            source.migrate_from(source, [])
+        with pytest.raises(LayoutError, match="out of single items"):
+            target.migrate_from(target, [])
+        with pytest.raises(LayoutError, match="single_item"):
+            target.scan_session_ids()
+
+    async def test_an_id_instead_of_ids(self, source: ChatHistoryStore, target: ChatHistoryStore) -> None:
+        with pytest.raises(TypeError, match="put the one id in a list"):
+            target.migrate_from(source, "alice")
+
+    async def test_a_missing_table_ends_the_run(self, source: ChatHistoryStore, session_id: str) -> None:
+        await source.session(session_id).aadd_messages(humans(1))
+        async with ChatHistoryStore("no-such-table") as nowhere:
+            with pytest.raises(TableNotFoundError, match="no-such-table"):
+                await migrated(nowhere, source, [session_id, "another"])
+
+    async def test_a_missing_permission_ends_the_run(
+        self, source: ChatHistoryStore, collection_table: str, session_id: str, proxy: Proxy
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1))
+        proxy.schedule = lambda seen: Fault.DENIED if seen.operation == "TransactWriteItems" else Fault.NONE
+        async with ChatHistoryStore(collection_table, endpoint_url=proxy.url) as target:
+            with pytest.raises(AccessDeniedError):
+                await migrated(target, source, [session_id] * 3)
+
+
+class TestWhereAndWhen:
+    async def test_they_come_before_what_is_there(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str
+    ) -> None:
+        await target.session(session_id).aadd_messages(humans("there"))
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        await outcome(target, source, session_id)
+        await target.session(session_id).aadd_messages(humans("after"))
+        await source.session(session_id).aadd_messages(humans(3))
+        await outcome(target, source, session_id)
+        assert texts(await read(target, session_id)) == ["1", "2", "3", "there", "after"]
+
+    async def test_they_come_before_what_seems_to_be_old(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, dynamodb: Any
+    ) -> None:
+        await target.session(f"{session_id}-0").aadd_messages(humans("a clock a day behind"))
+        [page] = [await target.session(f"{session_id}-0").apage(1)]
+        tick, rest = page.messages[0].id.split("-", 1)
+        earlier = int(tick, 16) - (24 * 3600 * 1000 << 16)
+        key = {"SessionId": {"S": session_id}, "MessageId": {"S": f"m#{earlier:016x}-{rest}-00"}}
+        body = {"S": '{"type":"human","data":{"content":"old"}}'}
+        dynamodb.put_item(TableName=target._layout.table_name, Item=key | {"History": body})
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        await outcome(target, source, session_id)
+        assert texts(await read(target, session_id)) == ["1", "2", "old"]
+
+    async def test_their_time_is_an_hour_before_the_first_run(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str
+    ) -> None:
+        for number in range(2):
+            await source.session(session_id).aadd_messages(humans(number))
+            await outcome(target, source, session_id)
+        page = await target.session(session_id).apage(5)
+        times = {message.created_at for message in page.messages}
+        assert len(times) == 1
+        ago = datetime.now(timezone.utc) - times.pop()
+        assert timedelta(seconds=3590) < ago < timedelta(seconds=3700)
+
+    async def test_they_keep_the_sources_expiry(
+        self, source: ChatHistoryStore, collection_table: str, session_id: str, update: Any, target_items: Any
+    ) -> None:
+        large = HumanMessage("large", response_metadata={"noise": [str(hash((number, "x"))) for number in range(9000)]})
+        await source.session(session_id).aadd_messages([large, *humans(1)])
+        update(expireAt={"N": "9999999999.5"})
+        async with ChatHistoryStore(collection_table, ttl=60) as target:
+            await outcome(target, source, session_id)
+        assert {item["expireAt"]["N"] for item in target_items()} == {"9999999999.5"}
+
+    async def test_without_one_they_get_the_targets(
+        self, source: ChatHistoryStore, collection_table: str, session_id: str, target_items: Any
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1))
+        async with ChatHistoryStore(collection_table, ttl=60) as target:
+            await outcome(target, source, session_id)
+        [item] = target_items()
+        assert 0 < int(item["expireAt"]["N"]) - datetime.now().timestamp() <= 61
+
+    async def test_the_marker_never_expires_and_is_no_message(
+        self, source: ChatHistoryStore, collection_table: str, session_id: str, marker: Any
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        async with ChatHistoryStore(collection_table, ttl=60) as target:
+            await outcome(target, source, session_id)
+            history = target.session(session_id)
+            await history.aclear()
+            assert await history.aget_messages() == [message async for message in history.aiter()] == []
+            assert await outcome(target, source, session_id) == ("unchanged", 0, 2)
+        assert "expireAt" not in marker()
+
+
+class TestWhatIsCopied:
+    async def test_what_langchain_community_wrote(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, table: str, session_id: str
+    ) -> None:
+        theirs = Theirs(table, session_id, coerce_float_to_decimal=True)
+        theirs.add_messages([HumanMessage("", additional_kwargs={"floats": FLOATS[:4], "nested": NESTED}), *EVERY_TYPE])
+        await outcome(target, source, session_id)
+        assert await read(target, session_id) == await read(source, session_id)
+
+    @pytest.mark.parametrize(("sealed_source", "sealed_target"), [(True, True), (True, False), (False, True)])
+    async def test_sealed_and_plain(
+        self,
+        table: str,
+        collection_table: str,
+        session_id: str,
+        kms_key: str,
+        target_items: Any,
+        marker: Any,
+        sealed_source: bool,
+        sealed_target: bool,
+    ) -> None:
+        old = ChatHistoryStore(table, layout="single_item", kms_key_id=kms_key if sealed_source else None)
+        new = ChatHistoryStore(collection_table, kms_key_id=kms_key if sealed_target else None)
+        async with old as source, new as target:
+            copied = len(EVERY_TYPE) + 1
+            for number in (1, 2):
+                await source.session(session_id).aadd_messages([HumanMessage("secret", name=str(number)), *EVERY_TYPE])
+                assert await outcome(target, source, session_id) == ("copied", copied, copied * number)
+            assert await read(target, session_id) == await read(source, session_id)
+            assert await outcome(target, source, session_id, delete_source=True) == ("moved", 0, 2 * copied)
+        assert {"Type" in item for item in target_items()} == {not sealed_target}
+        state = marker()["Migration"]["M"]
+        assert ("Copied" in state, "Sealed" in state) == (not sealed_target, sealed_target)
+        assert ("secret" in str(target_items())) != sealed_target
+
+    async def test_a_session_that_fills_its_item(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, item: Any
+    ) -> None:
+        messages = [AIMessage("x" * 1050, id=f"run-{number}") for number in range(310)]
+        await source.session(session_id).aadd_messages(messages)
+        assert size_of({"M": item()}) > 350 * 1024
+        assert await outcome(target, source, session_id, delete_source=True) == ("moved", 310, 310)
+        assert await read(target, session_id) == messages
+
+    async def test_one_large_message(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, target_items: Any
+    ) -> None:
+        # Bytes grow by a third as JSON's base64, and do not compress.
+        noise = b"".join(hash((number, "noise")).to_bytes(9, "big", signed=True) for number in range(42_000))
+        await source.session(session_id).aadd_messages([HumanMessage("x", additional_kwargs={"noise": noise})])
+        assert await outcome(target, source, session_id) == ("copied", 1, 1)
+        assert await read(target, session_id) == await read(source, session_id)
+
+    async def test_what_comes_later_comes_with_the_next_run(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, table: str, session_id: str
+    ) -> None:
+        for number in range(4):
+            await source.session(session_id).aadd_messages(humans(f"{number}a", "ok"))
+            Theirs(table, session_id).add_messages(humans(f"{number}b"))
+            assert await outcome(target, source, session_id) == ("copied", 3, 3 * (number + 1))
+        assert await read(target, session_id) == await read(source, session_id)
+
+    async def test_a_trimmed_source_keeps_adding(self, table: str, target: ChatHistoryStore, session_id: str) -> None:
+        async with ChatHistoryStore(table, layout="single_item", history_size=5) as source:
+            for number in range(0, 12, 3):
+                await source.session(session_id).aadd_messages(humans(number, number + 1, number + 2))
+                assert await outcome(target, source, session_id) == ("copied", 3, number + 3)
+            assert texts(await read(source, session_id)) == ["7", "8", "9", "10", "11"]
+        assert texts(await read(target, session_id)) == [str(number) for number in range(12)]
+
+    async def test_messages_that_are_written_anew_in_another_form_are_the_same(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, table: str, session_id: str, update: Any, item: Any
+    ) -> None:
+        """langchain-community writes all messages again with each append, in the form of its langchain-core."""
+        old_form = {"type": {"S": "ai"}, "data": {"M": {"content": {"S": "old"}, "example": {"BOOL": False}}}}
+        update(History={"L": [{"M": old_form}] * 3})
+        assert await outcome(target, source, session_id) == ("copied", 3, 3)
+        Theirs(table, session_id).add_messages(humans("new"))
+        assert item()["History"]["L"][0] != {"M": old_form}
+        assert await outcome(target, source, session_id) == ("copied", 1, 4)
+        assert await read(target, session_id) == await read(source, session_id)
+
+    async def test_what_a_race_in_the_source_has_lost_is_kept(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, item: Any, update: Any
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        before = item()["History"]
+        await source.session(session_id).aadd_messages(humans("lost"))
+        await outcome(target, source, session_id)
+        update(History=before)
+        await source.session(session_id).aadd_messages(humans(3))
+        assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, 4)
+        assert texts(await read(target, session_id)) == ["1", "2", "lost", "3"]
+
+    async def test_what_users_removed_here_does_not_come_back(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2, 3, 4))
+        await outcome(target, source, session_id)
+        history = target.session(session_id)
+        page = await history.apage(4)
+        await history.adelete_messages([page.messages[1].id])
+        await history.areplace_message(page.messages[2].id, HumanMessage("replaced"))
+        await source.session(session_id).aadd_messages(humans(5))
+        assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, 5)
+        assert texts(await history.aget_messages()) == ["1", "replaced", "4", "5"]
+
+
+ONCE = Config(retries={"total_max_attempts": 1, "mode": "legacy"})
+MANY = Config(retries={"total_max_attempts": 10, "mode": "legacy"}, read_timeout=1)
+# Two transactions, with the fixture.
+THREE = humans(1, 2, 3)
+
+
+@pytest.fixture
+def two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction has room for two messages."""
+    monkeypatch.setattr(Target, "_message_items", 2)
+
+
+@pytest.fixture
+async def proxied(
+    table: str, collection_table: str, proxy: Proxy
+) -> AsyncIterator[Callable[[Config], tuple[ChatHistoryStore, ChatHistoryStore]]]:
+    """Makes a target and a source that are reached through the proxy."""
+    stores = []
+
+    def proxied(config: Config) -> tuple[ChatHistoryStore, ChatHistoryStore]:
+        target = ChatHistoryStore(collection_table, endpoint_url=proxy.url, config=config)
+        source = ChatHistoryStore(table, layout="single_item", endpoint_url=proxy.url, config=config)
+        stores.extend([target, source])
+        return target, source
+
+    yield proxied
+    for store in stores:
+        await store.aclose()
+
+
+Proxied = Callable[[Config], tuple[ChatHistoryStore, ChatHistoryStore]]
+
+
+def is_verification(seen: Seen) -> bool:
+    return seen.operation == "Query" and not seen.body["ScanIndexForward"]
+
+
+@pytest.mark.usefixtures("two_at_a_time")
+class TestWhoeverIsKilled:
+    """At each of a move's requests, before or after it has done its work, and run again."""
+
+    @pytest.mark.parametrize("fault", [Fault.RESET, Fault.LOST_ANSWER, Fault.ZOMBIE])
+    async def test_by_a_broken_connection(
+        self,
+        source: ChatHistoryStore,
+        target: ChatHistoryStore,
+        session_id: str,
+        proxied: Proxied,
+        proxy: Proxy,
+        fault: Fault,
+    ) -> None:
+        moved, finished = list[str](), False
+        proxy.zombie_seconds = 0.2
+        while not finished:
+            moved.append(f"{session_id}-{len(moved)}")
+            await source.session(moved[-1]).aadd_messages(THREE)
+            proxy.script(*[Fault.NONE] * (len(moved) - 1), fault)
+            try:
+                await migrated(*proxied(ONCE), moved[-1:], delete_source=True)
+                finished = True
+            except EndpointError:
+                proxy.script()
+                [again] = await migrated(*proxied(ONCE), moved[-1:], delete_source=True)
+                assert again.outcome in {"moved", "absent"}
+                assert again.total == len(THREE)
+        assert len(moved) == 10
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        for session in moved:
+            assert await read(target, session) == THREE
+            assert await read(source, session) == []
+
+    async def test_by_a_cancellation(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied, proxy: Proxy
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        for number in range(9):
+            session = f"{session_id}-{number}"
+            await source.session(session).aadd_messages(THREE)
+            task = asyncio.create_task(migrated(*proxied(ONCE), [session], delete_source=True))
+
+            def kill(seen: Seen, left: list[None] = [None] * number, task: asyncio.Task[Any] = task) -> Fault:
+                if left:
+                    left.pop()
+                else:
+                    loop.call_soon_threadsafe(task.cancel)
+                return Fault.NONE
+
+            proxy.schedule = kill
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            proxy.script()
+            [again] = await migrated(target, source, [session], delete_source=True)
+            assert again.total == len(THREE)
+            assert await read(target, session) == THREE
+            assert await read(source, session) == []
+
+    async def test_by_everything_all_the_time(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied, proxy: Proxy
+    ) -> None:
+        sessions = [f"{session_id}-{number}" for number in range(12)]
+        for session in sessions:
+            await source.session(session).aadd_messages(THREE)
+        faults = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED, Fault.CONFLICT}]
+        chance = random.Random(4)
+        proxy.schedule = lambda seen: chance.choice(faults) if chance.random() < 0.25 else Fault.NONE
+        outcomes = set[str]()
+        while outcomes != {"absent"}:
+            with suppress(ChatHistoryError):
+                outcomes = {one.outcome for one in await migrated(*proxied(MANY), sessions, delete_source=True)}
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        for session in sessions:
+            assert await read(target, session) == THREE
+            assert await read(source, session) == []
+
+    async def test_leaves_no_task_behind_by_stopping_early(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str
+    ) -> None:
+        sessions = [f"{session_id}-{number}" for number in range(20)]
+        for session in sessions:
+            await source.session(session).aadd_messages(humans(session))
+        before = asyncio.all_tasks()
+        ids = iter(sessions)
+        async with aclosing(target.migrate_from(source, ids)) as progress:
+            async for one in progress:
+                assert one.outcome == "copied"
+                break
+        assert asyncio.all_tasks() == before
+        assert list(ids), "ids are taken as they are needed"
+        await migrated(target, source, sessions)
+        assert [texts(await read(target, session)) for session in sessions] == [[session] for session in sessions]
+
+
+class TestOnlyWhatWasComparedIsDeleted:
+    async def move_meeting(
+        self, what: Callable[[], Any], when: Callable[[Seen], bool], proxied: Proxied, proxy: Proxy, session_id: str
+    ) -> MigratedSession:
+        """Move a session, and do something when one of its requests arrives, before it is forwarded."""
+        met = list[Seen]()
+
+        def schedule(seen: Seen) -> Fault:
+            if when(seen) and not met:
+                met.append(seen)
+                what()
+            return Fault.NONE
+
+        proxy.schedule = schedule
+        [session] = await migrated(*proxied(ONCE), [session_id], delete_source=True)
+        assert met
+        return session
+
+    async def test_a_missing_message_fails(
+        self,
+        source: ChatHistoryStore,
+        session_id: str,
+        proxied: Proxied,
+        proxy: Proxy,
+        dynamodb: Any,
+        target_items: Any,
+        collection_table: str,
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans("secret", "secret"))
+
+        def lose() -> None:
+            key = {name: target_items()[1][name] for name in ("SessionId", "MessageId")}
+            dynamodb.delete_item(TableName=collection_table, Key=key)
+
+        session = await self.move_meeting(lose, is_verification, proxied, proxy, session_id)
+        assert (session.outcome, session.copied, session.total) == ("failed", 2, 2)
+        assert session.error is not None
+        assert "message 1 was copied, and is not there any more" in session.error
+        assert "secret" not in session.error
+        # Nothing but the missing message itself makes up for it.
+        proxy.script()
+        [session] = await migrated(*proxied(ONCE), [session_id], delete_source=True)
+        assert session.outcome == "failed"
+        assert len(await read(source, session_id)) == 2
+
+    async def test_another_message_in_its_place_fails(
+        self,
+        source: ChatHistoryStore,
+        session_id: str,
+        proxied: Proxied,
+        proxy: Proxy,
+        dynamodb: Any,
+        target_items: Any,
+        collection_table: str,
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+
+        def damage() -> None:
+            first, second = target_items()
+            dynamodb.put_item(TableName=collection_table, Item=first | {"History": second["History"]})
+
+        session = await self.move_meeting(damage, is_verification, proxied, proxy, session_id)
+        assert session.outcome == "failed"
+        assert "message 0 reads back as another one" in (session.error or "")
+        assert len(await read(source, session_id)) == 2
+
+    async def test_what_users_change_meanwhile_is_theirs(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied, proxy: Proxy
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2, 3))
+
+        def edit() -> None:
+            history = target.session(session_id)
+            page = history.page(3)
+            history.delete_messages([page.messages[0].id])
+            history.replace_message(page.messages[1].id, HumanMessage("edited"))
+
+        session = await self.move_meeting(edit, is_verification, proxied, proxy, session_id)
+        assert session.outcome == "moved"
+        assert texts(await read(target, session_id)) == ["edited", "3"]
+
+    async def test_what_history_size_trims_meanwhile_is_no_failure(
+        self, source: ChatHistoryStore, collection_table: str, session_id: str, proxied: Proxied, proxy: Proxy
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(*range(30)))
+        options: dict[str, Any] = {"endpoint_url": proxy.url, "history_size": 10}
+        async with ChatHistoryStore(collection_table, **options) as target:
+
+            def trim() -> None:
+                history = ChatHistoryStore(collection_table, history_size=10).session(session_id)
+                assert len(history.messages) == 10
+                history.add_messages(humans("new"))
+
+            session = await self.move_meeting(
+                trim, is_verification, lambda config: (target, proxied(config)[1]), proxy, session_id
+            )
+            assert session.outcome == "moved"
+            assert texts(await read(target, session_id)) == [*map(str, range(21, 30)), "new"]
+            assert len(await target.session(session_id).aget_messages(limit=20)) <= 11
+
+    @pytest.mark.parametrize("community", [False, True])
+    async def test_what_is_appended_before_the_deletion_is_moved_too(
+        self,
+        source: ChatHistoryStore,
+        target: ChatHistoryStore,
+        session_id: str,
+        proxied: Proxied,
+        proxy: Proxy,
+        table: str,
+        community: bool,
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        session = await self.move_meeting(
+            lambda: (Theirs(table, session_id) if community else source.session(session_id)).add_messages(humans(3)),
+            lambda seen: seen.operation == "DeleteItem",
+            proxied,
+            proxy,
+            session_id,
+        )
+        assert (session.outcome, session.copied, session.total) == ("moved", 3, 3)
+        assert proxy.operations().count("DeleteItem") == 2
+        assert texts(await read(target, session_id)) == ["1", "2", "3"]
+        assert await read(source, session_id) == []
+
+    async def test_a_source_that_never_rests_stays(
+        self,
+        source: ChatHistoryStore,
+        target: ChatHistoryStore,
+        session_id: str,
+        proxied: Proxied,
+        proxy: Proxy,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("chathistory_async._migrating.MAX_ATTEMPTS", 8)
+        writer = source.session(session_id)
+        await writer.aadd_messages(humans("first"))
+
+        def schedule(seen: Seen) -> Fault:
+            if seen.operation == "DeleteItem":
+                writer.add_user_message("one more")
+            return Fault.NONE
+
+        proxy.schedule = schedule
+        [session] = await migrated(*proxied(ONCE), [session_id], delete_source=True)
+        assert session.outcome == "failed"
+        assert (session.error or "").startswith("WriteConflictError")
+        assert session.copied == proxy.operations().count("DeleteItem") == 8
+        assert texts(await writer.aget_messages()) == ["first", *["one more"] * session.copied]
+        assert len(await read(target, session_id)) == session.copied
+
+    @pytest.mark.usefixtures("two_at_a_time")
+    async def test_a_session_that_is_deleted_meanwhile_does_not_come_back(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied, proxy: Proxy
+    ) -> None:
+        await source.session(session_id).aadd_messages(THREE)
+        transactions = []
+
+        def second_transaction(seen: Seen) -> bool:
+            transactions.extend([seen] if seen.operation == "TransactWriteItems" else [])
+            return len(transactions) == 2
+
+        def delete() -> None:
+            run(mark_deleted, target, session_id)
+            target.session(session_id).clear()
+
+        session = await self.move_meeting(delete, second_transaction, proxied, proxy, session_id)
+        assert (session.outcome, session.total) == ("deleted", 2)
+        assert await read(target, session_id) == []
+        assert len(await read(source, session_id)) == len(THREE)
+
+
+@pytest.mark.usefixtures("two_at_a_time")
+async def test_two_migrators_at_once(
+    source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied
+) -> None:
+    sessions = [f"{session_id}-{number}" for number in range(20)]
+    for session in sessions:
+        await source.session(session).aadd_messages(THREE)
+    one, other = await asyncio.gather(
+        migrated(*proxied(MANY), sessions, delete_source=True), migrated(*proxied(MANY), sessions, delete_source=True)
+    )
+    for mine, theirs in zip(one, other):
+        assert {mine.outcome, theirs.outcome} <= {"moved", "absent"}
+        assert mine.copied + theirs.copied == len(THREE)
+    assert all([await read(target, session) == THREE for session in sessions])
+
+
+async def test_all_sessions_of_a_table(target: ChatHistoryStore, session_id: str, dynamodb: Any, proxy: Proxy) -> None:
+    with created_table(layout="single_item", primary_key_name="pk") as table:
+        options: dict[str, Any] = {"layout": "single_item", "primary_key_name": "pk", "endpoint_url": proxy.url}
+        async with ChatHistoryStore(table, **options) as source:
+            sessions = {f"{session_id}-{number}" for number in range(7)}
+            for session in sessions:
+                # Of 350 KB each, so that it takes several pages.
+                await source.session(session).aadd_messages(humans(session, "x" * 350_000))
+            assert {session async for session in source.scan_session_ids()} == sessions
+            scans = [seen.body for seen in proxy.seen if seen.operation == "Scan"]
+            assert len(scans) >= 3
+            assert all(scan["ProjectionExpression"] == "#partition" for scan in scans)
+            found = [session async for session in target.migrate_from(source, source.scan_session_ids())]
+            assert {session.session_id for session in found if session.outcome == "copied"} == sessions
+        for session in sessions:
+            assert (await read(target, session))[0].content == session
+
+
+@pytest.mark.parametrize(
+    ("copied", "source", "aligned"),
+    [
+        ("", "abc", (0, 0)),
+        ("abc", "abc", (0, 3)),
+        ("abc", "abcd", (0, 3)),
+        ("abc", "bcd", (1, 2)),
+        ("abc", "xyz", (3, 0)),
+        ("abca", "ax", (3, 1)),
+        ("aaa", "aaaa", (0, 3)),
+        # Overwritten at the end, alone or beside a trim, even where the beginning looks like the end.
+        ("abcd", "abce", (0, 3)),
+        ("abca", "abcd", (0, 3)),
+        ("abcdef", "bcdex", (1, 4)),
+        ("abcd", "abc", (0, 3)),
+        # A new conversation that begins as an old one has.
+        ("abcd", "ax", (4, 0)),
+        ("abcd", "bx", (4, 0)),
+    ],
+)
+def test_alignment(copied: str, source: str, aligned: tuple[int, int]) -> None:
+    as_digests = [[letter.encode() for letter in text] for text in (copied, source)]
+    assert align(*as_digests) == Aligned(*aligned)
+
+
+SESSIONS = 500
+
+
+class Writers:
+    """Old code that goes on writing to single items: ours to three sessions of ten, langchain-community's to a fourth.
+
+    Each session has one writer, because langchain-community loses what others append meanwhile.
+    """
+
+    def __init__(self, table: str, sessions: list[str]) -> None:
+        self.appended = Counter[str]()
+        self._stopped = threading.Event()
+        ours = {session: DynamoDBChatMessageHistory(table, session) for session in sessions if session[-1] in "012"}
+        theirs = {session: Theirs(table, session) for session in sessions if session[-1] == "3"}
+        self._threads = [threading.Thread(target=self._write, args=(histories,)) for histories in (ours, theirs)]
+
+    def _write(self, histories: Mapping[str, BaseChatMessageHistory]) -> None:
+        while not self._stopped.wait(0.1):
+            session = random.choice(list(histories))
+            self.appended[session] += 1
+            histories[session].add_messages(humans(f"{session} goes on", self.appended[session]))
+
+    def __enter__(self) -> Writers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+
+# 64 seconds on two cores that eight programs shared.
+@pytest.mark.timeout(300)
+@pytest.mark.real_engine(COPIES)
+def test_500_sessions_while_writers_append_killed_halfway_and_run_again(dynamodb: Any) -> None:
+    sessions = [f"session-{number:03}" for number in range(SESSIONS)]
+    with created_table(layout="single_item") as old, created_table() as new:
+        for start in range(0, SESSIONS, 25):
+            puts = [{"PutRequest": {"Item": single_item(session)}} for session in sessions[start : start + 25]]
+            assert not dynamodb.batch_write_item(RequestItems={old: puts})["UnprocessedItems"]
+        command = [sys.executable, "-m", "chathistory_async.cli", "migrate", old, new, "--scan"]
+
+        with Writers(old, sessions) as writers:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
+                assert killed.stdout is not None
+                shown = [killed.stdout.readline() for _ in range(SESSIONS // 4)]
+                killed.kill()
+            assert all(line.split()[0] == "copied" for line in shown)
+            again = subprocess.run(command, capture_output=True, text=True, check=True)
+            assert " unchanged" in again.stdout
+            assert len(writers.appended) > SESSIONS / 10
+        subprocess.run(command, capture_output=True, text=True, check=True)
+
+        expected = in_single_items(dynamodb, old)
+        assert in_item_collection(dynamodb, new) == expected
+        assert {session: len(messages) for session, messages in expected.items()} == {
+            session: 3 + 2 * writers.appended[session] for session in sessions
+        }
+
+
+def in_single_items(dynamodb: Any, table: str) -> dict[str, list[BaseMessage]]:
+    """Reads all sessions at once."""
+    return {
+        item["SessionId"]["S"]: [decode_message(message, 0) for message in item["History"]["L"]]
+        for page in dynamodb.get_paginator("scan").paginate(TableName=table, ConsistentRead=True)
+        for item in page["Items"]
+    }
+
+
+def in_item_collection(dynamodb: Any, table: str) -> dict[str, list[BaseMessage]]:
+    sessions = defaultdict(list)
+    # A scan returns the items of a partition in their order.
+    for page in dynamodb.get_paginator("scan").paginate(TableName=table, ConsistentRead=True):
+        for item in page["Items"]:
+            if "Migration" not in item:
+                sessions[item["SessionId"]["S"]].append(decode_json(item["History"]["S"].encode(), 0))
+    return sessions
+
+
+def single_item(session: str) -> dict[str, Any]:
+    messages = humans(session, "the same in all", session)
+    return {"SessionId": {"S": session}, "History": {"L": [encode_message(message, 0) for message in messages]}}
