@@ -168,9 +168,8 @@ class Target(ItemCollectionConversation):
         for number, counting in enumerate(countings, start=1):
             token = f"{after.revision}-{number}"
             try:
-                await self._advance(
-                    Migration(self._layout).copy(items, before, after, digests, token, *counting), after
-                )
+                request = Migration(self._layout).copy(items, before, after, digests, token, *counting)
+                await self._advance(request, after)
             except _Overtaken:
                 if number == len(countings):
                     raise

@@ -138,7 +138,7 @@ class SessionItem:
     def count_on(self, change: int, now: int, revision: str, expiry: str | None = None) -> dict[str, Any]:
         """Count what the same transaction removes, or puts before what is there.
 
-        Its condition fails where the session has no item, or with ``expiry`` where that would not be later than its own.
+        Its condition fails where the session has no item, or where ``expiry`` is not later than the item's own.
         """
         sets, condition = "SET #count = #count + :change, #revision = :revision", _THERE
         values = {":change": _number(change), ":revision": {"S": revision}} | _at(now)

@@ -56,12 +56,12 @@ async def target(collection_table: str) -> AsyncIterator[ChatHistoryStore]:
 
 
 async def migrated(
-    target: ChatHistoryStore, source: ChatHistoryStore, ids: Iterable[str], **options: bool
+    target: ChatHistoryStore, source: ChatHistoryStore, ids: Iterable[str], **options: Any
 ) -> list[MigratedSession]:
     return [session async for session in target.migrate_from(source, ids, **options)]
 
 
-async def outcome(target: ChatHistoryStore, source: ChatHistoryStore, session_id: str, **options: bool) -> Any:
+async def outcome(target: ChatHistoryStore, source: ChatHistoryStore, session_id: str, **options: Any) -> Any:
     [session] = await migrated(target, source, [session_id], **options)
     assert session.session_id == session_id
     assert (session.error is not None) == (session.outcome == "failed")
