@@ -42,6 +42,7 @@ class ChatHistoryStore:
         layout: "item_collection", where each message is an item and a session has no limit of its size, or
             "single_item", where a session is one, as langchain-community stores it, in a table without a sort key.
         sort_key_name: the sort key's attribute, text; of no matter in the single item.
+        fast_path: whether DynamoDB's calls take the lean path; as for ``DynamoDBChatMessageHistory``.
 
     Raises:
         TypeError: ``boto3_session`` or ``kms_key_id`` is of a type that is not accepted.
@@ -68,13 +69,14 @@ class ChatHistoryStore:
         kms_endpoint_url: str | None = None,
         layout: Literal["item_collection", "single_item"] = "item_collection",
         sort_key_name: str = "MessageId",
+        fast_path: bool = True,
     ) -> None:
         if layout not in ("item_collection", "single_item"):
             raise ValueError(f'layout must be "item_collection" or "single_item", not {layout!r}')
         self._primary_key_name = primary_key_name
         self._consistent_read = consistent_read
         self._clients = Clients(
-            ClientOptions(endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config)
+            ClientOptions(endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path)
         )
         self._sort_key_name = sort_key_name if layout == "item_collection" else None
         self._layout = layout_of(

@@ -40,8 +40,8 @@ async def send(history: DynamoDBChatMessageHistory) -> None:
 
 
 async def client_of(history: DynamoDBChatMessageHistory) -> Any:
-    async with history._conversation._clients.lend() as client:
-        return client
+    async with history._conversation._clients.lend() as lent:
+        return lent.client
 
 
 class TestHandles:

@@ -62,6 +62,8 @@ MODULES = [
     "_codec",
     "_calls",
     "_clients",
+    "_lane",
+    "_signing",
     "_bridge",
     "_fork",
     "errors",
