@@ -280,7 +280,7 @@ class ItemCollection:
 
     def other_parts(self, key: SortKey, tombstone: Item) -> list[StoredPart]:
         """Return the parts that a removed message had behind its first one."""
-        parts = _count(tombstone.get(PARTS, {}).get("N", "1"))
+        parts = _parts_in(tombstone)
         return [StoredPart(key.of_part(part), {}, "", 0, None, None) for part in range(1, parts)]
 
     def alive(self, item: Item, now: int) -> StoredPart | None:
@@ -317,10 +317,10 @@ class ItemCollection:
         return StoredPart(
             key=key,
             content=item.get(self.messages_name, {}),
-            encoding=item.get(ENCODING, {}).get("S", ""),
-            parts=_count(item.get(PARTS, {}).get("N", "1")) if key.part == 0 else 0,
-            revision=item.get(REVISION, {}).get("S"),
-            removed_by=item.get(REMOVED_BY, {}).get("S"),
+            encoding=_text_in(item, ENCODING) or "",
+            parts=_parts_in(item) if key.is_first_part else 0,
+            revision=_text_in(item, REVISION),
+            removed_by=_text_in(item, REMOVED_BY),
         )
 
     def is_stored(self, item: Mapping[str, AttributeValue], found: Item | None) -> bool:
@@ -359,22 +359,34 @@ class ItemCollection:
 
 def assemble(parts: Iterable[StoredPart]) -> list[StoredBody]:
     """Put messages together from their parts, in order; parts without a first one are left over from a removal."""
-    messages: list[tuple[StoredPart, list[bytes]]] = []
+    messages: list[list[StoredPart]] = []
     for part in parts:
-        if part.key.part == 0:
-            messages.append((part, []))
-        if messages and messages[-1][0].key == part.key.of_part(0) and messages[-1][0].revision == part.revision:
-            messages[-1][1].append(_bytes_of(part.content))
+        if part.key.is_first_part:
+            messages.append([part])
+        elif messages and _belongs_to(messages[-1][0], part):
+            messages[-1].append(part)
     return [
-        StoredBody(
-            key=first.key,
-            content=b"".join(contents) if len(contents) == first.parts else None,
-            encoding=first.encoding,
-            parts=first.parts,
-            revision=first.revision,
-        )
-        for first, contents in messages
+        StoredBody(first.key, _whole(first, others), first.encoding, first.parts, first.revision)
+        for first, *others in messages
     ]
+
+
+def _whole(first: StoredPart, others: Sequence[StoredPart]) -> bytes | None:
+    if len(others) + 1 != first.parts:
+        return None
+    return b"".join(map(_bytes_of, (part.content for part in (first, *others)))) if others else _bytes_of(first.content)
+
+
+def _belongs_to(first: StoredPart, part: StoredPart) -> bool:
+    return first.key == part.key.of_part(0) and first.revision == part.revision
+
+
+def _text_in(item: Item, name: str) -> str | None:
+    return item[name].get("S") if name in item else None
+
+
+def _parts_in(item: Item) -> int:
+    return _count(item[PARTS].get("N", "1")) if PARTS in item else 1
 
 
 def _bytes_of(content: AttributeValue) -> bytes:

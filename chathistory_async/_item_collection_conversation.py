@@ -349,7 +349,7 @@ class ItemCollectionConversation(Conversation):
                 )
             )
             parts += page
-            found += sum(part.key.part == 0 for part in page)
+            found += sum(part.key.is_first_part for part in page)
             if found >= count or start_key is None:
                 return await self._settled(assemble(reversed(parts)))
             # Parts, tombstones and what has expired count towards a limit: where there are many, a few requests must
@@ -365,12 +365,11 @@ class ItemCollectionConversation(Conversation):
                 self._layout.query(now=now(), consistent=self._consistent_read, upto=upto, start_key=start_key)
             )
             waiting += page
-            # The last message may go on in the next page.
-            last = waiting[-1].key.of_part(0) if waiting and start_key is not None else None
-            yield await self._settled(assemble(part for part in waiting if part.key.of_part(0) != last))
+            end = len(waiting) if start_key is None else _start_of_last(waiting)
+            yield await self._settled(assemble(waiting[:end]))
             if start_key is None:
                 return
-            waiting = [part for part in waiting if part.key.of_part(0) == last]
+            del waiting[:end]
 
     async def _settled(self, bodies: list[StoredBody]) -> list[StoredBody]:
         """Return the messages with those read again of which a part is missing.
@@ -483,6 +482,14 @@ class ItemCollectionConversation(Conversation):
 def slack(history_size: int) -> int:
     """Return how many messages more than history_size may be stored before they are removed, several at once."""
     return max(4, history_size // 5)
+
+
+def _start_of_last(parts: Sequence[StoredPart]) -> int:
+    """Return where the parts of the last message begin, which may go on in the next page."""
+    start = len(parts)
+    while start and parts[start - 1].key.of_part(0) == parts[-1].key.of_part(0):
+        start -= 1
+    return start
 
 
 async def _packed(text: bytes) -> tuple[bytes, str]:

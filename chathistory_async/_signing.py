@@ -1,7 +1,7 @@
 """The signature of a DynamoDB request: AWS's Signature Version 4, for the one form that our requests have.
 
 A signer of our own, because signing is the largest part of what a call costs the SDK: botocore's SigV4Auth with the
-request object that it wants takes NN times the CPU of this one, and awscrt's signer MM times, beside 10 MB of
+request object that it wants takes 8.8 times the CPU of this one, and awscrt's signer 3.0 times, beside 10 MB of
 native code (medians of paired ratios; botocore 1.40.61, awscrt 0.38.1, CPython 3.11).
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
@@ -54,8 +54,9 @@ class Signer(NamedTuple):
         scope = f"{stamp[:8]}/{self.region}/{self.service}/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
         signature = hmac.digest(_key(credentials.secret_key, scope), text.encode(), "sha256").hex()
+        credential = f"{credentials.access_key}/{scope}"
         signed["authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
+            f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={signature}"
         )
         return signed
 
