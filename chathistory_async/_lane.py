@@ -35,7 +35,7 @@ _REFUSALS = {"ConditionalCheckFailedException", "TransactionCanceledException"}
 # The SDK's own wait before a second attempt is 50 ms.
 _LONGEST_PAUSE_SECONDS = 0.1
 # Who is throttled, or failing, is left to the SDK's back-off, and tried again at different times by different hosts.
-_CLOSED_SECONDS = (0.5, 1.5)
+CLOSED_SECONDS = (0.5, 1.5)
 _LARGE_BODY_BYTES = 2**20
 
 
@@ -97,7 +97,7 @@ class Lane:
         response = await self._attempt(self._names[operation], body)
         if response is not None:
             return response
-        self._opens_at = time.monotonic() + random.uniform(*_CLOSED_SECONDS)
+        self._opens_at = time.monotonic() + random.uniform(*CLOSED_SECONDS)
         await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))
         try:
             return await send_by_sdk(self._client, operation, parameters)

@@ -14,6 +14,7 @@ from chathistory_async import DynamoDBChatMessageHistory
 class Face(Protocol):
     encrypted: bool
     collection: bool
+    fast_path: bool
 
     def __init__(self, history: DynamoDBChatMessageHistory) -> None: ...
     async def read(self) -> list[BaseMessage]: ...
@@ -24,6 +25,7 @@ class Face(Protocol):
 class AsyncFace:
     encrypted = False
     collection = False
+    fast_path = True
 
     def __init__(self, history: DynamoDBChatMessageHistory) -> None:
         self.history = history
@@ -47,6 +49,7 @@ class EncryptedFace(AsyncFace):
 class SyncFace:
     encrypted = False
     collection = False
+    fast_path = True
 
     def __init__(self, history: DynamoDBChatMessageHistory) -> None:
         self.history = history
@@ -71,6 +74,16 @@ class SyncCollectionFace(SyncFace):
     collection = True
 
 
+class SdkFace(AsyncFace):
+    """With it, the fixture ``make`` makes handles that send all by the SDK's client."""
+
+    fast_path = False
+
+
+class SdkCollectionFace(SdkFace, CollectionFace):
+    pass
+
+
 class EncryptedCollectionFace(EncryptedFace, CollectionFace):
     pass
 
@@ -79,3 +92,4 @@ PLAIN_FACES: list[type[Face]] = [AsyncFace, SyncFace]
 SINGLE_ITEM_FACES: list[type[Face]] = [*PLAIN_FACES, EncryptedFace]
 COLLECTION_FACES: list[type[Face]] = [CollectionFace, SyncCollectionFace, EncryptedCollectionFace]
 ALL_FACES = [*SINGLE_ITEM_FACES, *COLLECTION_FACES]
+SDK_FACES: list[type[Face]] = [SdkFace, SdkCollectionFace]

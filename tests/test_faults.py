@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 from conftest import Make
-from faces import COLLECTION_FACES, SINGLE_ITEM_FACES, Face
+from faces import COLLECTION_FACES, SINGLE_ITEM_FACES, Face, SdkCollectionFace, SdkFace
 from proxy import Fault, Proxy, Seen
 from samples import humans, texts
 
 from chathistory_async import ChatHistoryError, DynamoDBChatMessageHistory
 
 COPIES = "moto copies the whole table for every transaction, and requests time out that meet no fault"
-FACES = [*SINGLE_ITEM_FACES, *(pytest.param(face, marks=pytest.mark.real_engine(COPIES)) for face in COLLECTION_FACES)]
+FACES = [
+    *[*SINGLE_ITEM_FACES, SdkFace],
+    *(pytest.param(face, marks=pytest.mark.real_engine(COPIES)) for face in [*COLLECTION_FACES, SdkCollectionFace]),
+]
+pytestmark = pytest.mark.usefixtures("open_lane")
 WRITERS = 8
 APPENDS = 25
 FAULTS = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED, Fault.CONFLICT}]
