@@ -357,24 +357,22 @@ class ItemCollection:
         }
 
 
-def assemble(parts: Iterable[StoredPart]) -> list[StoredBody]:
-    """Put messages together from their parts, in order; parts without a first one are left over from a removal."""
+def by_message(parts: Iterable[StoredPart]) -> list[list[StoredPart]]:
+    """Put the parts of each message together, in order; parts without a first one are left over from a removal."""
     messages: list[list[StoredPart]] = []
     for part in parts:
         if part.key.is_first_part:
             messages.append([part])
         elif messages and _belongs_to(messages[-1][0], part):
             messages[-1].append(part)
-    return [
-        StoredBody(first.key, _whole(first, others), first.encoding, first.parts, first.revision)
-        for first, *others in messages
-    ]
+    return messages
 
 
-def _whole(first: StoredPart, others: Sequence[StoredPart]) -> bytes | None:
-    if len(others) + 1 != first.parts:
-        return None
-    return b"".join(map(_bytes_of, (part.content for part in (first, *others)))) if others else _bytes_of(first.content)
+def assemble(parts: Sequence[StoredPart]) -> StoredBody:
+    """Return the message of these parts."""
+    first = parts[0]
+    content = b"".join([_bytes_of(part.content) for part in parts]) if len(parts) == first.parts else None
+    return StoredBody(first.key, content, first.encoding, first.parts, first.revision)
 
 
 def _belongs_to(first: StoredPart, part: StoredPart) -> bool:

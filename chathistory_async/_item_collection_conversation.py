@@ -36,6 +36,7 @@ from ._item_collection import (
     StoredPart,
     TooLarge,
     assemble,
+    by_message,
     sized,
     transactions,
 )
@@ -351,7 +352,7 @@ class ItemCollectionConversation(Conversation):
             parts += page
             found += sum(part.key.is_first_part for part in page)
             if found >= count or start_key is None:
-                return await self._settled(assemble(reversed(parts)))
+                return await self._settled(reversed(parts))
             # Parts, tombstones and what has expired count towards a limit: where there are many, a few requests must
             # do.
             limit = max(count - found, 4 * limit)
@@ -366,16 +367,17 @@ class ItemCollectionConversation(Conversation):
             )
             waiting += page
             end = len(waiting) if start_key is None else _start_of_last(waiting)
-            yield await self._settled(assemble(waiting[:end]))
+            yield await self._settled(waiting[:end])
             if start_key is None:
                 return
             del waiting[:end]
 
-    async def _settled(self, bodies: list[StoredBody]) -> list[StoredBody]:
-        """Return the messages with those read again of which a part is missing.
+    async def _settled(self, parts: Iterable[StoredPart]) -> list[StoredBody]:
+        """Return the messages of these parts, those read again of which a part is missing.
 
         What a transaction writes may be met in part: a page is not one with another, nor, on AWS, with itself.
         """
+        bodies = await self._in_slices(lambda together, _: assemble(together), by_message(parts))
         return [
             whole
             for body in bodies
@@ -394,11 +396,11 @@ class ItemCollectionConversation(Conversation):
                 parts += page
                 if start_key is None:
                     break
-            found = assemble(parts)
+            found = by_message(parts)
             if not found:
                 return None
-            if found[0].content is not None:
-                return found[0]
+            if (whole := assemble(found[0])).content is not None:
+                return whole
         return body
 
     async def _query(self, request: Request) -> tuple[list[StoredPart], dict[str, AttributeValue] | None]:
