@@ -84,7 +84,7 @@ class ItemCollectionConversation(Conversation):
     ) -> None:
         super().__init__(clients, place, sealing, consistent_read=consistent_read)
         self._layout = layout
-        self._clock = clock_of(layout.table_name, repr(sorted(layout.key.items())))
+        self._clock = clock_of(layout.table_name, repr(layout.key))
         # The latest messages' sort keys, oldest first, where history_size wants to know them; None before a read.
         self._window: list[SortKey] | None = None
 
