@@ -69,8 +69,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             profile, the region of the key). ``endpoint_url`` is DynamoDB's alone.
         sort_key_name: the sort key's attribute, text, in a table that has one: each message is an item of its own, and
             the session has no limit of its size. None stores the session in a single item, langchain-community's way.
-        fast_path: whether calls to DynamoDB are first tried on a lean path beside the SDK's client, for a quarter of
-            its CPU. False sends all by that client, which event handlers, ``Stubber`` and tracers that patch it need.
+        fast_path: whether calls to DynamoDB are first tried on a lean path beside the SDK's client, for less than
+            a third of its CPU. False sends all by that client: for event handlers, ``Stubber``, tracers that patch it.
 
     Raises:
         TypeError: ``boto3_session``, ``kms_key_id`` or a value in ``key`` is of a type that is not accepted.
