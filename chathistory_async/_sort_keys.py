@@ -45,7 +45,7 @@ _MAX_TICK = 2**63
 class SortKey(str):
     """A sort key: its text, which Python orders as DynamoDB does, and the fields in it, read when they are asked for.
 
-    Every item that is read makes one: as a tuple of its fields it took twice as long, as a dataclass three times.
+    Every item that is read makes one: as a tuple of its fields it takes 1.25 times as long, as a dataclass 1.7 times.
     """
 
     __slots__ = ()
