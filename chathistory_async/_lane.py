@@ -5,8 +5,8 @@ the SDK made for its client, with its pool, TLS, proxies and time-outs. An answe
 beyond doubt: a success, or the refusal of a condition or a transaction, after which nothing is stored. Whatever else
 happens is left to the SDK's client, with its errors and retries.
 
-A put takes 0.30 to 0.32 of the CPU of a plain aioboto3 client, an update 0.30, a get 0.31 and a query of 20 items 0.26 to
-0.28; and 0.85, 0.83, 0.93 and 0.69 of that of aiodynamo (medians of 40 paired ratios, two runs, against a server
+A put takes 0.30 to 0.32 of the CPU of a plain aioboto3 client, an update 0.30, a get 0.31 and a query of 20 items 0.26
+to 0.28; and 0.85, 0.83, 0.93 and 0.69 of that of aiodynamo (medians of 40 paired ratios, two runs, against a server
 of canned answers on the same core; aioboto3 15.5.0 without awscrt, aiodynamo 26.4, CPython 3.11).
 """
 
