@@ -1,7 +1,8 @@
 """The one place that sends requests: it maps every error and tells a failed condition from a failure.
 
 Throttles, HTTP 5xx and broken connections are retried by the SDK, within the bound of ``retries`` in its Config
-(or AWS_MAX_ATTEMPTS). A request may thus reach AWS more than once: the layouts make that harmless.
+(or AWS_MAX_ATTEMPTS), after one attempt on the lean path of ``_lane``. A request may thus reach AWS more than once: the
+layouts make that harmless.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class ConditionFailed(Exception):
 
     Attributes:
         item: the item as it was then, None where there was none.
-        sent_before: whether the SDK had sent the request before, so that an earlier sending may have been stored.
+        sent_before: whether the request had been sent before, so that an earlier sending may have been stored.
     """
 
     def __init__(self, item: Item | None, *, sent_before: bool) -> None:
@@ -66,9 +67,8 @@ async def call(clients: Clients, request: Request, place: Place) -> dict[str, An
     """
     _check_open(clients, place)
     with _mapped_errors(place, request.service, request.parameters.get("KeyId")):
-        async with clients.lend(request.service) as client:
-            response: dict[str, Any] = await getattr(client, request.operation)(**request.parameters)
-    return response
+        async with clients.lend(request.service) as lent:
+            return await lent.send(request.operation, request.parameters)
 
 
 async def connect(clients: Clients, place: Place, service: Service = DYNAMODB) -> str:
@@ -79,8 +79,8 @@ async def connect(clients: Clients, place: Place, service: Service = DYNAMODB) -
     """
     _check_open(clients, place)
     with _mapped_errors(place, service):
-        async with clients.lend(service) as client:
-            region: str = client.meta.region_name
+        async with clients.lend(service) as lent:
+            region: str = lent.client.meta.region_name
     return region
 
 

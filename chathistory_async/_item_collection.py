@@ -286,10 +286,6 @@ class ItemCollection:
         """Return the id of the write that removed a message."""
         return tombstone.get(REMOVED_BY, {}).get("S")
 
-    def parts(self, item: Item) -> int:
-        """Return of how many items a message consists, or consisted."""
-        return _count(item.get(PARTS, {}).get("N", "1"))
-
     def alive(self, item: Item, now: int) -> StoredPart | None:
         """Read the first item of a message, None where it was removed or has expired."""
         part = self.stored_part(item)
@@ -324,10 +320,10 @@ class ItemCollection:
         return StoredPart(
             key=key,
             content=item.get(self.messages_name, {}),
-            encoding=item.get(ENCODING, {}).get("S", ""),
-            parts=self.parts(item) if key.part == 0 else 0,
-            revision=item.get(REVISION, {}).get("S"),
-            removed_by=item.get(REMOVED_BY, {}).get("S"),
+            encoding=_text_in(item, ENCODING) or "",
+            parts=parts_in(item) if key.is_first_part else 0,
+            revision=_text_in(item, REVISION),
+            removed_by=_text_in(item, REMOVED_BY),
         )
 
     def is_stored(self, item: Mapping[str, AttributeValue], found: Item | None) -> bool:
@@ -374,24 +370,35 @@ def together(actions: Sequence[Mapping[str, Any]], token: str) -> Request:
     return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
 
 
-def assemble(parts: Iterable[StoredPart]) -> list[StoredBody]:
-    """Put messages together from their parts, in order; parts without a first one are left over from a removal."""
-    messages: list[tuple[StoredPart, list[bytes]]] = []
+def by_message(parts: Iterable[StoredPart]) -> list[list[StoredPart]]:
+    """Put the parts of each message together, in order; parts without a first one are left over from a removal."""
+    messages: list[list[StoredPart]] = []
     for part in parts:
-        if part.key.part == 0:
-            messages.append((part, []))
-        if messages and messages[-1][0].key == part.key.of_part(0) and messages[-1][0].revision == part.revision:
-            messages[-1][1].append(_bytes_of(part.content))
-    return [
-        StoredBody(
-            key=first.key,
-            content=b"".join(contents) if len(contents) == first.parts else None,
-            encoding=first.encoding,
-            parts=first.parts,
-            revision=first.revision,
-        )
-        for first, contents in messages
-    ]
+        if part.key.is_first_part:
+            messages.append([part])
+        elif messages and _belongs_to(messages[-1][0], part):
+            messages[-1].append(part)
+    return messages
+
+
+def assemble(parts: Sequence[StoredPart]) -> StoredBody:
+    """Return the message of these parts."""
+    first = parts[0]
+    content = b"".join([_bytes_of(part.content) for part in parts]) if len(parts) == first.parts else None
+    return StoredBody(first.key, content, first.encoding, first.parts, first.revision)
+
+
+def _belongs_to(first: StoredPart, part: StoredPart) -> bool:
+    return first.key == part.key.of_part(0) and first.revision == part.revision
+
+
+def _text_in(item: Item, name: str) -> str | None:
+    return item[name].get("S") if name in item else None
+
+
+def parts_in(item: Item) -> int:
+    """Return of how many items a message consists, or consisted."""
+    return _count(item[PARTS].get("N", "1")) if PARTS in item else 1
 
 
 def _bytes_of(content: AttributeValue) -> bytes:

@@ -37,7 +37,9 @@ from ._item_collection import (
     StoredPart,
     TooLarge,
     assemble,
+    by_message,
     other_parts,
+    parts_in,
     sized,
     transactions,
 )
@@ -87,7 +89,7 @@ class ItemCollectionConversation(Conversation):
     ) -> None:
         super().__init__(clients, place, sealing, consistent_read=consistent_read)
         self._layout = layout
-        self._clock = clock_of(layout.table_name, repr(sorted(layout.key.items())))
+        self._clock = clock_of(layout.table_name, repr(layout.key))
         # The latest messages' sort keys, oldest first, where history_size wants to know them; None before a read.
         self._window: list[SortKey] | None = None
 
@@ -354,9 +356,9 @@ class ItemCollectionConversation(Conversation):
                 )
             )
             parts += page
-            found += sum(part.key.part == 0 for part in page)
+            found += sum(part.key.is_first_part for part in page)
             if found >= count or start_key is None:
-                return await self._settled(assemble(reversed(parts)))
+                return await self._settled(reversed(parts))
             # Parts, tombstones and what has expired count towards a limit: where there are many, a few requests must
             # do.
             limit = max(count - found, 4 * limit)
@@ -373,18 +375,18 @@ class ItemCollectionConversation(Conversation):
                 self._layout.query(now=now(), consistent=consistent, upto=upto, start_key=start_key)
             )
             waiting += page
-            # The last message may go on in the next page.
-            last = waiting[-1].key.of_part(0) if waiting and start_key is not None else None
-            yield await self._settled(assemble(part for part in waiting if part.key.of_part(0) != last))
+            end = len(waiting) if start_key is None else _start_of_last(waiting)
+            yield await self._settled(waiting[:end])
             if start_key is None:
                 return
-            waiting = [part for part in waiting if part.key.of_part(0) == last]
+            del waiting[:end]
 
-    async def _settled(self, bodies: list[StoredBody]) -> list[StoredBody]:
-        """Return the messages with those read again of which a part is missing.
+    async def _settled(self, parts: Iterable[StoredPart]) -> list[StoredBody]:
+        """Return the messages of these parts, those read again of which a part is missing.
 
         What a transaction writes may be met in part: a page is not one with another, nor, on AWS, with itself.
         """
+        bodies = await self._in_slices(lambda together, _: assemble(together), by_message(parts))
         return [
             whole
             for body in bodies
@@ -403,11 +405,11 @@ class ItemCollectionConversation(Conversation):
                 parts += page
                 if start_key is None:
                     break
-            found = assemble(parts)
+            found = by_message(parts)
             if not found:
                 return None
-            if found[0].content is not None:
-                return found[0]
+            if (whole := assemble(found[0])).content is not None:
+                return whole
         return body
 
     async def _query(self, request: Request) -> tuple[list[StoredPart], dict[str, AttributeValue] | None]:
@@ -439,7 +441,7 @@ class ItemCollectionConversation(Conversation):
             removed = self._layout.removed_by(tombstone) == write
             if self._layout.removed_by(tombstone) is None:
                 return False
-        await self._sweep_other_parts(key, self._layout.parts(tombstone))
+        await self._sweep_other_parts(key, parts_in(tombstone))
         return removed
 
     async def _sweep_other_parts(self, key: SortKey, parts: int) -> None:
@@ -478,7 +480,7 @@ class ItemCollectionConversation(Conversation):
             found = await self._in_slices(lambda item, _: self._layout.stored_part(item), response.get("Items", []))
             parts = [part for part in found if part is not None]
             await self._sweep(parts)
-            swept += sum(part.key.part == 0 and part.removed_by is None for part in parts)
+            swept += sum(part.key.is_first_part and part.removed_by is None for part in parts)
             start_key = response.get("LastEvaluatedKey")
             if start_key is None:
                 return swept
@@ -510,6 +512,14 @@ def refused(items: Items, canceled: TransactionCanceled) -> list[tuple[dict[str,
 def slack(history_size: int) -> int:
     """Return how many messages more than history_size may be stored before they are removed, several at once."""
     return max(4, history_size // 5)
+
+
+def _start_of_last(parts: Sequence[StoredPart]) -> int:
+    """Return where the parts of the last message begin, which may go on in the next page."""
+    start = len(parts)
+    while start and parts[start - 1].key.of_part(0) == parts[-1].key.of_part(0):
+        start -= 1
+    return start
 
 
 async def _packed(text: bytes) -> tuple[bytes, str]:

@@ -224,9 +224,10 @@ class Target(ItemCollectionConversation):
     async def _compare(self, originals: Mapping[int, BaseMessage], marker: Marker) -> None:
         number = marker.total - min(originals)
         latest = await self._latest(number, before=marker.key(marker.total), consistent=True)
-        bodies = {body.key.index: body for body in latest if body.key.batch == marker.base.batch}
+        by_key = {body.key: body for body in latest}
+        bodies = {index: by_key[key] for index in originals if (key := marker.key(index)) in by_key}
         # What was replaced here is another message by right.
-        same = [index for index in originals if index in bodies and bodies[index].revision is None]
+        same = [index for index in bodies if bodies[index].revision is None]
         for index, message in zip(same, await self._decode([bodies[index] for index in same]), strict=True):
             if type(message) is not type(originals[index]) or message != originals[index]:
                 raise _NotVerified(f"message {index} reads back as another one [{self.place}]")

@@ -23,9 +23,12 @@ class Slices:
     def __init__(self) -> None:
         self._started = time.perf_counter()
 
+    def is_over(self) -> bool:
+        return time.perf_counter() - self._started > SLICE_SECONDS
+
     async def breathe(self) -> None:
         """Let the loop run if the slice is over."""
-        if time.perf_counter() - self._started > SLICE_SECONDS:
+        if self.is_over():
             await asyncio.sleep(0)
             self._started = time.perf_counter()
 
@@ -36,7 +39,9 @@ async def in_slices(convert: Callable[[In, int], Out], values: Iterable[In]) -> 
     slices = Slices()
     for position, value in enumerate(values):
         converted.append(convert(value, position))
-        await slices.breathe()
+        # Asked here, because a coroutine for each value takes twice as long as the question.
+        if slices.is_over():
+            await slices.breathe()
     return converted
 
 

@@ -78,6 +78,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             profile, the region of the key). ``endpoint_url`` is DynamoDB's alone.
         sort_key_name: the sort key's attribute, text, in a table that has one: each message is an item of its own, and
             the session has no limit of its size. None stores the session in a single item, langchain-community's way.
+        fast_path: whether calls to DynamoDB are first tried on a lean path beside the SDK's client, for less than
+            a third of its CPU. False sends all by that client: for event handlers, ``Stubber``, tracers that patch it.
 
     Raises:
         TypeError: ``boto3_session``, ``kms_key_id`` or a value in ``key`` is of a type that is not accepted.
@@ -106,6 +108,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         consistent_read: bool = True,
         kms_endpoint_url: str | None = None,
         sort_key_name: str | None = None,
+        fast_path: bool = True,
     ) -> None:
         whole_key = join_key(key or {primary_key_name: session_id})
         layout = layout_of(
@@ -117,7 +120,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             ttl=ttl,
             history_size=history_size,
         )
-        options = ClientOptions(endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config)
+        options = ClientOptions(
+            endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path
+        )
         clients = shared_clients(options, self)
         self._set_up(session_id, whole_key, layout, clients, kms_key_id, consistent_read, index=None)
         self._coerce_float_to_decimal = coerce_float_to_decimal

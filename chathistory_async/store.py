@@ -57,6 +57,7 @@ class ChatHistoryStore:
             session are in each other's way. All who write to the table should have it on; a session from
             before is in it from its next append on, and its messages are counted from there. Needs an item collection,
             and the global secondary index ``SessionsByOwner`` that ``create_table`` makes.
+        fast_path: whether DynamoDB's calls take the lean path; as for ``DynamoDBChatMessageHistory``.
 
     Raises:
         TypeError: ``boto3_session`` or ``kms_key_id`` is of a type that is not accepted.
@@ -84,6 +85,7 @@ class ChatHistoryStore:
         layout: Literal["item_collection", "single_item"] = "item_collection",
         sort_key_name: str = "MessageId",
         session_index: bool = False,
+        fast_path: bool = True,
     ) -> None:
         if layout not in ("item_collection", "single_item"):
             raise ValueError(f'layout must be "item_collection" or "single_item", not {layout!r}')
@@ -93,7 +95,7 @@ class ChatHistoryStore:
         self._session_index = session_index
         self._consistent_read = consistent_read
         self._clients = Clients(
-            ClientOptions(endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config)
+            ClientOptions(endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path)
         )
         self._sort_key_name = sort_key_name if layout == "item_collection" else None
         self._layout = layout_of(

@@ -153,6 +153,14 @@ def encryption(request: pytest.FixtureRequest, kms_key: str) -> dict[str, Any]:
 
 
 @pytest.fixture
+def path(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What a handle needs beside it to send its requests on the path that the test's face asks for."""
+    if "face" in request.fixturenames and not request.getfixturevalue("face").fast_path:
+        return {"fast_path": False}
+    return {}
+
+
+@pytest.fixture
 def layout(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The table, and what a handle needs beside it, to be in the layout that the test's face asks for."""
     face = request.getfixturevalue("face") if "face" in request.fixturenames else None
@@ -163,11 +171,11 @@ def layout(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.fixture
-def make(layout: dict[str, Any], session_id: str, encryption: dict[str, Any]) -> Make:
+def make(layout: dict[str, Any], session_id: str, encryption: dict[str, Any], path: dict[str, Any]) -> Make:
     """Makes handles on the test's own session."""
 
     def make(*, session: str = session_id, **options: Any) -> DynamoDBChatMessageHistory:
-        return a_handle(session, **(layout | encryption | options))
+        return a_handle(session, **(layout | encryption | path | options))
 
     return make
 
@@ -251,6 +259,12 @@ def through(proxy: Proxy, make: Make) -> Callable[..., DynamoDBChatMessageHistor
         return make(endpoint_url=proxy.url, config=config, **options)
 
     return through
+
+
+@pytest.fixture
+def open_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has every call begin on the fast path, however many have just failed there."""
+    monkeypatch.setattr("chathistory_async._lane.CLOSED_SECONDS", (0, 0))
 
 
 @pytest.fixture

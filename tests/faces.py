@@ -15,6 +15,7 @@ class Face(Protocol):
     encrypted: bool
     collection: bool
     indexed: bool
+    fast_path: bool
 
     def __init__(self, history: DynamoDBChatMessageHistory) -> None: ...
     async def read(self) -> list[BaseMessage]: ...
@@ -26,6 +27,7 @@ class AsyncFace:
     encrypted = False
     collection = False
     indexed = False
+    fast_path = True
 
     def __init__(self, history: DynamoDBChatMessageHistory) -> None:
         self.history = history
@@ -50,6 +52,7 @@ class SyncFace:
     encrypted = False
     collection = False
     indexed = False
+    fast_path = True
 
     def __init__(self, history: DynamoDBChatMessageHistory) -> None:
         self.history = history
@@ -74,6 +77,16 @@ class SyncCollectionFace(SyncFace):
     collection = True
 
 
+class SdkFace(AsyncFace):
+    """With it, the fixture ``make`` makes handles that send all by the SDK's client."""
+
+    fast_path = False
+
+
+class SdkCollectionFace(SdkFace, CollectionFace):
+    pass
+
+
 class EncryptedCollectionFace(EncryptedFace, CollectionFace):
     pass
 
@@ -88,3 +101,4 @@ PLAIN_FACES: list[type[Face]] = [AsyncFace, SyncFace]
 SINGLE_ITEM_FACES: list[type[Face]] = [*PLAIN_FACES, EncryptedFace]
 COLLECTION_FACES: list[type[Face]] = [CollectionFace, SyncCollectionFace, EncryptedCollectionFace]
 ALL_FACES = [*SINGLE_ITEM_FACES, *COLLECTION_FACES, IndexedFace]
+SDK_FACES: list[type[Face]] = [SdkFace, SdkCollectionFace]

@@ -41,9 +41,12 @@ REFUSALS = {
 
 @dataclass(frozen=True)
 class Seen:
+    """A request, and whether it was the SDK's client that sent it."""
+
     operation: str
     body: dict[str, Any]
     authorization: str
+    by_sdk: bool
 
 
 class Proxy:
@@ -126,7 +129,8 @@ class Proxy:
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.read()
         operation = request.headers["X-Amz-Target"].split(".")[1]
-        seen = Seen(operation, json.loads(body), request.headers["Authorization"])
+        by_sdk = "amz-sdk-invocation-id" in request.headers
+        seen = Seen(operation, json.loads(body), request.headers.get("Authorization", ""), by_sdk)
         self.seen.append(seen)
         fault = self.schedule(seen)
         if fault is Fault.DELAY:

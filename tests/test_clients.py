@@ -40,8 +40,8 @@ async def send(history: DynamoDBChatMessageHistory) -> None:
 
 
 async def client_of(history: DynamoDBChatMessageHistory) -> Any:
-    async with history._conversation._clients.lend() as client:
-        return client
+    async with history._conversation._clients.lend() as lent:
+        return lent.client
 
 
 class TestHandles:
@@ -194,6 +194,13 @@ class TestConfig:
         config = (await client_of(make(config=given))).meta.config
         assert config.connector_args == {"keepalive_timeout": 77}
 
+    async def test_the_user_agent_names_us_unless_one_is_given(self, make: Make) -> None:
+        ours = (await client_of(make())).meta.config.user_agent
+        assert ours.startswith("chathistory-async/")
+        assert " aiobotocore/" in ours
+        theirs = (await client_of(make(config=Config(user_agent="theirs/1")))).meta.config.user_agent
+        assert theirs.startswith("theirs/1")
+
     async def test_the_environment_bounds_retries(
         self, make: Make, monkeypatch: pytest.MonkeyPatch, proxy: Proxy
     ) -> None:
@@ -249,9 +256,12 @@ class TestSessions:
         assert "Credential=OFPROFILE/" in proxy.seen[0].authorization
         assert "/ca-west-1/" in proxy.seen[0].authorization
 
-    async def test_refresh_the_credentials_of_a_role_without_blocking_the_loop(self, make: Make, proxy: Proxy) -> None:
+    @pytest.mark.parametrize("fast_path", [True, False])
+    async def test_refresh_the_credentials_of_a_role_without_blocking_the_loop(
+        self, make: Make, proxy: Proxy, fast_path: bool
+    ) -> None:
         roles = AssumedRole(lifetime=timedelta(hours=1))
-        history = make(endpoint_url=proxy.url, boto3_session=roles.session())
+        history = make(endpoint_url=proxy.url, boto3_session=roles.session(), fast_path=fast_path)
         await history.aget_messages()
         assert (roles.refreshes, roles.on_loop_thread) == (0, False)
 
@@ -268,9 +278,10 @@ class TestSessions:
         assert threading.active_count() == threads
         assert roles.refreshes == 1
 
+    @pytest.mark.parametrize("fast_path", [True, False])
     @pytest.mark.parametrize("kind", [AioSession, aioboto3.Session])
     def test_that_are_asynchronous_serve_several_loops_while_they_refresh(
-        self, make: Make, proxy: Proxy, kind: Any
+        self, make: Make, proxy: Proxy, kind: Any, fast_path: bool
     ) -> None:
         refreshes = []
 
@@ -283,7 +294,7 @@ class TestSessions:
         core = AioSession()
         core._credentials = AioDeferredRefreshableCredentials(refresh, "assume-role")
         session = core if kind is AioSession else kind(botocore_session=core)
-        history = make(endpoint_url=proxy.url, boto3_session=session)
+        history = make(endpoint_url=proxy.url, boto3_session=session, fast_path=fast_path)
         failures: list[BaseException] = []
 
         async def read() -> None:

@@ -17,11 +17,27 @@ import pytest
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, messages_from_dict, messages_to_dict
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    RemoveMessage,
+    messages_from_dict,
+    messages_to_dict,
+)
 from samples import EVERY_TYPE, FLOATS, described
 
 from chathistory_async import MessageNotStorableError, UndecodableItemError
-from chathistory_async._codec import decode_message, encode_message, for_request, size_of
+from chathistory_async._codec import (
+    Undecodable,
+    _is_built_by_validation,
+    _validated,
+    decode_message,
+    encode_message,
+    for_request,
+    rebuild,
+    size_of,
+)
 
 text = st.text(st.characters(codec="utf-8"))
 storable_floats = st.floats(allow_nan=False, allow_infinity=False).filter(
@@ -46,6 +62,57 @@ def refusal(message: BaseMessage) -> str:
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None, "its text could hold content"
     return str(caught.value)
+
+
+class TestRebuilding:
+    """The short way to a message, by validation alone, leads where messages_from_dict does."""
+
+    @pytest.mark.parametrize("message", EVERY_TYPE, ids=described)
+    def test_of_every_type_is_that_of_langchain_core(self, message: BaseMessage) -> None:
+        [form] = messages_to_dict([message])
+        [theirs] = messages_from_dict(copy.deepcopy([form]))
+        ours = rebuild(copy.deepcopy(form))
+        assert (ours, type(ours)) == (theirs, type(theirs))
+        assert ours.model_fields_set == theirs.model_fields_set
+        assert ours.model_dump() == theirs.model_dump()
+        assert ours.model_extra == theirs.model_extra
+        assert vars(ours).keys() == vars(theirs).keys()
+
+    def test_is_short_for_all_that_only_validate(self) -> None:
+        long = {type(message) for message in EVERY_TYPE if _validated(messages_to_dict([message])[0]) is None}
+        assert long == {RemoveMessage}
+
+    @pytest.mark.parametrize(
+        "form",
+        [
+            {"type": "ai", "data": {"content_blocks": [{"type": "tool_call", "name": "f", "args": {}, "id": "1"}]}},
+            {"type": "human", "data": {"content": "x", "content_blocks": None}},
+        ],
+    )
+    def test_is_the_long_way_where_the_content_comes_as_blocks(self, form: dict[str, Any]) -> None:
+        assert _validated(form) is None
+        assert rebuild(form) == messages_from_dict([form])[0]
+
+    @pytest.mark.parametrize("name", ["human", "ai", "tool"])
+    @pytest.mark.parametrize(
+        "data", [{}, {"content": 5}, {"content": None}, [], None, "x", {"content": "x", "type": "y"}]
+    )
+    def test_fails_as_the_long_way_does(self, name: str, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        form = {"type": name, "data": data}
+        with pytest.raises(Undecodable) as short:
+            rebuild(form)
+        monkeypatch.setattr("chathistory_async._codec._KINDS", {})
+        with pytest.raises(Undecodable) as long:
+            rebuild(form)
+        assert str(short.value) == str(long.value)
+
+    def test_is_not_short_for_a_class_that_is_built_in_another_way(self) -> None:
+        class Later(HumanMessage):
+            def __init__(self, content: str, content_blocks: Any = None, *, other: int = 0, **kwargs: Any) -> None:
+                super().__init__(content, content_blocks, **kwargs)
+
+        assert _is_built_by_validation(HumanMessage)
+        assert not _is_built_by_validation(Later)
 
 
 @pytest.mark.parametrize("message", EVERY_TYPE, ids=described)

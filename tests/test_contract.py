@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import Make
-from faces import ALL_FACES, Face
+from faces import ALL_FACES, SDK_FACES, Face
 from langchain_core.messages import AIMessage, HumanMessage
 from proxy import Proxy
 from samples import EVERY_TYPE, FLOATS, humans, texts
@@ -17,7 +17,7 @@ from chathistory_async import DynamoDBChatMessageHistory
 Through = Callable[..., DynamoDBChatMessageHistory]
 Stored = Callable[..., list[Any]]
 
-FACES = ALL_FACES
+FACES = [*ALL_FACES, *SDK_FACES]
 ODD_NAMES = ["Data", "ttl", "chat-history", "a.b", "with space", "#x", ":x", "[0]", "名前", "size", "AND"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Make
-from faces import Face
+from faces import SINGLE_ITEM_FACES, Face, SdkFace
 from proxy import Fault, Proxy
 from samples import humans, texts
 
@@ -18,6 +18,8 @@ from chathistory_async._single_item import WRITES, WRITES_KEPT, WRITES_LIMIT
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 
+FACES = [*SINGLE_ITEM_FACES, SdkFace]
+pytestmark = pytest.mark.usefixtures("open_lane")
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Make
-from faces import COLLECTION_FACES, SINGLE_ITEM_FACES, Face, IndexedFace
+from faces import COLLECTION_FACES, SINGLE_ITEM_FACES, Face, IndexedFace, SdkCollectionFace, SdkFace
 from proxy import Fault, Proxy, Seen
 from samples import humans, texts
 
@@ -18,9 +18,13 @@ from chathistory_async import ChatHistoryError, DynamoDBChatMessageHistory
 
 COPIES = "moto copies the whole table for every transaction, and requests time out that meet no fault"
 FACES = [
-    *SINGLE_ITEM_FACES,
-    *(pytest.param(face, marks=pytest.mark.real_engine(COPIES)) for face in [*COLLECTION_FACES, IndexedFace]),
+    *[*SINGLE_ITEM_FACES, SdkFace],
+    *(
+        pytest.param(face, marks=pytest.mark.real_engine(COPIES))
+        for face in [*COLLECTION_FACES, SdkCollectionFace, IndexedFace]
+    ),
 ]
+pytestmark = pytest.mark.usefixtures("open_lane")
 WRITERS = 8
 APPENDS = 25
 FAULTS = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED, Fault.CONFLICT}]

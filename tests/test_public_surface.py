@@ -67,6 +67,8 @@ MODULES = [
     "_codec",
     "_calls",
     "_clients",
+    "_lane",
+    "_signing",
     "_bridge",
     "_fork",
     "errors",

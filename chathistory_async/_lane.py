@@ -1,0 +1,235 @@
+"""A lean path through the SDK: the first attempt of a call to DynamoDB, beside the client that the SDK makes.
+
+A request is serialised by orjson, signed by ``_signing`` with the SDK's credentials, and sent on the HTTP session that
+the SDK made for its client, with its pool, TLS, proxies and time-outs. An answer is taken only where it is DynamoDB's
+beyond doubt: a success, or the refusal of a condition or a transaction, after which nothing is stored. Whatever else
+happens is left to the SDK's client, with its errors and retries.
+
+A put takes 0.30 to 0.32 of the CPU of a plain aioboto3 client, an update 0.30, a get 0.31 and a query of 20 items 0.26
+to 0.28; and 0.85, 0.83, 0.93 and 0.69 of that of aiodynamo (medians of 40 paired ratios, two runs, against a server
+of canned answers on the same core; aioboto3 15.5.0 without awscrt, aiodynamo 26.4, CPython 3.11).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import random
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import orjson
+from aiobotocore.config import AioConfig
+from botocore.awsrequest import AWSPreparedRequest
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ._signing import Signer
+
+# Those of chats. BatchWriteItem is not: what it hands back unprocessed would be base64 text where botocore takes bytes.
+_OPERATIONS = {"put_item", "update_item", "delete_item", "get_item", "query", "transact_write_items"}
+# What stays as in the JSON: botocore's walk over an item of 1,000 messages holds the loop for 30 to 85 ms; orjson takes
+# 2 to 5.
+ITEMS: Mapping[str, type] = {"Item": dict, "Items": list}
+_REFUSALS = {"ConditionalCheckFailedException", "TransactionCanceledException"}
+# The SDK's own wait before a second attempt is 50 ms.
+_LONGEST_PAUSE_SECONDS = 0.1
+# Who is throttled, or failing, is left to the SDK's back-off, and tried again at different times by different hosts.
+CLOSED_SECONDS = (0.5, 1.5)
+_LARGE_BODY_BYTES = 2**20
+
+
+class HandedOver:
+    """What the SDK calls to make a client's HTTP session, which is kept for the lane.
+
+    Attributes:
+        session: the HTTP session, None where the SDK has not asked for one here.
+    """
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+        self.session: Any = None
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.session = self._make(*arguments, **options)
+        return self.session
+
+
+def hand_over(config: AioConfig) -> HandedOver:
+    """Have the SDK's own HTTP session handed over where a configuration asks for it; a foreign one is never."""
+    handed_over = HandedOver(config.http_session_cls)
+    if config.http_session_cls is AioConfig().http_session_cls:
+        config.http_session_cls = handed_over
+    return handed_over
+
+
+class Lane:
+    """The lean path beside one client.
+
+    Args:
+        client: the SDK's client of DynamoDB.
+        http: the HTTP session of that client.
+        credentials: the client's, which refresh themselves.
+        signer: signs as the client does.
+    """
+
+    def __init__(self, client: Any, http: Any, credentials: Any, signer: Signer) -> None:
+        meta = client.meta
+        self._client = client
+        self._http = http
+        self._credentials = credentials
+        self._signer = signer
+        self._url = meta.endpoint_url
+        self._user_agent = meta.config.user_agent
+        self._names = {name: meta.method_to_api_mapping[name] for name in _OPERATIONS}
+        self._target_prefix = meta.service_model.metadata["targetPrefix"]
+        self._opens_at = 0.0
+
+    async def send(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return DynamoDB's response to a call; of the SDK's metadata, errors have the most and a success has none.
+
+        Raises:
+            botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError: as the SDK does.
+        """
+        body = _body(parameters) if operation in _OPERATIONS and time.monotonic() >= self._opens_at else None
+        if body is None:
+            return await send_by_sdk(self._client, operation, parameters)
+        response = await self._attempt(self._names[operation], body)
+        if response is not None:
+            return response
+        self._opens_at = time.monotonic() + random.uniform(*CLOSED_SECONDS)
+        await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))
+        try:
+            return await send_by_sdk(self._client, operation, parameters)
+        except ClientError as error:
+            # There was one attempt more, which may have been stored: so whoever asks for retries must be told.
+            metadata = error.response["ResponseMetadata"]
+            metadata["RetryAttempts"] = metadata.get("RetryAttempts", 0) + 1
+            raise
+
+    async def _attempt(self, name: str, body: bytes) -> dict[str, Any] | None:
+        """Send a request once, and return the response, None where there is none that can be taken."""
+        credentials = await self._credentials.get_frozen_credentials()
+        headers = self._signer.headers(credentials, f"{self._target_prefix}.{name}", body)
+        headers["user-agent"] = self._user_agent
+        try:
+            answer = await self._http.send(AWSPreparedRequest("POST", self._url, headers, streamed(body), False))
+            content = await answer.content
+            status, answer_headers = answer.status_code, answer.headers
+        except (BotoCoreError, AttributeError, TypeError):
+            # The latter two from an HTTP session of another form than the one that is known.
+            return None
+        response = json_object(content)
+        if response is None or not _is_whole(content, answer_headers.get("x-amz-crc32")):
+            return None
+        if status == 200:
+            return _with_binary_keys(response)
+        code = str(response.pop("__type", "")).rpartition("#")[2]
+        if status == 400 and code in _REFUSALS:
+            raise self._refusal(code, name, response, answer_headers)
+        return None
+
+    def _refusal(self, code: str, name: str, response: dict[str, Any], headers: Mapping[str, str]) -> ClientError:
+        metadata = {
+            "RequestId": headers.get("x-amzn-requestid", ""),
+            "HTTPStatusCode": 400,
+            "HTTPHeaders": dict(headers),
+            "RetryAttempts": 0,
+        }
+        text = response.get("message", response.get("Message", ""))
+        answer = response | {"Error": {"Message": text, "Code": code}, "ResponseMetadata": metadata}
+        error: ClientError = getattr(self._client.exceptions, code)(answer, name)
+        return error
+
+
+async def lane_beside(client: Any, http: Any, session: Any) -> Lane | None:
+    """Return the lane beside a client, None where the SDK or its configuration is not of the form that is known.
+
+    Args:
+        client: the SDK's client of DynamoDB.
+        http: the HTTP session that the SDK made for it, None where that is unknown.
+        session: the asynchronous session that made the client.
+    """
+    with contextlib.suppress(BotoCoreError, ClientError, AttributeError, LookupError, TypeError, ValueError):
+        if http is not None and _is_known(client.meta):
+            return Lane(client, http, await session.get_credentials(), await _signer_of(client))
+    return None
+
+
+async def send_by_sdk(client: Any, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the response to a call of the SDK's client."""
+    response: dict[str, Any] = await getattr(client, operation)(**parameters)
+    return response
+
+
+def json_object(content: bytes, members: Mapping[str, type] = ITEMS) -> dict[str, Any] | None:
+    """Return the JSON object that an answer is, None where it is none or a member is of another type."""
+    try:
+        answer = orjson.loads(content)
+    except ValueError:
+        return None
+    if isinstance(answer, dict) and all(isinstance(answer.get(name, kind()), kind) for name, kind in members.items()):
+        return answer
+    return None
+
+
+def _is_whole(content: bytes, crc: str | None) -> bool:
+    # Not every engine sends the checksum; the SDK does not ask for it either.
+    return crc is None or crc == str(zlib.crc32(content))
+
+
+def streamed(body: bytes) -> bytes | io.BytesIO:
+    """Have aiohttp send a large body piece by piece: it warns of bytes of over a megabyte, which hold the loop."""
+    return io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body
+
+
+def _is_known(meta: Any) -> bool:
+    url, model = urlsplit(meta.endpoint_url), meta.service_model.metadata
+    retries = meta.config.retries
+    return (
+        (model["protocol"], model["jsonVersion"]) == ("json", "1.0")
+        and (url.path in ("", "/") and not url.query)
+        # Whoever allows one attempt has it made by the SDK; and that counts on knowing all of them to adapt its rate.
+        and retries.get("total_max_attempts") != 1
+        and retries["mode"] != "adaptive"
+    )
+
+
+async def _signer_of(client: Any) -> Signer:
+    """Return a signer for the region and service that the SDK's client signs for, as a URL that it signs tells."""
+    signed = urlsplit(await client.generate_presigned_url("list_tables"))
+    query = dict(parse_qsl(signed.query))
+    if query["X-Amz-Algorithm"] != "AWS4-HMAC-SHA256":
+        raise LookupError("the client has another signer")
+    region, service = query["X-Amz-Credential"].split("/")[2:4]
+    return Signer(service, region, _host(client.meta.endpoint_url))
+
+
+def _host(url: str) -> str:
+    scheme, location = urlsplit(url)[:2]
+    return location.lower().removesuffix({"https": ":443", "http": ":80"}[scheme])
+
+
+def _body(parameters: dict[str, Any]) -> bytes | None:
+    try:
+        return orjson.dumps(parameters, default=_base64)
+    except orjson.JSONEncodeError:
+        return None
+
+
+def _base64(value: object) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    raise TypeError
+
+
+def _with_binary_keys(response: dict[str, Any]) -> dict[str, Any]:
+    """Return a response whose last key can be the start of the next request, as botocore has it: binary is bytes."""
+    for value in response.get("LastEvaluatedKey", {}).values():
+        if "B" in value:
+            value["B"] = base64.b64decode(value["B"])
+    return response

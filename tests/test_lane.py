@@ -1,0 +1,391 @@
+"""The fast path: what takes it, what it takes, and what it leaves to the SDK's client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import threading
+import uuid
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import aioboto3
+import botocore
+import pytest
+from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.session import AioSession
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from conftest import Make
+from engines import Engine
+from faces import AsyncFace, CollectionFace, Face
+from langchain_core.messages import HumanMessage
+from proxy import Fault, Proxy
+from samples import humans, texts
+
+from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, ServiceError
+from chathistory_async._calls import ConditionFailed, Request, call
+from chathistory_async._clients import Lent
+from chathistory_async._lane import Lane, lane_beside, send_by_sdk
+
+Through = Callable[..., DynamoDBChatMessageHistory]
+FACES = [AsyncFace, CollectionFace]
+
+
+def by_sdk(proxy: Proxy) -> list[bool]:
+    return [seen.by_sdk for seen in proxy.seen]
+
+
+@asynccontextmanager
+async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[Lent]:
+    async with history._conversation._clients.lend() as lent:
+        yield lent
+
+
+async def test_the_calls_of_a_chat_take_it(face: type[Face], make: Make, proxy: Proxy) -> None:
+    history = face(make(endpoint_url=proxy.url))
+    await history.add(humans(1))
+    await history.add(humans(2, 3))
+    assert texts(await history.read()) == ["1", "2", "3"]
+    await history.clear()
+    left = {"BatchWriteItem"} if face.collection else set()
+    assert {seen.operation for seen in proxy.seen if seen.by_sdk} == left
+    assert len({seen.operation for seen in proxy.seen}) >= 3
+
+
+class TestOff:
+    """Each of these is served by the SDK's client alone."""
+
+    async def send(self, history: DynamoDBChatMessageHistory) -> None:
+        await history.aadd_messages(humans(1))
+        assert texts(await history.aget_messages()) == ["1"]
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"fast_path": False},
+            {"config": AioConfig(http_session_cls=type("Foreign", (AIOHTTPSession,), {}))},
+            {"config": Config(retries={"total_max_attempts": 1})},
+            {"config": Config(retries={"mode": "adaptive"})},
+            {"config": Config(signature_version=botocore.UNSIGNED)},
+        ],
+        ids=["argument", "foreign-http-session", "one-attempt", "adaptive", "unsigned"],
+    )
+    async def test_by_an_option(self, face: type[Face], make: Make, proxy: Proxy, options: dict[str, Any]) -> None:
+        await self.send(make(endpoint_url=proxy.url, **options))
+        assert set(by_sdk(proxy)) == {True}
+
+    @pytest.mark.parametrize(
+        "default", [Config(tcp_keepalive=True), AioConfig(tcp_keepalive=True)], ids=["Config", "AioConfig"]
+    )
+    async def test_by_a_sessions_default_config(self, make: Make, proxy: Proxy, default: Any) -> None:
+        session = AioSession()
+        session.set_default_client_config(default)
+        await self.send(make(endpoint_url=proxy.url, boto3_session=session))
+        assert set(by_sdk(proxy)) == {True}
+
+    @pytest.mark.parametrize("rest", ["/path", "?query=1"])
+    async def test_by_an_endpoint_that_is_more_than_a_host(self, make: Make, saying: Saying, rest: str) -> None:
+        engine = saying(Answer({}))
+        assert await make(endpoint_url=engine.url + rest).aget_messages() == []
+        assert engine.seen_by_sdk == [True]
+
+    async def test_where_the_sdk_is_not_of_the_form_that_is_known(self, make: Make) -> None:
+        async with aioboto3.Session().client("dynamodb") as client:
+            session, http = aioboto3.Session(), object()
+            assert isinstance(await lane_beside(client, http, session), Lane)
+
+            def with_model(**metadata: Any) -> Any:
+                model = SimpleNamespace(metadata=client.meta.service_model.metadata | metadata)
+                meta = SimpleNamespace(**{**vars(client.meta), "service_model": model, "config": client.meta.config})
+                return SimpleNamespace(meta=meta, generate_presigned_url=client.generate_presigned_url)
+
+            strange = [object(), with_model(protocol="smithy-rpc-v2-cbor"), with_model(jsonVersion="1.1")]
+            assert [await lane_beside(one, http, session) for one in strange] == [None] * 3
+            assert await lane_beside(client, None, session) is None
+            assert await lane_beside(client, http, object()) is None
+
+    @pytest.mark.parametrize(
+        "signed",
+        [
+            "?X-Amz-Algorithm=AWS4-ECDSA-P256-SHA256&X-Amz-Credential=AK/20260101/dynamodb/aws4_request",
+            "?Signature=x",
+            "",
+        ],
+    )
+    async def test_where_the_sdk_signs_otherwise(self, signed: str) -> None:
+        async with aioboto3.Session().client("dynamodb") as client:
+
+            async def generate_presigned_url(operation: str) -> str:
+                return f"https://dynamodb.us-east-1.amazonaws.com/{signed}"
+
+            other = SimpleNamespace(meta=client.meta, generate_presigned_url=generate_presigned_url)
+            assert await lane_beside(other, object(), aioboto3.Session()) is None
+
+    async def test_where_the_http_session_is_of_another_form(
+        self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        history = make(endpoint_url=proxy.url)
+        async with lent_to(history) as lent:
+            lane: Any = lent.send.__self__  # type: ignore[attr-defined]
+        monkeypatch.setattr(lane, "_http", SimpleNamespace(dispatch=None))
+        await self.send(history)
+        assert set(by_sdk(proxy)) == {True}
+
+
+class TestRegion:
+    async def test_is_the_one_that_the_sdk_signs_for(self) -> None:
+        async with aioboto3.Session().client("dynamodb", region_name="local") as client:
+            lane = await lane_beside(client, object(), aioboto3.Session())
+            assert lane is not None
+            theirs = await client.generate_presigned_url("list_tables")
+            assert f"%2F{lane._signer.region}%2Fdynamodb%2F" in theirs
+
+
+class TestRefusals:
+    """A condition that fails costs one request, and is the SDK's own error."""
+
+    async def errors(self, history: DynamoDBChatMessageHistory, operation: str, parameters: Any) -> list[ClientError]:
+        async with lent_to(history) as lent:
+            with pytest.raises(ClientError) as lane:
+                await lent.send(operation, parameters)
+            with pytest.raises(ClientError) as sdk:
+                await send_by_sdk(lent.client, operation, parameters)
+        return [lane.value, sdk.value]
+
+    def check_alike(self, lane: ClientError, sdk: ClientError) -> None:
+        assert type(lane) is not ClientError
+        assert type(lane).__name__ == type(sdk).__name__
+        assert str(lane) == str(sdk)
+        ours: dict[str, Any] = dict(lane.response)
+        theirs: dict[str, Any] = dict(sdk.response)
+        for answer in (ours, theirs):
+            metadata = answer.pop("ResponseMetadata")
+            assert metadata["HTTPStatusCode"] == 400
+            assert metadata["RetryAttempts"] == 0
+            assert metadata["RequestId"]
+            assert "content-type" in metadata["HTTPHeaders"]
+        assert ours == theirs
+
+    def put(self, table: str, session_id: str) -> dict[str, Any]:
+        return {
+            "TableName": table,
+            "Item": {"SessionId": {"S": session_id}, "blob": {"B": b"\x00\xff"}, "nested": {"L": [{"B": b"x"}]}},
+            "ConditionExpression": "attribute_not_exists(SessionId)",
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+
+    async def test_of_a_condition(self, make: Make, table: str, session_id: str, proxy: Proxy) -> None:
+        history = make(endpoint_url=proxy.url)
+        put = self.put(table, session_id)
+        await call(history._clients, Request("put_item", put), history._conversation.place)
+        proxy.seen.clear()
+        lane, sdk = await self.errors(history, "put_item", put)
+        assert by_sdk(proxy) == [False, True]
+        self.check_alike(lane, sdk)
+        # Binary stays base64 text, as in the JSON, on either path.
+        assert dict(lane.response)["Item"]["nested"] == {"L": [{"B": "eA=="}]}
+
+    @pytest.mark.real_engine("moto tells nothing of the reasons")
+    async def test_of_a_transaction(self, make: Make, table: str, session_id: str, proxy: Proxy) -> None:
+        history = make(endpoint_url=proxy.url)
+        put = self.put(table, session_id)
+        put["Item"] = {"SessionId": {"S": session_id}}
+        await call(history._clients, Request("put_item", put), history._conversation.place)
+        proxy.seen.clear()
+        parameters = {"TransactItems": [{"Put": put}], "ClientRequestToken": str(uuid.uuid4())}
+        lane, sdk = await self.errors(history, "transact_write_items", parameters)
+        assert by_sdk(proxy) == [False, True]
+        self.check_alike(lane, sdk)
+        assert dict(lane.response)["CancellationReasons"][0]["Code"] == "ConditionalCheckFailed"
+
+    @pytest.mark.parametrize(
+        ("fault", "sent_before"),
+        [(Fault.NONE, False), (Fault.LOST_ANSWER, True), (Fault.LATE_ERROR, True), (Fault.CAPACITY, True)],
+    )
+    async def test_tell_whether_there_was_a_sending_before(
+        self, through: Through, table: str, session_id: str, proxy: Proxy, fault: Fault, sent_before: bool
+    ) -> None:
+        history = through()
+        place = history._conversation.place
+        put = Request("put_item", self.put(table, session_id))
+        await call(history._clients, put, place)
+        proxy.seen.clear()
+        proxy.script(fault)
+        with pytest.raises(ConditionFailed) as caught:
+            await call(history._clients, put, place)
+        assert caught.value.sent_before is sent_before
+        assert by_sdk(proxy) == [False, True][: 1 + sent_before]
+
+
+class TestFailures:
+    @pytest.fixture
+    def waits(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """How long the library and the SDK wait, the longest that chance allows; nobody waits in fact."""
+        waits: list[float] = []
+        sleep = asyncio.sleep
+
+        async def record(seconds: float, *arguments: Any) -> None:
+            if seconds:
+                waits.append(seconds)
+            await sleep(0, *arguments)
+
+        monkeypatch.setattr(random, "uniform", lambda low, high: high)
+        monkeypatch.setattr(asyncio, "sleep", record)
+        return waits
+
+    @pytest.mark.parametrize("fault", [Fault.CAPACITY, Fault.THROTTLED, Fault.ERROR_500, Fault.ERROR_503, Fault.RESET])
+    async def test_are_tried_again_by_the_sdk_after_a_wait_each(
+        self, through: Through, proxy: Proxy, waits: list[float], fault: Fault
+    ) -> None:
+        history = through(attempts=3)
+        await history.aget_messages()
+        proxy.seen.clear()
+        proxy.script(fault, fault)
+        assert await history.aget_messages() == []
+        assert by_sdk(proxy) == [False, True, True]
+        assert len(waits) == 2
+        assert 0.05 <= waits[0] <= 0.1
+
+    async def test_close_it_for_a_moment(self, through: Through, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+        history = through()
+        monkeypatch.setattr("chathistory_async._lane.CLOSED_SECONDS", (1000, 1000))
+        proxy.script(Fault.CAPACITY)
+        await asyncio.gather(*(history.aget_messages() for _ in range(3)))
+        proxy.seen.clear()
+        await history.aget_messages()
+        assert by_sdk(proxy) == [True]
+        async with lent_to(history) as lent:
+            lane: Any = lent.send.__self__  # type: ignore[attr-defined]
+        lane._opens_at -= 1000
+        await history.aget_messages()
+        assert by_sdk(proxy) == [True, False]
+
+    async def test_are_not_hidden(self, through: Through, proxy: Proxy) -> None:
+        proxy.schedule = lambda seen: Fault.ERROR_503
+        with pytest.raises(ServiceError, match="503"):
+            await through(attempts=2).aget_messages()
+        assert by_sdk(proxy) == [False, True, True]
+
+    async def test_a_wrong_checksum_is_one(self, make: Make, saying: Saying) -> None:
+        damaged = Answer({"Item": {}}, {"x-amz-crc32": "1"})
+        engine = saying(damaged, Answer({}))
+        assert await make(endpoint_url=engine.url).aget_messages() == []
+        assert engine.seen_by_sdk == [False, True]
+
+    async def test_a_right_checksum_is_none(self, make: Make, saying: Saying) -> None:
+        engine = saying(Answer({}, {"x-amz-crc32": str(zlib.crc32(b"{}"))}))
+        assert await make(endpoint_url=engine.url).aget_messages() == []
+        assert engine.seen_by_sdk == [False]
+
+    @pytest.mark.parametrize("body", ["<html>Please log in</html>", [], {"Item": []}])
+    async def test_an_answer_that_is_not_dynamodbs_is_one(self, make: Make, saying: Saying, body: Any) -> None:
+        engine = saying(Answer(body), Answer({}))
+        assert await make(endpoint_url=engine.url).aget_messages() == []
+        assert engine.seen_by_sdk == [False, True]
+
+    async def test_refused_credentials_are_one(self, make: Make, saying: Saying) -> None:
+        refused = Answer({"__type": "com.amazon.coral.service#RequestExpired", "message": "no"}, status=400)
+        engine = saying(refused, Answer({}))
+        assert await make(endpoint_url=engine.url).aget_messages() == []
+        assert engine.seen_by_sdk == [False, True]
+
+    async def test_what_it_cannot_serialise_is_not_even_tried(self, make: Make, proxy: Proxy, table: str) -> None:
+        async with lent_to(make(endpoint_url=proxy.url)) as lent:
+            key = {"SessionId": {"S": "x"}, "blob": {"B": bytearray(b"x")}}
+            await lent.send("put_item", {"TableName": table, "Item": key})
+        assert by_sdk(proxy) == [True]
+
+
+async def test_a_body_of_megabytes_is_sent(make: Make, collection_table: str, proxy: Proxy) -> None:
+    history = make(table_name=collection_table, sort_key_name="MessageId", endpoint_url=proxy.url)
+    # Hardly to be compressed.
+    stored = [HumanMessage(random.Random(seed).randbytes(100_000).hex()) for seed in range(10)]
+    await history.aadd_messages(stored)
+    assert await history.aget_messages() == stored
+    assert set(by_sdk(proxy)) == {False}
+    assert proxy.operations()[0] == "TransactWriteItems"
+
+
+@pytest.fixture
+def binary_table(engine: Engine, dynamodb: Any) -> Iterator[str]:
+    name = f"binary-{uuid.uuid4().hex}"
+    dynamodb.create_table(
+        TableName=name,
+        KeySchema=[
+            {"AttributeName": "SessionId", "KeyType": "HASH"},
+            {"AttributeName": "MessageId", "KeyType": "RANGE"},
+        ],
+        AttributeDefinitions=[
+            {"AttributeName": "SessionId", "AttributeType": "B"},
+            {"AttributeName": "MessageId", "AttributeType": "S"},
+        ],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    yield name
+    dynamodb.delete_table(TableName=name)
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+async def test_pages_go_on_under_a_binary_key(binary_table: str, proxy: Proxy, fast_path: bool) -> None:
+    async with ChatHistoryStore(binary_table, endpoint_url=proxy.url, fast_path=fast_path) as store:
+        history = store.session("x", key={"SessionId": b"\x00\xff"})
+        await history.aadd_messages(humans(*range(6)))
+        page = await history.apage(5)
+        # What is removed counts towards a page's limit, so that one request does not find two messages.
+        await history.adelete_messages([message.id for message in page.messages])
+        assert texts(await history.aget_messages(limit=2)) == ["0"]
+    starts = [seen.body["ExclusiveStartKey"] for seen in proxy.seen if "ExclusiveStartKey" in seen.body]
+    assert [start["SessionId"] for start in starts] == [{"B": "AP8="}] * len(starts)
+    assert starts
+
+
+class Answer:
+    def __init__(self, body: Any, headers: dict[str, str] | None = None, status: int = 200) -> None:
+        self.content = (body if isinstance(body, str) else json.dumps(body)).encode()
+        self.headers = headers or {}
+        self.status = status
+
+
+class Saying:
+    """Starts a server that gives these answers, one after the other, and the last one again and again."""
+
+    def __init__(self) -> None:
+        self.servers: list[ThreadingHTTPServer] = []
+
+    def __call__(self, *answers: Answer) -> SimpleNamespace:
+        left = list(answers)
+        seen_by_sdk: list[bool] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                seen_by_sdk.append("amz-sdk-invocation-id" in self.headers)
+                answer = left.pop(0) if len(left) > 1 else left[0]
+                self.send_response(answer.status)
+                for name, value in {**answer.headers, "Content-Length": str(len(answer.content))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+            def log_message(self, format: str, *args: Any) -> None: ...
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever).start()
+        self.servers.append(server)
+        return SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}", seen_by_sdk=seen_by_sdk)
+
+
+@pytest.fixture
+def saying() -> Iterator[Saying]:
+    saying = Saying()
+    yield saying
+    for server in saying.servers:
+        server.shutdown()
+        server.server_close()
