@@ -32,10 +32,14 @@ def number_of(message: BaseMessage) -> int:
     return int(str(message.content)[1:9])
 
 
+def message_of(number: int) -> BaseMessage:
+    """Return the message of a number, a person's or the model's."""
+    return HumanMessage(content_of(number)) if number % 2 else AIMessage(content_of(number))
+
+
 def new_message() -> BaseMessage:
     """Return a message that differs from all others."""
-    number = next(_numbers)
-    return HumanMessage(content_of(number)) if number % 2 else AIMessage(content_of(number))
+    return message_of(next(_numbers))
 
 
 def new_messages(count: int) -> list[BaseMessage]:

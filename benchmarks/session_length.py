@@ -15,7 +15,7 @@ from .measure import Row, Timed, block, interleave
 from .messages import new_message, new_messages
 from .recording import Recording, recording
 from .setup import Setup
-from .variants import AIOBOTO3, ITEM_COLLECTION, SINGLE_ITEM, UPSTREAM, Key, Peer, open_peers
+from .variants import AIOBOTO3, ITEM_COLLECTION, SINGLE_ITEM, UPSTREAM, Key, Peer, open_peers, store
 
 BASELINE = UPSTREAM
 LENGTHS = (10, 100, 300, 1_000, 3_000, 10_000)
@@ -23,7 +23,6 @@ LENGTHS = (10, 100, 300, 1_000, 3_000, 10_000)
 _SINGLE_ITEM_LENGTHS = (10, 100, 300, 1_000)
 LATEST = 20
 _STEP = 50
-_BATCH = 100
 
 
 async def run(setup: Setup) -> list[Row]:
@@ -111,12 +110,6 @@ class _Session:
         row = timed.row(name, {"layout": layout, "operation": operation, "messages": self._length}, fault)
         row.figures |= record.figures()
         return row
-
-
-async def store(peer: Peer, session: str, messages: list[BaseMessage]) -> None:
-    """Store a long session in batches."""
-    for start in range(0, len(messages), _BATCH):
-        await peer.append(session, messages[start : start + _BATCH])
 
 
 async def _longest(key: Key, peer: Peer) -> Row:

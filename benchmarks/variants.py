@@ -104,19 +104,25 @@ class Peer(Protocol):
         """Return a session's latest messages, None for all, oldest first."""
 
 
+async def store(peer: Peer, session: str, messages: Sequence[BaseMessage]) -> None:
+    """Store a long session in batches."""
+    for start in range(0, len(messages), 100):
+        await peer.append(session, messages[start : start + 100])
+
+
 class Ours:
     """This library."""
 
     def __init__(self, store: ChatHistoryStore) -> None:
-        self.store = store
+        self.handle = store.session
 
     async def append(self, session: str, messages: Sequence[BaseMessage]) -> None:
         """Store messages behind what is there."""
-        await self.store.session(session).aadd_messages(messages)
+        await self.handle(session).aadd_messages(messages)
 
     async def read(self, session: str, limit: int | None = None) -> list[BaseMessage]:
         """Return a session's latest messages."""
-        return await self.store.session(session).aget_messages(limit=limit)
+        return await self.handle(session).aget_messages(limit=limit)
 
 
 class Upstream:
@@ -291,7 +297,7 @@ async def aiodynamo_client(target: Target) -> AsyncIterator[Any]:
     from aiodynamo.http.aiohttp import AIOHTTP
     from yarl import URL
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with bare_aiohttp() as session:
         credentials = StaticCredentials(Key("benchmark", "benchmark"))
         yield Client(AIOHTTP(session), credentials, os.environ["AWS_DEFAULT_REGION"], URL(target.url))
 
@@ -390,33 +396,50 @@ class AiodynamoSender:
         )
 
 
-class CannedSender:
-    """Requests that were signed once, sent as they are but for the message's text; what comes back is not parsed.
+class CannedRequest:
+    """A request that was signed once, sent as it is but for a message's text; the answer's bytes are not parsed.
 
     The floor: no client on aiohttp can do less.
     """
 
     _TEXT = content_of(0)
 
-    def __init__(self, http: aiohttp.ClientSession, target: Target) -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, target: Target, operation: str, parameters: Mapping[str, object]
+    ) -> None:
         self._http = http
         self._url = target.url
-        self._signed = {operation: self._sign(operation, target) for operation in OPERATIONS}
+        self._body = json.dumps(parameters).encode()
+        name = "".join(word.capitalize() for word in operation.split("_"))
+        headers = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": f"DynamoDB_20120810.{name}"}
+        request = AWSRequest("POST", f"{target.url}/", headers=headers, data=self._body)
+        SigV4Auth(Credentials("benchmark", "benchmark"), "dynamodb", os.environ["AWS_DEFAULT_REGION"]).add_auth(request)
+        self._headers = dict(request.headers)
+
+    async def send(self, text: str = _TEXT) -> bytes:
+        """Send it with a text in the place of message 0's, and return the answer."""
+        body = self._body.replace(self._TEXT.encode(), text.encode())
+        async with self._http.post(self._url, data=body, headers=self._headers) as response:
+            return await response.read()
+
+
+class CannedSender:
+    """Canned requests of all operations."""
+
+    def __init__(self, http: aiohttp.ClientSession, target: Target) -> None:
+        self._requests = {
+            operation: CannedRequest(http, target, operation, request_of(operation, target.tables, content_of(0)))
+            for operation in OPERATIONS
+        }
 
     async def send(self, operation: str, text: str) -> object:
         """Send a request."""
-        body, headers = self._signed[operation]
-        body = body.replace(self._TEXT.encode(), text.encode())
-        async with self._http.post(self._url, data=body, headers=headers) as response:
-            return await response.read()
+        return await self._requests[operation].send(text)
 
-    def _sign(self, operation: str, target: Target) -> tuple[bytes, dict[str, str]]:
-        body = json.dumps(request_of(operation, target.tables, self._TEXT)).encode()
-        name = "".join(word.capitalize() for word in operation.split("_"))
-        headers = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": f"DynamoDB_20120810.{name}"}
-        request = AWSRequest("POST", f"{target.url}/", headers=headers, data=body)
-        SigV4Auth(Credentials("benchmark", "benchmark"), "dynamodb", os.environ["AWS_DEFAULT_REGION"]).add_auth(request)
-        return body, dict(request.headers)
+
+def bare_aiohttp() -> aiohttp.ClientSession:
+    """Return an HTTP session with as many connections as are wanted."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
 
 
 @asynccontextmanager
@@ -424,12 +447,11 @@ async def open_senders(target: Target) -> AsyncIterator[dict[str, Sender]]:
     """Open the ways to send single requests, by name."""
     async with AsyncExitStack() as stack:
         pool = {"max_pool_connections": MAX_POOL_CONNECTIONS}
-        http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         senders: dict[str, Sender] = {
             AIOBOTO3: Aioboto3Sender(await stack.enter_async_context(aioboto3_client(target)), target),
             LARGE_POOL: Aioboto3Sender(await stack.enter_async_context(aioboto3_client(target, **pool)), target),
             AIODYNAMO: AiodynamoSender(await stack.enter_async_context(aiodynamo_client(target)), target),
-            FLOOR: CannedSender(await stack.enter_async_context(http), target),
+            FLOOR: CannedSender(await stack.enter_async_context(bare_aiohttp()), target),
         }
         for name, options in our_options().items():
             store = await stack.enter_async_context(new_store(target, ITEM_COLLECTION, **options))
