@@ -100,9 +100,7 @@ def _imports(setup: Setup) -> list[Row]:
     for _ in range(setup.rounds(11)):
         for name in random.sample(names, len(names)):
             seconds[name].append(_seconds_to_import(IMPORTS[name]))
-    return [
-        Row({"measured": IMPORT}, name, {"import_ms": [1000 * one for one in seconds[name]]}) for name in names
-    ]
+    return [Row({"measured": IMPORT}, name, {"import_ms": [1000 * one for one in seconds[name]]}) for name in names]
 
 
 def _seconds_to_import(statement: str) -> float:

@@ -86,7 +86,7 @@ def as_json(rows: Sequence[Row], baseline: str) -> list[dict[str, Any]]:
 
 
 def _row_as_json(row: Row, base: Row | None) -> dict[str, Any]:
-    rounds = {name: {**row.spread(name)._asdict(), "rounds": values} for name, values in row.rounds.items()}
+    values = {name: row.spread(name)._asdict() for name in row.rounds}
     ratios = {}
     if base is not None and base is not row:
         ratios = {name: {**ratio(row, base, name)._asdict(), "to": base.variant} for name in row.rounds}
@@ -94,7 +94,7 @@ def _row_as_json(row: Row, base: Row | None) -> dict[str, Any]:
         "case": row.case,
         "variant": row.variant,
         "wrong": row.wrong,
-        "values": rounds,
+        "values": values,
         "ratios": ratios,
         "figures": row.figures,
     }

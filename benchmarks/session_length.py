@@ -15,7 +15,7 @@ from .measure import Row, Timed, block, interleave
 from .messages import new_message, new_messages
 from .recording import Recording, recording
 from .setup import Setup
-from .variants import AIOBOTO3, ITEM_COLLECTION, SINGLE_ITEM, UPSTREAM, Key, Peer, open_peers, store
+from .variants import AIOBOTO3, SINGLE_ITEM, UPSTREAM, Key, Peer, open_peers, store
 
 BASELINE = UPSTREAM
 LENGTHS = (10, 100, 300, 1_000, 3_000, 10_000)
@@ -95,7 +95,7 @@ class _Session:
 
     async def read_row(self, timed: Timed, record: Recording) -> Row:
         """Return the times of reading, with what one more read costs."""
-        fault = fault_in_messages(self._read, self._stored[: -1][-LATEST:])
+        fault = fault_in_messages(self._read, self._stored[:-1][-LATEST:])
         record.restart()
         await self._recorded.read(self._name, LATEST)
         return self._row("read", timed, record, fault)
@@ -123,4 +123,6 @@ async def _longest(key: Key, peer: Peer) -> Row:
     except (ClientError, ItemTooLargeError) as error:
         kept = len(await peer.read(session))
         fault = None if kept == stored else f"has {kept} of {stored} messages after {type(error).__name__}"
-        return Row({"layout": layout, "operation": "append until it fails"}, name, figures={"messages": stored}, wrong=fault)
+        return Row(
+            {"layout": layout, "operation": "append until it fails"}, name, figures={"messages": stored}, wrong=fault
+        )

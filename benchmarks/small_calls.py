@@ -59,7 +59,7 @@ async def run(setup: Setup) -> list[Row]:
 
 def _levels(setup: Setup) -> list[_Level]:
     return [
-        _Level(at_once, _ALONE if at_once == 1 else 3 * at_once, setup.rounds(30 if at_once == 1 else 6))
+        _Level(at_once, _ALONE if at_once == 1 else 2 * at_once, setup.rounds(30 if at_once == 1 else 6))
         for at_once in ((1, 16) if setup.quick else (1, 16, 64, 256))
     ]
 
@@ -173,9 +173,7 @@ class _Stored:
         return None
 
 
-async def _reads(
-    target: Target, peers: Mapping[Key, Peer], short: Sequence[BaseMessage], level: _Level
-) -> list[Row]:
+async def _reads(target: Target, peers: Mapping[Key, Peer], short: Sequence[BaseMessage], level: _Level) -> list[Row]:
     read: dict[Key, list[BaseMessage]] = {}
 
     def reading(key: Key, peer: Peer) -> Operation:

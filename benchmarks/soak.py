@@ -23,7 +23,7 @@ from .variants import AIOBOTO3, ITEM_COLLECTION, OURS, SINGLE_ITEM, UPSTREAM, Ke
 BASELINE = AIOBOTO3
 SESSIONS = 1_000
 LATEST = 20
-KEYS = ((ITEM_COLLECTION, OURS), (SINGLE_ITEM, OURS), (ITEM_COLLECTION, AIOBOTO3), (SINGLE_ITEM, UPSTREAM))
+KEYS = ((ITEM_COLLECTION, OURS), (ITEM_COLLECTION, AIOBOTO3), (SINGLE_ITEM, UPSTREAM))
 
 
 async def run(setup: Setup) -> list[Row]:
@@ -49,8 +49,9 @@ async def _soak_apart(engine: Target, key: Key, sessions: int, seconds: float) -
 class _Soak:
     """Sessions that are all in use at once, each appending a message and reading its latest, again and again."""
 
-    def __init__(self, peer: Peer, sessions: int) -> None:
+    def __init__(self, peer: Peer, prefix: str, sessions: int) -> None:
         self._peer = peer
+        self._prefix = prefix
         # By their numbers: the messages themselves would be most of the memory.
         self._stored = [array("L") for _ in range(sessions)]
         self._latencies = {"append": array("d"), "read": array("d")}
@@ -68,11 +69,11 @@ class _Soak:
         await asyncio.sleep(seconds)
         lasted = time.perf_counter() - started
         end = _resources()
-        latencies = {name: array("d", values) for name, values in self._latencies.items()}
+        measured = {name: array("d", values) for name, values in self._latencies.items()}
         self._over = True
         await asyncio.gather(*users)
-        figures = {"operations_per_second": sum(map(len, latencies.values())) / lasted}
-        for name, values in latencies.items():
+        figures = {"operations_per_second": sum(len(values) for values in measured.values()) / lasted}
+        for name, values in measured.items():
             figures |= {f"{name}_p50_ms": percentile(values, 50), f"{name}_p99_ms": percentile(values, 99)}
         figures |= {"memory_before_mb": before["memory_mb"], "memory_start_mb": start["memory_mb"]}
         return figures | {"memory_end_mb": end["memory_mb"], "threads": end["threads"], "sockets": end["sockets"]}
@@ -80,7 +81,7 @@ class _Soak:
     async def fault(self, reader: Peer) -> str | None:
         """Return the first thing that is wrong with what is stored."""
         for number, stored in enumerate(self._stored):
-            if fault := await fault_in_session(reader, _session(number), [message_of(one) for one in stored]):
+            if fault := await fault_in_session(reader, self._session(number), [message_of(one) for one in stored]):
                 return fault
         return None
 
@@ -89,15 +90,14 @@ class _Soak:
             message = new_message()
             self._stored[number].append(number_of(message))
             started = time.perf_counter()
-            await self._peer.append(_session(number), [message])
+            await self._peer.append(self._session(number), [message])
             appended = time.perf_counter()
-            await self._peer.read(_session(number), LATEST)
+            await self._peer.read(self._session(number), LATEST)
             self._latencies["append"].append(1000 * (appended - started))
             self._latencies["read"].append(1000 * (time.perf_counter() - appended))
 
-
-def _session(number: int) -> str:
-    return f"soak-{number}"
+    def _session(self, number: int) -> str:
+        return f"soak-{self._prefix}-{number}"
 
 
 def _resources() -> dict[str, float]:
@@ -115,7 +115,7 @@ def _resources() -> dict[str, float]:
 async def _main(target: dict[str, Any], key: Key, sessions: int, seconds: float) -> None:
     engine = Target(**target)
     async with open_peers(engine) as peers:
-        soak = _Soak(peers[key], sessions)
+        soak = _Soak(peers[key], key[1], sessions)
         figures = await soak.use(seconds)
         print(json.dumps([figures, await soak.fault(peers[key[0], AIOBOTO3])]))
 

@@ -67,7 +67,7 @@ async def running_stub() -> AsyncIterator[Stub]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", __name__, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
-    assert process.stdout is not None  # noqa: S101  # a pipe was asked for
+    assert process.stdout is not None  # a pipe was asked for
     try:
         yield Stub((await process.stdout.readline()).decode().strip(), process.pid)
     finally:
@@ -118,7 +118,7 @@ class _Connection(asyncio.Protocol):
         self._received = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # of TCP
+        assert isinstance(transport, asyncio.Transport)  # of TCP
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:

@@ -217,9 +217,7 @@ class ItemCollectionOnAiodynamo:
     async def append(self, session: str, messages: Sequence[BaseMessage]) -> None:
         """Store messages behind what is there."""
         for message in messages:
-            await self._table.put_item(
-                {"SessionId": session, "MessageId": new_sort_key(), "History": json_of(message)}
-            )
+            await self._table.put_item({"SessionId": session, "MessageId": new_sort_key(), "History": json_of(message)})
 
     async def read(self, session: str, limit: int | None = None) -> list[BaseMessage]:
         """Return a session's latest messages."""

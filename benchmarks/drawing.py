@@ -1,0 +1,194 @@
+"""Bars and lines with their values and names written beside them, and targets as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .faces import ENCRYPTED, SYNC, UPSTREAM_SYNC
+from .footprint import WITHOUT
+from .measure import Spread
+from .variants import AIOBOTO3, AIODYNAMO, FLOOR, LARGE_POOL, OURS, PLAIN_PATH, UPSTREAM
+
+# The page puts its own colours of light and dark into the place of these two.
+INK, RULE = "#232326", "#d2d2d7"
+# Okabe and Ito's, which the colour-blind can tell apart; grey is for what is no competitor.
+_BLUE, _SKY, _ORANGE, _YELLOW, _GREEN, _RED, _PURPLE, _GREY = (
+    *("#0072b2", "#56b4e9", "#e69f00", "#c9b400", "#009e73", "#d55e00", "#cc79a7", "#8c8c91"),
+)
+COLOURS = {
+    OURS: _BLUE,
+    PLAIN_PATH: _SKY,
+    SYNC: _SKY,
+    ENCRYPTED: _PURPLE,
+    AIOBOTO3: _ORANGE,
+    LARGE_POOL: _YELLOW,
+    AIODYNAMO: _GREEN,
+    UPSTREAM: _RED,
+    UPSTREAM_SYNC: _RED,
+    FLOOR: _GREY,
+    WITHOUT: _GREY,
+}
+# Of a reading's stages, waiting in grey: nobody's CPU.
+STAGE_COLOURS = (_GREY, _SKY, _ORANGE, _BLUE)
+_STYLE: Any = {
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": RULE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.8,
+    # Text stays text, in the reader's own font.
+    "svg.fonttype": "none",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw, and save, in the style of all plots."""
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar: what it is of, and how long.
+
+    Attributes:
+        variant: which colour it has.
+        wrong: what makes the value worth nothing, None where it counts.
+        label: the name beside it, None for the variant's.
+    """
+
+    variant: str
+    value: Spread
+    wrong: str | None = None
+    label: str | None = None
+
+
+def panels(columns: int, rows: int = 1, *, width: float = 11.0, height: float = 3.2) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels, from left to right and from top to bottom."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, [one for row in axes for one in row]
+
+
+def draw_bars(
+    axes: Axes, title: str, unit: str, bars: Sequence[Bar], *, target: float | None = None, log: bool = False
+) -> None:
+    """Draw horizontal bars, the first on top, with their quartiles and values."""
+    axes.set_title(title)
+    axes.set_xlabel(unit)
+    if log:
+        axes.set_xscale("log")
+    for position, bar in enumerate(bars):
+        colour = COLOURS[bar.variant]
+        (drawn,) = axes.barh(position, bar.value.median, height=0.7, color=colour)
+        if bar.wrong:
+            drawn.set(facecolor="none", edgecolor=colour, hatch="////")
+        axes.plot([bar.value.q1, bar.value.q3], [position, position], color=INK, linewidth=1)
+        text = f" {number(bar.value.median)}" + (f"  WRONG: {bar.wrong}" if bar.wrong else "")
+        axes.text(max(bar.value.median, bar.value.q3), position, text, va="center", fontsize=9)
+    axes.set_yticks(range(len(bars)), [bar.label or bar.variant for bar in bars])
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.grid(visible=True, axis="x")
+    low, high = axes.get_xlim()
+    longest = max([*(max(bar.value) for bar in bars), target or 0])
+    # Room for the values.
+    axes.set_xlim(low if log else 0, longest * (high / low) ** 0.25 if log else longest * 1.3)
+    if target is not None:
+        draw_target(axes, target, vertical=True)
+
+
+def draw_target(axes: Axes, value: float, *, vertical: bool = False, label: str = "target") -> None:
+    """Draw a target as a dashed line with its name."""
+    text = f" {label} {number(value)}"
+    if vertical:
+        axes.axvline(value, color=INK, linestyle="--", linewidth=1.2)
+        axes.annotate(
+            text, (value, 1), xycoords=("data", "axes fraction"), fontsize=9, style="italic", va="bottom", ha="center"
+        )
+    else:
+        axes.axhline(value, color=INK, linestyle="--", linewidth=1.2)
+        axes.annotate(text, (0, value), xycoords=("axes fraction", "data"), fontsize=9, style="italic", va="bottom")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through medians, with a band between the quartiles, and its name at its end.
+
+    Attributes:
+        note: what to write beside the name, such as why it ends.
+    """
+
+    variant: str
+    xs: Sequence[float]
+    values: Sequence[Spread]
+    label: str
+    dashed: bool = False
+    note: str = ""
+
+
+def draw_lines(axes: Axes, title: str, x_label: str, y_label: str, lines: Sequence[Line], *, log: bool = True) -> None:
+    """Draw lines over a logarithmic x axis."""
+    axes.set_title(title)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_xscale("log")
+    if log:
+        axes.set_yscale("log")
+    for line in lines:
+        colour, medians = COLOURS[line.variant], [value.median for value in line.values]
+        axes.plot(line.xs, medians, color=colour, marker="o", markersize=4, linestyle="--" if line.dashed else "-")
+        axes.fill_between(
+            line.xs, [value.q1 for value in line.values], [value.q3 for value in line.values], color=colour, alpha=0.15
+        )
+    ticks = sorted({x for line in lines for x in line.xs})
+    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(visible=True, axis="y")
+    if not log:
+        axes.set_ylim(bottom=0)
+    _name_ends(axes, lines)
+
+
+def _name_ends(axes: Axes, lines: Sequence[Line]) -> None:
+    """Write each line's name to the right, at the height of its end, none over another."""
+    to_axes = axes.transScale + axes.transLimits
+    ends = [(to_axes.transform((line.xs[-1], line.values[-1].median))[1], line) for line in lines]
+    lowest = 0.0
+    for height, line in sorted(ends, key=lambda end: end[0]):
+        lowest = max(height, lowest)
+        axes.annotate(
+            f"{line.label}{line.note}",
+            (1.02, lowest),
+            xycoords="axes fraction",
+            color=COLOURS[line.variant],
+            fontsize=9,
+            va="center",
+        )
+        lowest += 0.075
+
+
+def number(value: float) -> str:
+    """Return a number with three digits that count."""
+    if value and abs(value) < 0.001:
+        return f"{value:.1g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
