@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,14 +11,15 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from .faces import ENCRYPTED, SYNC, UPSTREAM_SYNC
 from .footprint import WITHOUT
 from .measure import Spread
 from .variants import AIOBOTO3, AIODYNAMO, FLOOR, LARGE_POOL, OURS, PLAIN_PATH, UPSTREAM
 
-# The page puts its own colours of light and dark into the place of these two.
-INK, RULE = "#232326", "#d2d2d7"
+# The page puts its own colours of light and dark into the place of these.
+PAPER, INK, RULE = "#fefefe", "#232326", "#d2d2d7"
 # Okabe and Ito's, which the colour-blind can tell apart; grey is for what is no competitor.
 _BLUE, _SKY, _ORANGE, _YELLOW, _GREEN, _RED, _PURPLE, _GREY = (
     *("#0072b2", "#56b4e9", "#e69f00", "#c9b400", "#009e73", "#d55e00", "#cc79a7", "#8c8c91"),
@@ -54,9 +56,13 @@ _STYLE: Any = {
     "grid.color": RULE,
     "grid.linewidth": 0.6,
     "hatch.linewidth": 0.8,
+    "savefig.facecolor": PAPER,
     # Text stays text, in the reader's own font.
     "svg.fonttype": "none",
 }
+
+
+_OVER_LINES = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.0}
 
 
 @contextmanager
@@ -93,18 +99,28 @@ def draw_bars(
     axes: Axes, title: str, unit: str, bars: Sequence[Bar], *, target: float | None = None, log: bool = False
 ) -> None:
     """Draw horizontal bars, the first on top, with their quartiles and values."""
-    axes.set_title(title)
+    # The target's name stands between the title and the bars.
+    axes.set_title(title, pad=6 if target is None else 18)
     axes.set_xlabel(unit)
     if log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
     for position, bar in enumerate(bars):
         colour = COLOURS[bar.variant]
         (drawn,) = axes.barh(position, bar.value.median, height=0.7, color=colour)
         if bar.wrong:
             drawn.set(facecolor="none", edgecolor=colour, hatch="////")
         axes.plot([bar.value.q1, bar.value.q3], [position, position], color=INK, linewidth=1)
-        text = f" {number(bar.value.median)}" + (f"  WRONG: {bar.wrong}" if bar.wrong else "")
-        axes.text(max(bar.value.median, bar.value.q3), position, text, va="center", fontsize=9)
+        text = number(bar.value.median) + (f"  WRONG: {bar.wrong}" if bar.wrong else "")
+        axes.annotate(
+            text,
+            (max(bar.value.median, bar.value.q3), position),
+            (3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            bbox=_OVER_LINES,
+        )
     axes.set_yticks(range(len(bars)), [bar.label or bar.variant for bar in bars])
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
@@ -119,72 +135,66 @@ def draw_bars(
 
 def draw_target(axes: Axes, value: float, *, vertical: bool = False, label: str = "target") -> None:
     """Draw a target as a dashed line with its name."""
-    text = f" {label} {number(value)}"
+    text = f"{label} {number(value)}"
     if vertical:
         axes.axvline(value, color=INK, linestyle="--", linewidth=1.2)
-        axes.annotate(
-            text, (value, 1), xycoords=("data", "axes fraction"), fontsize=9, style="italic", va="bottom", ha="center"
-        )
+        place, coordinates, offset = (value, 1.0), ("data", "axes fraction"), (0, 3)
     else:
         axes.axhline(value, color=INK, linestyle="--", linewidth=1.2)
-        axes.annotate(text, (0, value), xycoords=("axes fraction", "data"), fontsize=9, style="italic", va="bottom")
+        place, coordinates, offset = (0.0, value), ("axes fraction", "data"), (4, 3)
+    align = "center" if vertical else "left"
+    axes.annotate(text, place, offset, coordinates, "offset points", fontsize=9, style="italic", ha=align, va="bottom")
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line through medians, with a band between the quartiles, and its name at its end.
-
-    Attributes:
-        note: what to write beside the name, such as why it ends.
-    """
+    """A line through medians, with a band between the quartiles."""
 
     variant: str
     xs: Sequence[float]
     values: Sequence[Spread]
     label: str
     dashed: bool = False
-    note: str = ""
 
 
-def draw_lines(axes: Axes, title: str, x_label: str, y_label: str, lines: Sequence[Line], *, log: bool = True) -> None:
-    """Draw lines over a logarithmic x axis."""
+def draw_lines(axes: Axes, title: str, x_label: str, y_label: str, lines: Sequence[Line]) -> None:
+    """Draw lines over two logarithmic axes."""
     axes.set_title(title)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.set_xscale("log")
-    if log:
-        axes.set_yscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(_plain))
     for line in lines:
         colour, medians = COLOURS[line.variant], [value.median for value in line.values]
-        axes.plot(line.xs, medians, color=colour, marker="o", markersize=4, linestyle="--" if line.dashed else "-")
+        dashes = "--" if line.dashed else "-"
+        axes.plot(line.xs, medians, color=colour, marker="o", markersize=4, linestyle=dashes, label=line.label)
         axes.fill_between(
             line.xs, [value.q1 for value in line.values], [value.q3 for value in line.values], color=colour, alpha=0.15
         )
     ticks = sorted({x for line in lines for x in line.xs})
-    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.set_xticks(ticks, [number(tick) for tick in ticks])
     axes.minorticks_off()
     axes.grid(visible=True, axis="y")
-    if not log:
-        axes.set_ylim(bottom=0)
-    _name_ends(axes, lines)
 
 
-def _name_ends(axes: Axes, lines: Sequence[Line]) -> None:
+def name_ends(axes: Axes, lines: Sequence[Line]) -> None:
     """Write each line's name to the right, at the height of its end, none over another."""
     to_axes = axes.transScale + axes.transLimits
-    ends = [(to_axes.transform((line.xs[-1], line.values[-1].median))[1], line) for line in lines]
-    lowest = 0.0
-    for height, line in sorted(ends, key=lambda end: end[0]):
-        lowest = max(height, lowest)
+    heights = [float(to_axes.transform((line.xs[-1], line.values[-1].median))[1]) for line in lines]
+    order = sorted(range(len(lines)), key=heights.__getitem__)
+    for lower, upper in itertools.pairwise(order):
+        heights[upper] = max(heights[upper], heights[lower] + 0.075)
+    for line, height in zip(lines, heights, strict=True):
         axes.annotate(
-            f"{line.label}{line.note}",
-            (1.02, lowest),
-            xycoords="axes fraction",
-            color=COLOURS[line.variant],
-            fontsize=9,
-            va="center",
+            line.label, (1.02, height), xycoords="axes fraction", color=COLOURS[line.variant], fontsize=9, va="center"
         )
-        lowest += 0.075
+
+
+def name_below(figure: Figure, axes: Axes) -> None:
+    """Write the names of a panel's lines below all panels, which have the same ones."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
 
 
 def number(value: float) -> str:
@@ -192,3 +202,7 @@ def number(value: float) -> str:
     if value and abs(value) < 0.001:
         return f"{value:.1g}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _plain(value: float, _: object) -> str:
+    return number(value)

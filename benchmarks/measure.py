@@ -51,8 +51,8 @@ class Row:
     wrong: str | None = None
 
     def spread(self, name: str) -> Spread:
-        """Return the median of a value over the rounds, and its quartiles."""
-        return spread(self.rounds[name])
+        """Return the median of a value over the rounds, and its quartiles; a figure has none."""
+        return spread(self.rounds[name] if name in self.rounds else [self.figures[name]])
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -65,7 +65,8 @@ def spread(values: Sequence[float]) -> Spread:
 
 def ratio(one: Row, other: Row, name: str) -> Spread:
     """Return the median over the rounds of one row's value over the other's of the same round, and its quartiles."""
-    return spread([value / base for value, base in zip(one.rounds[name], other.rounds[name], strict=True)])
+    # What is a difference of two times may be zero in a round.
+    return spread([value / base for value, base in zip(one.rounds[name], other.rounds[name], strict=True) if base])
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
@@ -89,7 +90,9 @@ def _row_as_json(row: Row, base: Row | None) -> dict[str, Any]:
     values = {name: row.spread(name)._asdict() for name in row.rounds}
     ratios = {}
     if base is not None and base is not row:
-        ratios = {name: {**ratio(row, base, name)._asdict(), "to": base.variant} for name in row.rounds}
+        ratios = {
+            name: {**ratio(row, base, name)._asdict(), "to": base.variant} for name in row.rounds if name in base.rounds
+        }
     return {
         "case": row.case,
         "variant": row.variant,

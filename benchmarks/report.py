@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from .drawing import INK, RULE, number, style
+from .drawing import INK, PAPER, RULE, number, style
 from .measure import Spread
 from .plots import Plot, plots
 from .results import Results
@@ -62,7 +62,7 @@ def write(results: Results, directory: Path) -> None:
     drawn = list(plots(results.rows))
     for plot in drawn:
         with style():
-            plot.figure.savefig(directory / f"{plot.name}.png", dpi=144, facecolor="white")
+            plot.figure.savefig(directory / f"{plot.name}.png", dpi=144)
     (directory / "index.html").write_text(_page(results, drawn))
     if directory.resolve() == README.parent / "results":
         README.write_text(
@@ -97,7 +97,9 @@ def _svg(plot: Plot) -> str:
     with style(), mpl.rc_context({"svg.hashsalt": plot.name}):
         plot.figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     drawn = file.getvalue()
-    return drawn[drawn.index("<svg") :].replace(INK, "var(--ink)").replace(RULE, "var(--rule)")
+    for colour, name in ((PAPER, "paper"), (INK, "ink"), (RULE, "rule")):
+        drawn = drawn.replace(colour, f"var(--{name})")
+    return drawn[drawn.index("<svg") :]
 
 
 def about(results: Results) -> str:

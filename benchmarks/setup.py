@@ -30,7 +30,7 @@ class Setup:
 
     def rounds(self, number: int) -> int:
         """Return how many rounds to run instead of so many."""
-        return max(2, number // 10) if self.quick else number
+        return max(1, number // 10) if self.quick else number
 
     def needs_engine(self, what: str) -> Target | None:
         """Return the engine; where there is none, note what is left out."""

@@ -75,8 +75,10 @@ class _Soak:
         figures = {"operations_per_second": sum(len(values) for values in measured.values()) / lasted}
         for name, values in measured.items():
             figures |= {f"{name}_p50_ms": percentile(values, 50), f"{name}_p99_ms": percentile(values, 99)}
-        figures |= {"memory_before_mb": before["memory_mb"], "memory_start_mb": start["memory_mb"]}
-        return figures | {"memory_end_mb": end["memory_mb"], "threads": end["threads"], "sockets": end["sockets"]}
+        memory = {"before": before["memory_mb"], "start": start["memory_mb"], "end": end["memory_mb"]}
+        figures |= {f"memory_{when}_mb": megabytes for when, megabytes in memory.items()}
+        figures["grown_mb"] = memory["end"] - memory["start"]
+        return figures | {"threads": end["threads"], "sockets": end["sockets"]}
 
     async def fault(self, reader: Peer) -> str | None:
         """Return the first thing that is wrong with what is stored."""

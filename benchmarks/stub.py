@@ -14,6 +14,7 @@ import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 
@@ -53,9 +54,10 @@ class Stub:
         Apart, every call costs the client 0.05 ms of CPU for waking the other CPU up, which flattens all ratios.
         """
         if hasattr(os, "sched_setaffinity"):
-            cpus = {min(_CPUS)} if together else _CPUS
-            os.sched_setaffinity(0, cpus)
-            os.sched_setaffinity(self.pid, cpus)
+            # By threads: those that another variant has started would stay where they are.
+            threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+            for one in (*threads, self.pid):
+                os.sched_setaffinity(one, {min(_CPUS)} if together else _CPUS)
 
 
 _CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()

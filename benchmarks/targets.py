@@ -49,7 +49,7 @@ class Goal:
     def take(self, label: str, row: Row | None, name: str) -> None:
         """Take a value of a row, where it was measured."""
         if row is not None:
-            self.values[label] = row.spread(name) if name in row.rounds else spread([row.figures[name]])
+            self.values[label] = row.spread(name)
 
     def as_json(self) -> dict[str, Any]:
         """Return it for the JSON file."""
