@@ -80,12 +80,14 @@ class Bar:
         variant: which colour it has.
         wrong: what makes the value worth nothing, None where it counts.
         label: the name beside it, None for the variant's.
+        target: where it is to end, None where nothing is said of it.
     """
 
     variant: str
     value: Spread
     wrong: str | None = None
     label: str | None = None
+    target: float | None = None
 
 
 def panels(columns: int, rows: int = 1, *, width: float = 11.0, height: float = 3.2) -> tuple[Figure, list[Axes]]:
@@ -104,13 +106,15 @@ def draw_bars(
     axes.set_xlabel(unit)
     if log:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.xaxis.set_major_formatter(FuncFormatter(_tick))
     for position, bar in enumerate(bars):
         colour = COLOURS[bar.variant]
         (drawn,) = axes.barh(position, bar.value.median, height=0.7, color=colour)
         if bar.wrong:
             drawn.set(facecolor="none", edgecolor=colour, hatch="////")
         axes.plot([bar.value.q1, bar.value.q3], [position, position], color=INK, linewidth=1)
+        if bar.target is not None:
+            axes.plot([bar.target] * 2, [position - 0.5, position + 0.5], color=INK, linestyle="--", linewidth=1.2)
         text = number(bar.value.median) + (f"  WRONG: {bar.wrong}" if bar.wrong else "")
         axes.annotate(
             text,
@@ -165,7 +169,7 @@ def draw_lines(axes: Axes, title: str, x_label: str, y_label: str, lines: Sequen
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.yaxis.set_major_formatter(FuncFormatter(_tick))
     for line in lines:
         colour, medians = COLOURS[line.variant], [value.median for value in line.values]
         dashes = "--" if line.dashed else "-"
@@ -174,7 +178,7 @@ def draw_lines(axes: Axes, title: str, x_label: str, y_label: str, lines: Sequen
             line.xs, [value.q1 for value in line.values], [value.q3 for value in line.values], color=colour, alpha=0.15
         )
     ticks = sorted({x for line in lines for x in line.xs})
-    axes.set_xticks(ticks, [number(tick) for tick in ticks])
+    axes.set_xticks(ticks, [_tick(tick) for tick in ticks])
     axes.minorticks_off()
     axes.grid(visible=True, axis="y")
 
@@ -204,5 +208,6 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _plain(value: float, _: object) -> str:
-    return number(value)
+def _tick(value: float, _: object = None) -> str:
+    """Return a short text for a tick."""
+    return f"{value / 1000:,g}k" if value >= 1000 else f"{value:g}"

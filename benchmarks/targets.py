@@ -71,20 +71,20 @@ def goals(results: Results) -> list[Goal]:
 
 
 def _small_calls(rows: Sequence[Row]) -> list[Goal]:
-    of_plain = Goal("CPU of a small call on the stub, of the plain aioboto3 client's", "at most", 0.30)
-    of_aiodynamo = Goal("CPU of a small call on the stub, of aiodynamo's", "at most", 1)
+    of_plain = Goal("CPU of a small call on the stub ÷ plain aioboto3's", "at most", 0.30)
+    of_aiodynamo = Goal("CPU of a small call on the stub ÷ aiodynamo's", "at most", 1)
     for operation, label in LABELS.items():
         case: dict[str, Any] = {"operation": operation, "at_once": 1}
         of_plain.compare(label, find(rows, OURS, **case), find(rows, AIOBOTO3, **case), "cpu_ms")
         of_aiodynamo.compare(label, find(rows, OURS, **case), find(rows, AIODYNAMO, **case), "cpu_ms")
-    throughput = Goal("Puts a second on the stub, of the plain aioboto3 client's", "at least", 4)
-    tail = Goal("p99 of puts on the stub, of their median", "at most", 3)
+    throughput = Goal("Puts a second on the stub ÷ plain aioboto3's", "at least", 4)
+    tail = Goal("p99 of puts on the stub ÷ their median", "at most", 3)
     for at_once in (64, 256):
         case, label = {"operation": "put_item", "at_once": at_once}, f"{at_once} at a time"
         throughput.compare(label, find(rows, OURS, **case), find(rows, AIOBOTO3, **case), "per_second")
         if row := find(rows, OURS, **case):
             tail.values[label] = spread([row.figures["p99_ms"] / row.figures["p50_ms"]])
-    crowd = Goal("Appends a second, 256 at a time, of langchain-community's through its async methods", "at least", 4)
+    crowd = Goal("Appends a second, 256 at a time ÷ langchain-community's through its async methods", "at least", 4)
     for target in dict.fromkeys(str(row.case["on"]) for row in rows):
         case = {"on": target, "operation": "append", "layout": SINGLE_ITEM, "at_once": 256}
         crowd.compare(f"on {target}", find(rows, OURS, **case), find(rows, UPSTREAM, **case), "per_second")
@@ -98,7 +98,7 @@ def _reading(rows: Sequence[Row]) -> list[Goal]:
     found = []
     for layout, limit in ((SINGLE_ITEM, 0.20), (ITEM_COLLECTION, 0.12)):
         goal = Goal(
-            f"CPU from an answer's bytes to 1,000 messages, {layout}, of the stock way from a single item",
+            f"CPU from an answer's bytes to 1,000 messages, {layout} ÷ the stock way's from a single item",
             "at most",
             limit,
         )
@@ -110,10 +110,10 @@ def _reading(rows: Sequence[Row]) -> list[Goal]:
 
 
 def _session_length(rows: Sequence[Row]) -> list[Goal]:
-    long = Goal("Time of langchain-community's append at 1,000 messages, of ours in the single item", "at least", 10)
+    long = Goal("Time of langchain-community's append at 1,000 messages ÷ ours in the single item", "at least", 10)
     case: dict[str, Any] = {"operation": "append", "layout": SINGLE_ITEM, "messages": 1_000}
     long.compare("", find(rows, UPSTREAM, **case), find(rows, OURS, **case), "wall_ms")
-    flat = Goal("Time of an append in an item collection, of that at 10 messages", "at most", 1.2)
+    flat = Goal("Time of an append in an item collection ÷ that at 10 messages", "at most", 1.2)
     case = {"operation": "append", "layout": ITEM_COLLECTION}
     for messages in (1_000, 10_000):
         ours = find(rows, OURS, messages=messages, **case)
@@ -136,7 +136,7 @@ def _footprint(rows: Sequence[Row]) -> list[Goal]:
         row = find(rows, OURS, measured="handle", way=f"store.session(), {layout}")
         making.take(layout, row, "handle_us")
         size.take(layout, row, "bytes_known_session")
-    importing = Goal("CPU of importing the package, of importing what it cannot do without", "at most", 1.1)
+    importing = Goal("CPU of importing the package ÷ importing what it cannot do without", "at most", 1.1)
     imported = {name: find(rows, name, measured=footprint.IMPORT) for name in (OURS, footprint.WITHOUT)}
     importing.compare("", imported[OURS], imported[footprint.WITHOUT], "import_ms")
     return [making, size, importing]

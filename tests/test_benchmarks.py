@@ -50,7 +50,7 @@ def test_a_quick_run_tells_what_it_promises(importable: Path, engine: Engine) ->
     assert all(ratio["to"] == "aioboto3" for ratio in stages["ratios"].values())
     met = {target["target"]: target["met"] for target in results["targets"]}
     assert met["Making a handle"] in (True, False)
-    assert met["Puts a second on the stub, of the plain aioboto3 client's"] is None
+    assert met["Puts a second on the stub ÷ plain aioboto3's"] is None
 
 
 def is_stages_of_ours(row: dict[str, Any]) -> bool:
