@@ -82,7 +82,7 @@ def _making(maker: _Maker) -> Operation:
 
 def _bytes_of(maker: _Maker) -> float:
     """Return how much memory an idle handle keeps: less, the second time, where its session is known."""
-    number = 10 * maker.times
+    number = max(5, maker.times)
     gc.collect()
     tracemalloc.start()
     try:
