@@ -92,7 +92,7 @@ async def run(setup: Setup) -> list[Row]:
         return []
     async with open_peers(engine) as peers:
         readers = [
-            _Reader(key, peer, length)
+            _Reader(key, peer, length, OTHERS // 10 if setup.quick else OTHERS)
             for key, peer in peers.items()
             for length in (LENGTHS[key[0]][:1] if setup.quick else LENGTHS[key[0]])
         ]
@@ -107,25 +107,25 @@ async def run(setup: Setup) -> list[Row]:
 class _Reader:
     """A variant with a long session, and with others that are in use meanwhile."""
 
-    def __init__(self, key: Key, peer: Peer, length: int) -> None:
+    def __init__(self, key: Key, peer: Peer, length: int, others: int) -> None:
         self.key = key
         self._peer = peer
         self._session = f"held-{length}-{key[1]}"
         self._stored = new_messages(length)
-        self._others: list[list[BaseMessage]] = [[] for _ in range(OTHERS)]
+        self._others: list[list[BaseMessage]] = [[] for _ in range(others)]
         self._rounds: dict[str, list[float]] = defaultdict(list)
         self._fault: str | None = None
 
     async def fill(self) -> None:
         """Store the long session, and begin the others."""
         await store(self._peer, self._session, self._stored)
-        await asyncio.gather(*map(self._append, range(OTHERS)))
+        await asyncio.gather(*map(self._append, range(len(self._others))))
 
     async def read(self) -> None:
         """Read the session once while the others are in use, and note the longest hold."""
         done = asyncio.Event()
         with frozen_garbage():
-            others = [asyncio.create_task(self._append_until(done, number)) for number in range(OTHERS)]
+            others = [asyncio.create_task(self._append_until(done, number)) for number in range(len(self._others))]
             await asyncio.sleep(_PAUSE_SECONDS)
             with longest_holds() as holds:
                 started = time.perf_counter()

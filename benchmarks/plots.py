@@ -181,7 +181,7 @@ def _session_length(rows: Rows) -> Iterator[Plot]:
     shown: list[tuple[str, str, Callable[[Row], Spread]]] = [
         ("time", "ms", lambda row: row.spread("wall_ms")),
         ("sent and received", "KB", lambda row: spread([row.figures["bytes"] / 1000])),
-        ("consumed capacity", "units", lambda row: spread([row.figures["read_units"] + row.figures["write_units"]])),
+        ("capacity", "units consumed", lambda row: spread([row.figures["read_units"] + row.figures["write_units"]])),
     ]
     operations = (("append", "append a message"), ("read", f"read the latest {LATEST}"))
     cells = [(operation, title, *one) for operation, title in operations for one in shown]
