@@ -51,6 +51,13 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Static types of the package and its tests."""
-    session.install(".[local,cli,kms]", *dependencies("test"))
+    """Static types of the package, its tests and its benchmarks."""
+    session.install(".[local,cli,kms]", *dependencies("test", "bench"))
     session.run("mypy")
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Everything measured beside the peers, in about twelve minutes: see benchmarks/README.md."""
+    session.install(".[local,kms]", *dependencies("bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs)

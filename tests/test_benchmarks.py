@@ -1,0 +1,117 @@
+"""The benchmarks run, keep what they promise to tell, and take no variant for fast that is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engines import ROOT, Engine
+from langchain_core.messages import BaseMessage
+
+CHEAP = ["reading", "footprint"]
+
+
+@pytest.fixture
+def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory to import the benchmarks from: beside them lies the working tree, and what is tested is the wheel."""
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_a_quick_run_tells_what_it_promises(importable: Path, engine: Engine) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", ",".join(CHEAP), "--no-report"]
+    done = subprocess.run(
+        [*command, "--endpoint", engine.endpoint_url, "--out", str(importable / "out")],
+        env=os.environ | {"PYTHONPATH": str(importable)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((importable / "out" / "results.json").read_text())
+    assert set(results) == {"date", "quick", "machine", "versions", "skipped", "wrong", "targets", "benchmarks"}
+    assert (results["quick"], results["skipped"], results["wrong"]) == (True, [], [])
+    assert set(results["benchmarks"]) == set(CHEAP)
+    for rows in results["benchmarks"].values():
+        assert rows
+        assert all(set(value) == {"median", "q1", "q3"} for row in rows for value in row["values"].values())
+    assert {(row["case"]["layout"], row["variant"]) for row in results["benchmarks"]["reading"]} >= {
+        (layout, variant) for layout in ("single item", "item collection") for variant in ("ours", "aioboto3")
+    }
+    [stages] = [row for row in results["benchmarks"]["reading"] if is_stages_of_ours(row)]
+    assert set(stages["values"]) == set(stages["ratios"]) == {"json_ms", "conversion_ms", "construction_ms"}
+    assert all(ratio["to"] == "aioboto3" for ratio in stages["ratios"].values())
+    met = {target["target"]: target["met"] for target in results["targets"]}
+    assert met["Making a handle"] in (True, False)
+    assert met["Puts a second on the stub ÷ plain aioboto3's"] is None
+
+
+def is_stages_of_ours(row: dict[str, Any]) -> bool:
+    case = {"measured": "stages", "layout": "single item", "messages": 10}
+    return bool(row["case"] == case and row["variant"] == "ours")
+
+
+class Forgetful:
+    """A peer that tells of every third append that it was stored, and stores it not."""
+
+    def __init__(self, peer: Any) -> None:
+        self._peer = peer
+        self._appends = 0
+
+    async def append(self, session: str, messages: Sequence[BaseMessage]) -> None:
+        self._appends += 1
+        if self._appends % 3:
+            await self._peer.append(session, messages)
+
+    async def read(self, session: str, limit: int | None = None) -> list[BaseMessage]:
+        messages: list[BaseMessage] = await self._peer.read(session, limit)
+        return messages
+
+
+async def test_a_variant_that_loses_messages_is_wrong(importable: Path, engine: Engine) -> None:
+    from benchmarks.results import Results
+    from benchmarks.small_calls import many_writers
+    from benchmarks.variants import AIOBOTO3, SINGLE_ITEM, Peer, Target, created_tables, open_peers
+
+    async with created_tables(Target.of("engine", engine.endpoint_url)) as target, open_peers(target) as peers:
+        honest = peers[SINGLE_ITEM, AIOBOTO3]
+        variants: dict[tuple[str, str], Peer] = {
+            (SINGLE_ITEM, AIOBOTO3): honest,
+            (SINGLE_ITEM, "forgetful"): Forgetful(honest),
+        }
+        rows = await many_writers(target, variants)
+    assert {row.variant: row.wrong for row in rows} == {AIOBOTO3: None, "forgetful": "lost 26 of 80 messages"}
+    assert Results({"small_calls": rows}, [], quick=True).wrong() == [
+        "forgetful, engine, single item, append to one session, 16: lost 26 of 80 messages"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "fault"),
+    [
+        ([1, 2, 3], None),
+        ([1, 3], "lost 1 of 3 messages"),
+        ([1, 2, 3, 3], "has 1 messages too many"),
+        ([1, 3, 2], "messages are changed or out of order"),
+    ],
+)
+def test_faults_are_named(importable: Path, found: list[int], fault: str | None) -> None:
+    from benchmarks.honesty import fault_in_messages
+    from benchmarks.messages import message_of
+
+    assert fault_in_messages([*map(message_of, found)], [*map(message_of, [1, 2, 3])]) == fault
+
+
+def test_a_changed_message_is_a_fault(importable: Path) -> None:
+    from benchmarks.honesty import fault_in_messages
+    from benchmarks.messages import message_of
+
+    changed = message_of(1).model_copy(update={"id": "other"})
+    assert fault_in_messages([changed], [message_of(1)]) == "messages are changed or out of order"
