@@ -6,7 +6,6 @@ while each of our calls makes its handle anew, as ``get_session_history`` does.
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import os
@@ -72,9 +71,7 @@ class Target:
 
 def our_options() -> dict[str, dict[str, Any]]:
     """Return what our variants give to ``ChatHistoryStore`` beside the rest."""
-    if "fast_path" in inspect.signature(ChatHistoryStore).parameters:
-        return {OURS: {"fast_path": True}, PLAIN_PATH: {"fast_path": False}}
-    return {OURS: {}}
+    return {OURS: {"fast_path": True}, PLAIN_PATH: {"fast_path": False}}
 
 
 def new_store(target: Target, layout: str, **options: Any) -> ChatHistoryStore:
