@@ -7,8 +7,8 @@ import atexit
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, NamedTuple, TypeAlias, Union
@@ -27,7 +27,7 @@ from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 
 from ._fork import after_fork_in_child, park
-from ._lane import ITEMS, hand_over, json_object, lane_beside, send_by_sdk, streamed
+from ._lane import ITEMS, hand_over, is_answer, json_object, lane_beside, send_by_sdk, streamed
 
 AnySession: TypeAlias = Union[boto3.Session, aioboto3.Session, AioSession]
 
@@ -110,17 +110,16 @@ class _Slot:
         self._calls = 0
         self._idle = asyncio.Event()
 
-    @asynccontextmanager
-    async def lend(self, options: ClientOptions) -> AsyncIterator[Lent]:
-        """Open the client if need be, and keep it open for the caller meanwhile."""
+    async def take(self, options: ClientOptions) -> Lent:
+        """Return the client, opened if need be, which is not closed until it is given back."""
         client = self._client or await self._open(options)
         self._calls += 1
-        try:
-            yield client
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
+        return client
+
+    def give_back(self) -> None:
+        self._calls -= 1
+        if not self._calls:
+            self._idle.set()
 
     async def close(self) -> None:
         """Let the calls under way end, and close the client. Who comes later opens another."""
@@ -179,31 +178,32 @@ class Clients:
 
     Attributes:
         users: the open histories without a store that share these clients.
+        options: what they are made of.
         retired: whether the store that owns them was closed, so that none is to be opened any more.
     """
 
     def __init__(self, options: ClientOptions) -> None:
         self.users: WeakSet[object] = WeakSet()
         self.retired = False
-        self._options = options
+        self.options = options
         self._lock = threading.Lock()
         # By the loop itself, not by id(loop): ids are reused.
         self._slots: dict[tuple[asyncio.AbstractEventLoop, Service], _Slot] = {}
         _all.add(self)
 
-    @asynccontextmanager
-    async def lend(self, service: Service = DYNAMODB) -> AsyncIterator[Lent]:
+    def lend(self, service: Service = DYNAMODB) -> _Loan:
         """Lend the running loop's client of a service for one call.
 
         Raises:
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError: the SDK cannot make one, or
                 cannot refresh its credentials.
         """
+        return _Loan(self, service)
+
+    async def slot_of(self, service: Service) -> _Slot:
+        """Return the running loop's slot for a service."""
         loop = asyncio.get_running_loop()
-        slot = self._slots.get((loop, service)) or await self._new_slot(loop, service)
-        await _refresh_in_turn(self._options.session)
-        async with slot.lend(self._options) as lent:
-            yield lent
+        return self._slots.get((loop, service)) or await self._new_slot(loop, service)
 
     async def aclose(self) -> None:
         """Close the running loop's clients, and have the other running loops close theirs."""
@@ -241,6 +241,26 @@ class Clients:
             return list(self._slots.values())
 
 
+class _Loan:
+    """A client for one call: a class, because as two generators this took a tenth of all that a small call costs."""
+
+    __slots__ = ("_clients", "_service", "_slot")
+
+    def __init__(self, clients: Clients, service: Service) -> None:
+        self._clients = clients
+        self._service = service
+
+    async def __aenter__(self) -> Lent:
+        self._slot = await self._clients.slot_of(self._service)
+        options = self._clients.options
+        if options.session is not None:
+            await _refresh_in_turn(options.session)
+        return await self._slot.take(options)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._slot.give_back()
+
+
 _all: WeakSet[Clients] = WeakSet()
 _shared: OrderedDict[Hashable, Clients] = OrderedDict()
 _shared_lock = threading.Lock()
@@ -273,7 +293,7 @@ async def _close_left_behind() -> None:
         await slot.abandon()
 
 
-async def _refresh_in_turn(session: AnySession | None) -> None:
+async def _refresh_in_turn(session: AnySession) -> None:
     """Refresh the credentials of a given asynchronous session, for one event loop at a time.
 
     They have one asyncio.Lock, which cannot be waited for on two loops. Where it is never waited for, any loop may
@@ -339,17 +359,21 @@ def _config(given: Config | None) -> AioConfig:
 
 
 def _leave_unparsed(
-    members: Mapping[str, type], response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
+    members: Mapping[str, type],
+    operation_model: Any,
+    response_dict: dict[str, Any],
+    customized_response_dict: dict[str, Any],
+    **_: object,
 ) -> None:
     """Take members out of a response before botocore sees them (an event handler of botocore's ``before-parse``).
 
     They stay as in the JSON: binary is base64 text.
     """
     body = json_object(response_dict["body"], members)
+    if response_dict["status_code"] == 200 and not (body is not None and is_answer(body, operation_model)):
+        # botocore would take a proxy's login page for an empty answer, and an append that it swallowed for done.
+        raise ResponseParserError("not the JSON object of an answer")
     if body is None:
-        if response_dict["status_code"] == 200:
-            # botocore would take a proxy's login page for an empty answer, and an append that it swallowed for done.
-            raise ResponseParserError("not a JSON object")
         return
     taken = {name: body.pop(name) for name in members if name in body}
     if taken:

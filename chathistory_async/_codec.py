@@ -324,11 +324,13 @@ def _validated(form: Any) -> BaseMessage | None:
     no more than name what is given as ``content_blocks`` the content.
     """
     name, data = form["type"], form["data"]
-    kind = _KINDS.get(name) if type(name) is str else None
-    if kind is None or type(data) is not dict or "content" not in data or "content_blocks" in data:
+    if type(name) is not str or name not in _KINDS or type(data) is not dict:
         return None
+    if "content" not in data or "content_blocks" in data:
+        return None
+    kind, validate = _KINDS[name]
     message = kind.__new__(kind)
-    kind.__pydantic_validator__.validate_python(data, self_instance=message)
+    validate(data, self_instance=message)
     return message
 
 
@@ -338,8 +340,8 @@ def _is_built_by_validation(kind: type[BaseMessage]) -> bool:
     return constructor == ["self", "content", "content_blocks", "kwargs"] and hasattr(kind, "__pydantic_validator__")
 
 
-_KINDS: dict[str, type[BaseMessage]] = {
-    kind.model_fields["type"].default: kind
+_KINDS: dict[str, tuple[type[BaseMessage], Callable[..., object]]] = {
+    kind.model_fields["type"].default: (kind, kind.__pydantic_validator__.validate_python)
     for kind in (
         AIMessage,
         AIMessageChunk,

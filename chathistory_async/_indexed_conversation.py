@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import BaseMessage
 
 from ._calls import ConditionFailed, Item, TransactionCanceled
 from ._clients import Clients
@@ -78,6 +81,14 @@ class IndexedConversation(ItemCollectionConversation):
         await super().clear()
         await self._recount(self._count)
 
+    async def replace(self, message_id: str, message: BaseMessage) -> None:
+        """Put another message into the place of one, whole or not at all."""
+        # Before, because the session's item must not expire before its messages do.
+        if (extension := self._entry.extend(now())) is not None:
+            with suppress(ConditionFailed):
+                await self._write(extension)
+        await super().replace(message_id, message)
+
     async def delete(self) -> int | None:
         """Remove the session, whoever writes meanwhile; return how many messages it had, None where there is none."""
         self._window = None
@@ -86,7 +97,11 @@ class IndexedConversation(ItemCollectionConversation):
         messages = 0
         for attempt in range(MAX_ATTEMPTS):
             stored = await self._stored(expired_too=True)
-            messages += await self._sweep_before(None)
+            swept = await self._sweep_before(None)
+            messages += swept
+            if stored is None and swept:
+                # An item of the session may have come with what was swept.
+                continue
             if stored is None:
                 return messages or None
             try:
@@ -156,7 +171,7 @@ class IndexedConversation(ItemCollectionConversation):
 
     async def _store(self, messages: list[Items], first: SortKey, token: str) -> None:
         items = [item for items in messages for item in items]
-        count = self._entry.count_added
+        count: Callable[..., dict[str, Any]] = self._entry.count_added
         for attempt in range(MAX_ATTEMPTS):
             revision = f"{token}-{attempt}"
             counting = count(len(messages), first, now(), revision)
@@ -166,8 +181,13 @@ class IndexedConversation(ItemCollectionConversation):
                 if found := refused(items, canceled):
                     self._check_stored(found)
                     return
-                # The session has expired, or has begun anew meanwhile.
-                count = self._entry.begin_anew if count == self._entry.count_added else self._entry.count_added
+                there = canceled.reasons[-1].get("Item")
+                if there is not None and not is_alive(self._layout, there, now()):
+                    count = self._entry.begin_anew
+                elif count == self._entry.count_added:
+                    count = functools.partial(self._entry.count_added, keep_expiry=True)
+                else:
+                    count = self._entry.count_added
             else:
                 return
         raise self._conflict()

@@ -318,12 +318,12 @@ class ItemCollection:
         if key is None:
             return None
         return StoredPart(
-            key=key,
-            content=item.get(self.messages_name, {}),
-            encoding=_text_in(item, ENCODING) or "",
-            parts=parts_in(item) if key.is_first_part else 0,
-            revision=_text_in(item, REVISION),
-            removed_by=_text_in(item, REMOVED_BY),
+            key,
+            item.get(self.messages_name, {}),
+            _text_in(item, ENCODING) or "",
+            parts_in(item) if key.is_first_part else 0,
+            _text_in(item, REVISION),
+            _text_in(item, REMOVED_BY),
         )
 
     def is_stored(self, item: Mapping[str, AttributeValue], found: Item | None) -> bool:
@@ -384,7 +384,11 @@ def by_message(parts: Iterable[StoredPart]) -> list[list[StoredPart]]:
 def assemble(parts: Sequence[StoredPart]) -> StoredBody:
     """Return the message of these parts."""
     first = parts[0]
-    content = b"".join([_bytes_of(part.content) for part in parts]) if len(parts) == first.parts else None
+    content = None
+    if len(parts) == first.parts:
+        content = (
+            _bytes_of(first.content) if first.parts == 1 else b"".join([_bytes_of(part.content) for part in parts])
+        )
     return StoredBody(first.key, content, first.encoding, first.parts, first.revision)
 
 

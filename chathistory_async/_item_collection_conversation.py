@@ -53,7 +53,6 @@ from .errors import (
     MessageNotFoundError,
     PartiallyStoredError,
     Place,
-    ServiceError,
     ThrottledError,
     UndecodableItemError,
     from_cancelled_transaction,
@@ -236,20 +235,22 @@ class ItemCollectionConversation(Conversation):
         return [Body(data, encoding, None) for data, encoding in zip(sealed, encodings, strict=True)]
 
     async def _decode(self, bodies: Sequence[StoredBody]) -> list[BaseMessage]:
-        for body in bodies:
+        contents = [body.content for body in bodies]
+        # Most are plain, and need no more than to be passed over.
+        encoded = {at: body for at, body in enumerate(bodies) if body.encoding or body.content is None}
+        for body in encoded.values():
             if body.content is None or body.encoding not in _KNOWN_ENCODINGS:
                 reason = "a part of it is missing" if body.content is None else f"its encoding is {body.encoding!r}"
                 raise UndecodableItemError(f"stored message {body.key} cannot be decoded: {reason}", self.place)
-        contents = {position: body.content or b"" for position, body in enumerate(bodies)}
-        contents |= await self._open(
-            {position: contents[position] for position, body in enumerate(bodies) if body.encoding.endswith(_SEALED)}
-        )
+        sealed = {at: body.content or b"" for at, body in encoded.items() if body.encoding.endswith(_SEALED)}
+        for at, content in (await self._open(sealed)).items():
+            contents[at] = content
         slices = Slices()
-        for position, body in enumerate(bodies):
+        for at, body in encoded.items():
             if body.encoding.startswith(_ZLIB):
-                contents[position] = await self._unpacked(body.key, contents[position])
+                contents[at] = await self._unpacked(body.key, contents[at] or b"")
                 await slices.breathe()
-        return await self._in_slices(decode_json, contents.values())
+        return await self._in_slices(decode_json, [content or b"" for content in contents])
 
     async def _unpacked(self, key: SortKey, data: bytes) -> bytes:
         try:
@@ -318,7 +319,7 @@ class ItemCollectionConversation(Conversation):
                 advice = "raise the table's capacity"
                 raise ThrottledError(f"AWS throttled the transaction and every retry: {advice}", self.place)
             await pause(throttled, _LONGEST_THROTTLE_SECONDS)
-        raise ServiceError("Other transactions on the same items were in the way, again and again", self.place)
+        raise self._conflict()
 
     async def _latest_and_window(self, size: int) -> list[StoredBody]:
         """Return the latest messages, so many or up to a slack more, and remember their sort keys."""

@@ -193,7 +193,9 @@ def _decode_json(text: bytes) -> BaseMessage:
 
 def _loads(text: bytes) -> Any:
     # The standard library's parser takes several times as long, and tells of each object when it is complete.
-    return json.loads(text, object_hook=_unmarked) if b'"$' in text else orjson.loads(text)
+    # The one character first, which is found several times as fast as the two are.
+    marked = b"$" in text and b'"$' in text
+    return json.loads(text, object_hook=_unmarked) if marked else orjson.loads(text)
 
 
 def _unmarked(value: dict[str, Any]) -> Any:

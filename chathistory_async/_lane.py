@@ -25,6 +25,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 from aiobotocore.config import AioConfig
+from botocore import UNSIGNED
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -35,7 +36,14 @@ _OPERATIONS = {"put_item", "update_item", "delete_item", "get_item", "query", "t
 # What stays as in the JSON: botocore's walk over an item of 1,000 messages holds the loop for 30 to 85 ms; orjson takes
 # 2 to 5.
 ITEMS: Mapping[str, type] = {"Item": dict, "Items": list}
-_REFUSALS = {"ConditionalCheckFailedException", "TransactionCanceledException"}
+# After which nothing is stored, and the SDK would not try again.
+_REFUSALS = {
+    "ConditionalCheckFailedException",
+    "ResourceNotFoundException",
+    "TransactionCanceledException",
+    "TransactionConflictException",
+    "ValidationException",
+}
 # The SDK's own wait before a second attempt is 50 ms.
 _LONGEST_PAUSE_SECONDS = 0.1
 # Who is throttled, or failing, is left to the SDK's back-off, and tried again at different times by different hosts.
@@ -85,9 +93,11 @@ class Lane:
         self._signer = signer
         self._url = meta.endpoint_url
         self._user_agent = meta.config.user_agent
-        self._names = {name: meta.method_to_api_mapping[name] for name in _OPERATIONS}
+        names = {name: meta.method_to_api_mapping[name] for name in _OPERATIONS}
+        self._models = {name: meta.service_model.operation_model(api_name) for name, api_name in names.items()}
         self._target_prefix = meta.service_model.metadata["targetPrefix"]
         self._opens_at = 0.0
+        self._is_open_for_good = True
 
     async def send(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return DynamoDB's response to a call; of the SDK's metadata, errors have the most and a success has none.
@@ -95,10 +105,11 @@ class Lane:
         Raises:
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError: as the SDK does.
         """
-        body = _body(parameters) if operation in _OPERATIONS and time.monotonic() >= self._opens_at else None
+        is_open = operation in _OPERATIONS and self._is_open_for_good and time.monotonic() >= self._opens_at
+        body = _body(parameters) if is_open else None
         if body is None:
             return await send_by_sdk(self._client, operation, parameters)
-        response = await self._attempt(self._names[operation], body)
+        response = await self._attempt(self._models[operation], body)
         if response is not None:
             return response
         self._opens_at = time.monotonic() + random.uniform(*CLOSED_SECONDS)
@@ -111,26 +122,29 @@ class Lane:
             metadata["RetryAttempts"] = metadata.get("RetryAttempts", 0) + 1
             raise
 
-    async def _attempt(self, name: str, body: bytes) -> dict[str, Any] | None:
+    async def _attempt(self, model: Any, body: bytes) -> dict[str, Any] | None:
         """Send a request once, and return the response, None where there is none that can be taken."""
         credentials = await self._credentials.get_frozen_credentials()
-        headers = self._signer.headers(credentials, f"{self._target_prefix}.{name}", body)
+        headers = self._signer.headers(credentials, f"{self._target_prefix}.{model.name}", body)
         headers["user-agent"] = self._user_agent
         try:
             answer = await self._http.send(AWSPreparedRequest("POST", self._url, headers, streamed(body), False))
             content = await answer.content
             status, answer_headers = answer.status_code, answer.headers
-        except (BotoCoreError, AttributeError, TypeError):
-            # The latter two from an HTTP session of another form than the one that is known.
+        except BotoCoreError:
+            return None
+        except (AttributeError, TypeError):
+            # An HTTP session of another form than the one that is known would fail each time, and after it has sent.
+            self._is_open_for_good = False
             return None
         response = json_object(content)
         if response is None or not _is_whole(content, answer_headers.get("x-amz-crc32")):
             return None
         if status == 200:
-            return _with_binary_keys(response)
+            return _with_binary_keys(response) if is_answer(response, model) else None
         code = str(response.pop("__type", "")).rpartition("#")[2]
         if status == 400 and code in _REFUSALS:
-            raise self._refusal(code, name, response, answer_headers)
+            raise self._refusal(code, model.name, response, answer_headers)
         return None
 
     def _refusal(self, code: str, name: str, response: dict[str, Any], headers: Mapping[str, str]) -> ClientError:
@@ -142,7 +156,7 @@ class Lane:
         }
         text = response.get("message", response.get("Message", ""))
         answer = response | {"Error": {"Message": text, "Code": code}, "ResponseMetadata": metadata}
-        error: ClientError = getattr(self._client.exceptions, code)(answer, name)
+        error: ClientError = self._client.exceptions.from_code(code)(answer, name)
         return error
 
 
@@ -154,9 +168,16 @@ async def lane_beside(client: Any, http: Any, session: Any) -> Lane | None:
         http: the HTTP session that the SDK made for it, None where that is unknown.
         session: the asynchronous session that made the client.
     """
-    with contextlib.suppress(BotoCoreError, ClientError, AttributeError, LookupError, TypeError, ValueError):
+    credentials = None
+    with contextlib.suppress(AttributeError, LookupError, TypeError):
         if http is not None and _is_known(client.meta):
-            return Lane(client, http, await session.get_credentials(), await _signer_of(client))
+            credentials = await session.get_credentials()
+    if credentials is None:
+        return None
+    # What fails here fails this call, and the next one tries again: it must not keep the lane off for good.
+    await credentials.get_frozen_credentials()
+    with contextlib.suppress(BotoCoreError, ClientError, AttributeError, LookupError, TypeError, ValueError):
+        return Lane(client, http, credentials, await _signer_of(client))
     return None
 
 
@@ -175,6 +196,14 @@ def json_object(content: bytes, members: Mapping[str, type] = ITEMS) -> dict[str
     if isinstance(answer, dict) and all(isinstance(answer.get(name, kind()), kind) for name, kind in members.items()):
         return answer
     return None
+
+
+def is_answer(response: Mapping[str, Any], model: Any) -> bool:
+    """Tell whether a response can be an operation's: empty, or with a member that it has.
+
+    aiohttp follows a redirect of a POST with a GET, and what answers to that knows nothing of the write.
+    """
+    return not response or any(name in model.output_shape.members for name in response)
 
 
 def _is_whole(content: bytes, crc: str | None) -> bool:
@@ -196,6 +225,7 @@ def _is_known(meta: Any) -> bool:
         # Whoever allows one attempt has it made by the SDK; and that counts on knowing all of them to adapt its rate.
         and retries.get("total_max_attempts") != 1
         and retries["mode"] != "adaptive"
+        and meta.config.signature_version is not UNSIGNED
     )
 
 
@@ -229,7 +259,7 @@ def _base64(value: object) -> str:
 
 def _with_binary_keys(response: dict[str, Any]) -> dict[str, Any]:
     """Return a response whose last key can be the start of the next request, as botocore has it: binary is bytes."""
-    for value in response.get("LastEvaluatedKey", {}).values():
+    for value in (response.get("LastEvaluatedKey") or {}).values():
         if "B" in value:
             value["B"] = base64.b64decode(value["B"])
     return response

@@ -50,8 +50,9 @@ class MigratedSession:
         session_id: the session.
         outcome: "copied", or "unchanged" where all was copied before; "moved" where the source was deleted, too;
             "would_copy" in a dry run; "expired" and "absent" where the source has expired or holds no messages;
-            "deleted" where the session was moved before and deleted since; "failed".
-        copied: how many messages this run has copied.
+            "deleted" where the session was moved before and deleted since, with ``delete_source`` its source now too;
+            "failed".
+        copied: how many messages this run has copied, or in a dry run would copy.
         total: how many messages have been copied by all runs, those that were removed since among them.
         error: why it failed, with the error's class; None where it did not. It holds no content.
     """
@@ -132,6 +133,7 @@ class Target(ItemCollectionConversation):
     ) -> None:
         super().__init__(layout, clients, place, sealing, consistent_read=True)
         self._entry = entry
+        self._fitted = 0
 
     async def marker(self) -> Marker | None:
         migration = Migration(self._layout)
@@ -165,30 +167,37 @@ class Target(ItemCollectionConversation):
     async def copy(self, together: list[Items], before: Marker, after: Marker, expiry: str | None) -> None:
         items, digests = [item for items in together for item in items], await self._digests(after)
         countings = self._countings(len(together), before.key(before.total), after, expiry)
-        for number, counting in enumerate(countings, start=1):
-            token = f"{after.revision}-{number}"
+        # What fitted last first: a transaction that is refused costs as much as another.
+        for turn in sorted(range(len(countings)), key=lambda turn: turn != self._fitted):
+            token = f"{after.revision}-{turn}"
             try:
-                request = Migration(self._layout).copy(items, before, after, digests, token, *counting)
+                request = Migration(self._layout).copy(items, before, after, digests, token, *countings[turn])
                 await self._advance(request, after)
             except _Overtaken:
-                if number == len(countings):
-                    raise
-            else:
-                return
+                continue
+            self._fitted = turn
+            return
+        raise _Overtaken
 
     def _countings(self, number: int, first: SortKey, after: Marker, expiry: str | None) -> list[list[dict[str, Any]]]:
         """Return how the session's item may have to be written, of which one is right; what it says stays true."""
         if self._entry is None:
             return [[]]
         revision = after.revision or ""
+        if expiry is None and self._layout.ttl is not None:
+            expiry = str(now() + self._layout.ttl)
         begin = self._entry.begin_anew(number, first, now(), revision, expiry)
         extend = [] if expiry is None else [[self._entry.count_on(number, now(), revision, expiry)]]
         return [[begin], *extend, [self._entry.count_on(number, now(), revision)]]
 
-    async def verify(self, originals: Mapping[int, BaseMessage], marker: Marker) -> Marker:
-        """Compare messages with what is stored of them, by their indexes, and return the marker that says so."""
+    async def verify(self, originals: Mapping[int, BaseMessage], marker: Marker, new: int) -> Marker:
+        """Compare messages with what is stored of them, by their indexes, and return the marker that says so.
+
+        Messages from the index ``new`` on were stored a moment ago, and must be there. Earlier ones, of a run that was
+        cut short, may have been removed: they were stored with the marker that counts them, or it would not.
+        """
         if originals:
-            await self._compare(originals, marker)
+            await self._compare(originals, marker, new)
         return await self._store_marker(marker, marker.after_verifying())
 
     async def note_absence(self, marker: Marker) -> None:
@@ -221,7 +230,7 @@ class Target(ItemCollectionConversation):
         if not Migration(self._layout).is_stored(found, marker):
             raise _Overtaken
 
-    async def _compare(self, originals: Mapping[int, BaseMessage], marker: Marker) -> None:
+    async def _compare(self, originals: Mapping[int, BaseMessage], marker: Marker, new: int) -> None:
         number = marker.total - min(originals)
         latest = await self._latest(number, before=marker.key(marker.total), consistent=True)
         by_key = {body.key: body for body in latest}
@@ -231,7 +240,7 @@ class Target(ItemCollectionConversation):
         for index, message in zip(same, await self._decode([bodies[index] for index in same]), strict=True):
             if type(message) is not type(originals[index]) or message != originals[index]:
                 raise _NotVerified(f"message {index} reads back as another one [{self.place}]")
-        missing = [index for index in originals if index not in bodies]
+        missing = [index for index in originals if index >= new and index not in bodies]
         if missing and (kept := await self._first_kept()) is not None:
             missing = [index for index in missing if marker.key(index) >= kept]
         removed = await at_most(_LOOKED_FOR_AT_ONCE, lambda index: self._was_removed(marker, index), missing)
@@ -279,9 +288,11 @@ class _Move:
         # The marker first: what it knows of the source must not be later than the source.
         marker = await self._target.marker()
         self.total = 0 if marker is None else marker.total
-        if marker is not None and marker.deleted:
-            return "deleted"
         found = await self._source.look()
+        if marker is not None and marker.deleted:
+            if delete_source and not dry_run and not isinstance(found, str):
+                await self._source.delete(found)
+            return "deleted"
         if isinstance(found, str):
             if marker is not None and not dry_run:
                 await self._target.note_absence(marker)
@@ -289,6 +300,7 @@ class _Move:
         marker = marker or await self._target.begin()
         if dry_run:
             new = await self._target.prepare(found, marker.align(found.digests).length, marker)
+            self.copied = sum(map(len, new))
             return "would_copy" if new else "unchanged"
         marker = await self._copy_and_verify(found, marker)
         if not delete_source:
@@ -301,7 +313,7 @@ class _Move:
         aligned = marker.align(found.digests)
         numbered = zip(indexes(marker, aligned, len(found.messages)), found.messages, strict=True)
         originals = {index: message for index, message in numbered if index >= marker.verified}
-        done = aligned.length
+        done, new = aligned.length, marker.total
         for together in await self._target.prepare(found, done, marker):
             done += len(together)
             after = marker.after_copying(len(together), found.digests[:done])
@@ -309,7 +321,7 @@ class _Move:
             marker = after
             self.copied += len(together)
             self.total = marker.total
-        return marker if marker.verified == marker.total else await self._target.verify(originals, marker)
+        return marker if marker.verified == marker.total else await self._target.verify(originals, marker, new)
 
 
 def migrate(
@@ -322,7 +334,10 @@ def migrate(
     """Move sessions, several at once, and yield what became of each, in order."""
 
     async def move(session_id: str) -> MigratedSession:
-        one = _Move(*open_session(session_id))
+        try:
+            one = _Move(*open_session(session_id))
+        except ValueError as failure:
+            return MigratedSession(session_id, "failed", 0, 0, f"ValueError: {failure}")
         outcome: Outcome
         error = None
         try:

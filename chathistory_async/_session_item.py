@@ -76,10 +76,16 @@ class SessionItem:
             check_owner(self.owner)
         layout = self.layout
         own = (OWNER, LAST_ACTIVE, MESSAGE_COUNT, TITLE, METADATA, CREATED_AT, REVISION)
-        check_names([*layout.key, layout.sort_key_name, layout.expiry_name, *own])
+        check_names([*layout.key, layout.sort_key_name, layout.messages_name, layout.expiry_name, *own])
 
-    def count_added(self, number: int, first: SortKey, now: int, revision: str) -> dict[str, Any]:
-        """Count messages that the same transaction adds; its condition fails where the session has expired."""
+    def count_added(
+        self, number: int, first: SortKey, now: int, revision: str, *, keep_expiry: bool = False
+    ) -> dict[str, Any]:
+        """Count messages that the same transaction adds.
+
+        Its condition fails where the session has expired, or has messages that expire later than these, or never:
+        then ``keep_expiry``, because the session's item must not go before its messages.
+        """
         at = {"S": iso(first.created_at)}
         sets = [
             "#count = if_not_exists(#count, :none) + :added",
@@ -99,12 +105,14 @@ class SessionItem:
             sets.append("#owner = if_not_exists(#owner, :owner)")
             names["#owner"] = OWNER
             values[":owner"] = {"S": self.owner}
-        remove = " REMOVE #expiry"
-        if self.layout.ttl is not None:
+        change, condition = "", ALIVE
+        if not keep_expiry and self.layout.ttl is None:
+            change = " REMOVE #expiry"
+        elif not keep_expiry and self.layout.ttl is not None:
             sets.append("#expiry = :expiry")
             values[":expiry"] = _number(now + self.layout.ttl)
-            remove = ""
-        return {"Update": self._update(f"SET {', '.join(sets)}{remove}", ALIVE, names, values | _at(now))}
+            condition = f"{ALIVE} AND (attribute_not_exists(#revision) OR #expiry <= :expiry)"
+        return {"Update": self._update(f"SET {', '.join(sets)}{change}", condition, names, values | _at(now))}
 
     def begin_anew(
         self, number: int, first: SortKey, now: int, revision: str, expiry: str | None = None
@@ -142,11 +150,26 @@ class SessionItem:
         """
         sets, condition = "SET #count = #count + :change, #revision = :revision", _THERE
         values = {":change": _number(change), ":revision": {"S": revision}} | _at(now)
+        names = {"#count": MESSAGE_COUNT, "#revision": REVISION, "#expiry": self.layout.expiry_name}
+        if self.owner is not None:
+            sets = f"{sets}, #owner = if_not_exists(#owner, :owner)"
+            names["#owner"], values[":owner"] = OWNER, {"S": self.owner}
         if expiry is not None:
             sets, condition = f"{sets}, #expiry = :expiry", f"{condition} AND #expiry < :expiry"
             values[":expiry"] = {"N": expiry}
-        names = {"#count": MESSAGE_COUNT, "#revision": REVISION, "#expiry": self.layout.expiry_name}
         return {"Update": self._update(sets, condition, names, values)}
+
+    def extend(self, now: int) -> Request | None:
+        """Have a session that is there expire no earlier than what is written now; None where that never does."""
+        if self.layout.ttl is None:
+            return None
+        update = self._update(
+            "SET #expiry = :expiry",
+            f"{_THERE} AND #expiry < :expiry",
+            {"#revision": REVISION, "#expiry": self.layout.expiry_name},
+            {":expiry": _number(now + self.layout.ttl)} | _at(now),
+        )
+        return Request("update_item", update)
 
     def set_count(self, number: int, seen: str, revision: str) -> Request:
         """Set the count to what is there, unless it has changed since it was seen."""
@@ -257,7 +280,7 @@ def query_sessions(
 def cursor_of(layout: ItemCollection, item: Item) -> str:
     """Return what the page after a session begins behind."""
     (partition_name,) = layout.key
-    text = orjson.dumps([item[LAST_ACTIVE]["S"], item[partition_name]])
+    text = orjson.dumps([item[LAST_ACTIVE]["S"], item[partition_name]["S"]])
     return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
 
@@ -269,16 +292,23 @@ def start_key_of(layout: ItemCollection, owner: str, cursor: str) -> dict[str, A
     """
     try:
         last_active, partition_key = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        ((kind, value),) = partition_key.items()
-    except (ValueError, TypeError, AttributeError):
-        raise ValueError(f"{cursor!r} is not a cursor of list_sessions") from None
+        named = _is_text(last_active) and _is_text(partition_key)
+    except (ValueError, TypeError):
+        named = False
+    if not named:
+        # It comes from a client, who may have made it up.
+        raise ValueError(f"{cursor!r} is not a cursor of list_sessions")
     (partition_name,) = layout.key
     return {
         OWNER: {"S": owner},
         LAST_ACTIVE: {"S": last_active},
-        partition_name: {kind: base64.b64decode(value) if kind == "B" else value},
+        partition_name: {"S": partition_key},
         layout.sort_key_name: {"S": SORT_KEY},
     }
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def check_owner(owner: object) -> None:

@@ -15,7 +15,7 @@ from ._indexed_conversation import IndexedConversation, SessionInfo
 from ._item_collection import ItemCollection
 from ._session_item import check_owner, cursor_of, is_alive, query_sessions, start_key_of
 from ._settings import check_positive
-from ._slices import at_most
+from ._slices import at_most, in_order
 from .errors import Place
 
 # Where they are sealed, each has a data key of its own that KMS opens.
@@ -87,9 +87,11 @@ class Sessions:
         check_owner(owner)
         sessions = messages = 0
         while True:
-            async with aclosing(self._items(owner, _PAGE)) as items:
-                found = [item async for item in items]
-            deleted = [count for count in await at_most(_DELETED_AT_ONCE, self._delete, found) if count is not None]
+            async with (
+                aclosing(self._items(owner, _PAGE)) as items,
+                aclosing(in_order(_DELETED_AT_ONCE, self._delete, items)) as counts,
+            ):
+                deleted = [count async for count in counts if count is not None]
             sessions += len(deleted)
             messages += sum(deleted)
             # The index follows the table: what it still shows was deleted already, and what it did not show yet comes.

@@ -110,6 +110,10 @@ class Table:
         for _ in range(_POLLS):
             description = await self._describe() or {}
             found = _found(description, index) or {}
+            if found and found["Projection"]["ProjectionType"] != "ALL":
+                raise KeySchemaError(
+                    f"An index {index.name!r} exists that does not hold all attributes: delete it first", self._place
+                )
             if found.get("IndexStatus") == "ACTIVE":
                 return self._check_key_schema(f"An index {index.name!r}", description, found, index.schema)
             await asyncio.sleep(_POLL_SECONDS)

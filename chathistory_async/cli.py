@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 from collections import Counter
 from collections.abc import AsyncIterable, Iterable
@@ -95,6 +96,12 @@ def _read_synchronously(endpoint_url: str, session: aioboto3.Session) -> list[st
 @click.option("--dry-run", is_flag=True, help="Find out what would be copied, and write nothing.")
 @click.option("--delete-source", is_flag=True, help="Delete each source that was copied, and read again and compared.")
 @click.option("--yes", is_flag=True, help="Do not ask before the source is deleted.")
+@click.option("--session-index", is_flag=True, help="The target has a session index: count what is copied in it.")
+@click.option("--ttl", type=click.IntRange(1), help="The target's ttl in seconds, for sources that never expire.")
+@click.option("--ttl-key-name", default="expireAt", show_default=True, help="The expiry's attribute, in both tables.")
+@click.option("--history-messages-key", default="History", show_default=True, help="The messages', in both tables.")
+@click.option("--primary-key-name", default="SessionId", show_default=True, help="The partition key, in both tables.")
+@click.option("--sort-key-name", default="MessageId", show_default=True, help="The sort key of the target.")
 @click.option("--region", help="The region, if not the SDK's choice.")
 @click.option("--endpoint-url", help="DynamoDB's endpoint, if not the SDK's choice.")
 @click.option("--source-kms-key-id", help="A KMS key: the source holds sealed messages.")
@@ -107,6 +114,12 @@ def migrate(
     dry_run: bool,
     delete_source: bool,
     yes: bool,
+    session_index: bool,
+    ttl: int | None,
+    ttl_key_name: str,
+    history_messages_key: str,
+    primary_key_name: str,
+    sort_key_name: str,
     region: str | None,
     endpoint_url: str | None,
     source_kms_key_id: str | None,
@@ -115,8 +128,7 @@ def migrate(
     """Copy sessions from single items (langchain-community's) into an item collection.
 
     While the application runs, and as often as you like: it goes on where it was stopped, and copies what has been
-    appended since. TARGET_TABLE has the partition key SessionId and the sort key MessageId. Ends with 1 if a session
-    failed.
+    appended since. Ends with 1 if a session failed.
     """
     if (ids is None) != scan:
         raise click.UsageError("Say which sessions: --ids or --scan")
@@ -125,14 +137,18 @@ def migrate(
         if ids is not None and ids.name == "<stdin>":
             raise click.UsageError("Standard input has the ids: --yes is needed to delete the source")
         click.confirm(f"Shall sessions be gone from {source_table} once they are copied?", abort=True)
-    source = ChatHistoryStore(
-        source_table,
-        layout="single_item",
+    open_store = functools.partial(
+        ChatHistoryStore,
+        primary_key_name=primary_key_name,
+        ttl_key_name=ttl_key_name,
+        history_messages_key=history_messages_key,
         region_name=region,
         endpoint_url=endpoint_url,
-        kms_key_id=source_kms_key_id,
     )
-    target = ChatHistoryStore(target_table, region_name=region, endpoint_url=endpoint_url, kms_key_id=target_kms_key_id)
+    source = open_store(source_table, layout="single_item", kms_key_id=source_kms_key_id)
+    target = open_store(
+        target_table, sort_key_name=sort_key_name, ttl=ttl, session_index=session_index, kms_key_id=target_kms_key_id
+    )
     lines = None if ids is None else filter(None, (line.rstrip("\r\n") for line in ids))
     try:
         failed = asyncio.run(_migrate(source, target, lines, dry_run=dry_run, delete_source=delete_source))
@@ -158,7 +174,7 @@ async def _migrate(
             sessions[one.outcome] += 1
             copied += one.copied
     outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in sessions.most_common()) or "none"
-    click.echo(f"Sessions: {outcomes}. Messages copied: {copied:,}.")
+    click.echo(f"Sessions: {outcomes}. Messages {'to copy' if dry_run else 'copied'}: {copied:,}.")
     return sessions["failed"]
 
 

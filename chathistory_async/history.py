@@ -336,7 +336,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     async def adelete_messages(self, ids: Iterable[str]) -> None:
         """Remove messages by their ids. Ids of messages that are not there, or not any more, are passed over.
 
-        One ``UpdateItem`` a message, several at once. Needs an item collection.
+        One ``UpdateItem`` a message, several at once. With a session index, a ``GetItem`` and a ``TransactWriteItems``,
+        one message after another. Needs an item collection.
 
         Args:
             ids: the ids that ``apage`` returns.
@@ -374,7 +375,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     async def apop_message(self) -> BaseMessage | None:
         """Remove the latest message and return it, or return None where there is none.
 
-        However many do so at once, each message is returned to one of them. A ``Query`` and an ``UpdateItem``. Where an
+        However many do so at once, each message is returned to one of them. A ``Query`` and an ``UpdateItem``, with a
+        session index a ``TransactWriteItems``. Where an
         answer is lost beyond the last retry, the message may have been removed. Needs an item collection.
 
         Raises:
@@ -415,7 +417,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         A retry never deletes what was added after it. In a single item, a ``GetItem`` and, where there is an item, a
         ``DeleteItem``. In an item collection, a ``Query`` for each megabyte and a ``BatchWriteItem`` for each 25
         messages; where it fails halfway, some are left, and it can be called again. What is younger than half an hour
-        leaves an empty item for that time, which DynamoDB's TTL deletes.
+        leaves an empty item for that time, which DynamoDB's TTL deletes. With a session index, a ``GetItem``, a
+        ``Query`` and an ``UpdateItem`` count anew.
 
         Raises:
             WriteOutcomeUnknownError: an answer was lost, and another session has begun on a key whose item

@@ -31,7 +31,8 @@ class ChatHistoryStore:
 
     Open it once for the application, with ``async with``, and take handles from ``session()``, which is what
     LangChain's ``RunnableWithMessageHistory`` calls as ``get_session_history``. It opens a client on each event loop
-    that uses it, at the first use.
+    that uses it, at the first use. Its own methods are asynchronous; plain code calls them with ``asyncio.run``, and
+    its handles' methods as they are.
 
     Args:
         table_name: the table.
@@ -52,11 +53,11 @@ class ChatHistoryStore:
             "single_item", where a session is one, as langchain-community stores it, in a table without a sort key.
         sort_key_name: the sort key's attribute, text; of no matter in the single item.
         session_index: keep an item for each session, for ``list_sessions`` and the other methods that take a session's
-            id. It is written in one transaction with the session's messages, which doubles the price of an append (a
-            transaction costs twice, and the item and its owner's index entry are written too), so that writers on one
-            session are in each other's way. All who write to the table should have it on; a session from
-            before is in it from its next append on, and its messages are counted from there. Needs an item collection,
-            and the global secondary index ``SessionsByOwner`` that ``create_table`` makes.
+            id. It is written in one transaction with the session's messages. So an append costs twice what it does
+            without, and four to six write units more (DynamoDB bills transactions twice, and for the item and its entry
+            in the owner's index), and writers on one session are in each other's way. All who write to the table should
+            have it on; a session from before is in it from its next append on, and its messages are counted from there.
+            Needs an item collection, and the global secondary index ``SessionsByOwner`` that ``create_table`` makes.
         fast_path: whether DynamoDB's calls take the lean path; as for ``DynamoDBChatMessageHistory``.
 
     Raises:
@@ -107,6 +108,9 @@ class ChatHistoryStore:
             ttl=ttl,
             history_size=history_size,
         )
+        if isinstance(self._layout, ItemCollection) and session_index:
+            # For what it refuses.
+            SessionItem(self._layout, None)
         self._kms_key_id = kms_key_id
         self._sealing_type = sealing_type(kms_key_id)
 
@@ -219,8 +223,10 @@ class ChatHistoryStore:
         """Delete a session with its messages, title and metadata, and return how many messages that were.
 
         What others append meanwhile is deleted too, as long as they do; what they append later begins a session anew.
-        Messages go first, so that a call that fails halfway can be made again. A ``GetItem``, a ``DeleteItem`` and what
-        ``aclear`` sends. Backups and exports of the table keep what they have.
+        Messages go first, so that a call that fails halfway can be made again. An ``UpdateItem`` (so that no migration
+        brings it back), a ``GetItem``, a ``DeleteItem``, and a ``Query`` and ``BatchWriteItem`` as for ``aclear``. What
+        was migrated is in the old table until a migration with ``delete_source``, and backups and exports of the table
+        keep what they have.
 
         Args:
             session_id: as for ``session``.
@@ -317,15 +323,18 @@ class ChatHistoryStore:
         "migration", which has to stay as long as its source may be written to.
 
         A session takes two reads of the source and the item here, then a ``Query``, a ``TransactWriteItems`` for each
-        98 messages, a ``Query`` and a ``PutItem``, and with ``delete_source`` a ``DeleteItem`` and a ``PutItem``.
+        98 messages (and with ``session_index`` one or two that find out if the session has an item there), a ``Query``
+        and a ``PutItem``, and with ``delete_source`` a ``DeleteItem`` and a ``PutItem``.
 
         Args:
             source: a store of ``layout="single_item"``, on another table; its ``kms_key_id`` opens what is sealed.
             session_ids: the ids, values of the partition key in both tables; ``source.scan_session_ids()`` has all.
             dry_run: read, and find out if it can be stored, but write nothing.
-            delete_source: delete the source's items of what was moved and compared.
+            delete_source: delete the source's items of what was moved and compared, and of what was deleted here since.
             owner_of: whose a session is in the session index, by its id; it stays whose it is there. Needs
-                ``session_index``, by which what is copied is counted, and listed as active when it was copied.
+                ``session_index``, by which what is copied is counted, and listed as active an hour before it was first
+                copied, unless it has been active here. A session that was copied without ``session_index`` is in it
+                from its next append on.
 
         Raises:
             LayoutError: this store is not of an item collection, or ``source`` is not of single items.

@@ -68,9 +68,9 @@ def test_migrate_tells_of_each_session(tables: tuple[str, str], tmp_path: Path) 
     assert migrate(tables, *by_file, "--dry-run", "--delete-source") == (
         0,
         [
-            *(f"would_copy +0 of 0 {session}" for session in ("alice", "bob")),
+            *(f"would_copy +2 of 0 {session}" for session in ("alice", "bob")),
             nobody,
-            "Sessions: 2 would_copy, 1 absent. Messages copied: 0.",
+            "Sessions: 2 would_copy, 1 absent. Messages to copy: 4.",
         ],
     )
     assert migrate(tables, *by_file) == (

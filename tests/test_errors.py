@@ -211,7 +211,9 @@ async def test_endpoint_that_is_no_url(face: type[Face], make: Make) -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("body", ["<html>Please log in</html>", "[]", "null", '{"Item": 5}', ""])
+@pytest.mark.parametrize(
+    "body", ["<html>Please log in</html>", "[]", "null", '{"Item": 5}', "", '{"please": "log in"}']
+)
 async def test_an_answer_that_is_not_dynamodbs(
     face: type[Face], make: Make, answering: Any, body: str, operation: str
 ) -> None:

@@ -21,7 +21,8 @@ from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import ClientError, CredentialRetrievalError
 from conftest import Make
 from engines import Engine
 from faces import AsyncFace, CollectionFace, Face
@@ -138,6 +139,27 @@ class TestOff:
         await self.send(history)
         assert set(by_sdk(proxy)) == {True}
 
+    async def test_but_not_for_good_where_credentials_fail_once(self) -> None:
+        class Credentials:
+            failures = 1
+
+            async def get_frozen_credentials(self) -> ReadOnlyCredentials:
+                self.failures -= 1
+                if self.failures >= 0:
+                    raise CredentialRetrievalError(provider="sts", error_msg="try again")
+                return ReadOnlyCredentials("a", "b", None)
+
+        credentials = Credentials()
+
+        async def get_credentials() -> Credentials:
+            return credentials
+
+        session = SimpleNamespace(get_credentials=get_credentials)
+        async with aioboto3.Session().client("dynamodb") as client:
+            with pytest.raises(CredentialRetrievalError):
+                await lane_beside(client, object(), session)
+            assert isinstance(await lane_beside(client, object(), session), Lane)
+
 
 class TestRegion:
     async def test_is_the_one_that_the_sdk_signs_for(self) -> None:
@@ -160,8 +182,7 @@ class TestRefusals:
         return [lane.value, sdk.value]
 
     def check_alike(self, lane: ClientError, sdk: ClientError) -> None:
-        assert type(lane) is not ClientError
-        assert type(lane).__name__ == type(sdk).__name__
+        assert type(lane) is type(sdk)
         assert str(lane) == str(sdk)
         ours: dict[str, Any] = dict(lane.response)
         theirs: dict[str, Any] = dict(sdk.response)
@@ -191,6 +212,24 @@ class TestRefusals:
         self.check_alike(lane, sdk)
         # Binary stays base64 text, as in the JSON, on either path.
         assert dict(lane.response)["Item"]["nested"] == {"L": [{"B": "eA=="}]}
+
+    @pytest.mark.parametrize(
+        ("operation", "parameters", "code"),
+        [
+            ("get_item", {"Key": {"other": {"S": "x"}}}, "ValidationException"),
+            ("get_item", {"TableName": "none-such", "Key": {"SessionId": {"S": "x"}}}, "ResourceNotFoundException"),
+        ],
+    )
+    async def test_of_what_cannot_be(
+        self, make: Make, table: str, proxy: Proxy, operation: str, parameters: dict[str, Any], code: str
+    ) -> None:
+        history = make(endpoint_url=proxy.url)
+        lane, sdk = await self.errors(history, operation, {"TableName": table} | parameters)
+        assert lane.response["Error"]["Code"] == code
+        self.check_alike(lane, sdk)
+        # One session that outgrows its item must not slow the others down.
+        await history.aget_messages()
+        assert by_sdk(proxy) == [False, True, False]
 
     @pytest.mark.real_engine("moto tells nothing of the reasons")
     async def test_of_a_transaction(self, make: Make, table: str, session_id: str, proxy: Proxy) -> None:
@@ -284,7 +323,7 @@ class TestFailures:
         assert await make(endpoint_url=engine.url).aget_messages() == []
         assert engine.seen_by_sdk == [False]
 
-    @pytest.mark.parametrize("body", ["<html>Please log in</html>", [], {"Item": []}])
+    @pytest.mark.parametrize("body", ["<html>Please log in</html>", [], {"Item": []}, {"please": "log in"}])
     async def test_an_answer_that_is_not_dynamodbs_is_one(self, make: Make, saying: Saying, body: Any) -> None:
         engine = saying(Answer(body), Answer({}))
         assert await make(endpoint_url=engine.url).aget_messages() == []

@@ -311,7 +311,9 @@ class TestListing:
         [seen] = proxy.seen
         assert (seen.operation, seen.body["IndexName"]) == ("Query", "SessionsByOwner")
 
-    @pytest.mark.parametrize("cursor", ["", "x", "W10", "bnVsbA", "é"])
+    @pytest.mark.parametrize(
+        "cursor", ["", "x", "W10", "bnVsbA", "é", "WzUsIngiXQ", "WyJhIix7IlMiOiIifV0", "WyIiLCJ4Il0"]
+    )
     async def test_refuses_what_is_no_cursor(self, new_store: NewStore, owner: str, cursor: str) -> None:
         with pytest.raises(ValueError, match="is not a cursor"):
             await new_store().list_sessions(owner, 2, before=cursor)
@@ -527,6 +529,33 @@ class TestExpiry:
         info = await info_of(store, session_id)
         assert (info.owner, info.title, info.message_count) == ("another", None, 1)
 
+    async def test_of_some_messages_leaves_those_that_never_expire(
+        self, new_store: NewStore, session_id: str, owner: str
+    ) -> None:
+        await new_store().session(session_id, owner=owner).aadd_messages(humans(1, 2))
+        store = new_store(ttl=1)
+        await store.set_title(session_id, "t")
+        await store.session(session_id).aadd_messages(humans(3))
+        await asyncio.sleep(2.1)
+        assert texts(await store.session(session_id).aget_messages()) == ["1", "2"]
+        assert (await info_of(store, session_id)).title == "t"
+        assert (await store.purge_owner(owner)).messages >= 2
+        assert await store.session(session_id).aget_messages() == []
+
+    async def test_is_never_before_a_messages(self, new_store: NewStore, session_id: str) -> None:
+        await new_store(ttl=3600).session(session_id).aadd_messages(humans(1))
+        await new_store(ttl=1).session(session_id).aadd_messages(humans(2))
+        short = new_store(ttl=3)
+        await short.session(f"{session_id}-2").aadd_messages(humans("old"))
+        await asyncio.sleep(2)
+        [stored] = (await short.session(f"{session_id}-2").apage(1)).messages
+        await short.session(f"{session_id}-2").areplace_message(stored.id, HumanMessage("new"))
+        await asyncio.sleep(1.5)
+        assert texts(await short.session(session_id).aget_messages()) == ["1"]
+        assert (await info_of(short, session_id)).message_count == 2
+        assert texts(await short.session(f"{session_id}-2").aget_messages()) == ["new"]
+        assert (await info_of(short, f"{session_id}-2")).message_count == 1
+
     async def test_is_the_last_messages(
         self, new_store: NewStore, session_id: str, dynamodb: Any, indexed_table: str
     ) -> None:
@@ -607,8 +636,10 @@ class TestWithoutIt:
     @pytest.mark.parametrize("name", ["Owner", "Title", "MessageCount"])
     def test_its_attributes_names_are_free(self, name: str) -> None:
         assert ChatHistoryStore("t", primary_key_name=name).session("s").key == {name: "s"}
-        with pytest.raises(ValueError, match="names must differ"):
-            ChatHistoryStore("t", primary_key_name=name, session_index=True).session("s")
+        for option in ("primary_key_name", "sort_key_name", "history_messages_key", "ttl_key_name"):
+            options: dict[str, Any] = {option: name}
+            with pytest.raises(ValueError, match="names must differ"):
+                ChatHistoryStore("t", session_index=True, **options)
 
     async def test_a_table_without_the_index_says_so(self, collection_table: str) -> None:
         async with ChatHistoryStore(collection_table, session_index=True) as store:
@@ -640,7 +671,16 @@ class TestTable:
         assert (index["IndexName"], index["Projection"]) == ("SessionsByOwner", {"ProjectionType": "ALL"})
         assert [part["AttributeName"] for part in index["KeySchema"]] == ["Owner", "LastActive"]
 
-    async def test_of_another_index_of_this_name_is_left_alone(self, name: str, dynamodb: Any) -> None:
+    @pytest.mark.parametrize(
+        ("schema", "projection", "error"),
+        [
+            (["Other"], "ALL", r"index 'SessionsByOwner' .* Other \(HASH, S\), not Owner"),
+            (["Owner", "LastActive"], "KEYS_ONLY", "'SessionsByOwner' exists that does not hold all attributes"),
+        ],
+    )
+    async def test_of_another_index_of_this_name_is_left_alone(
+        self, name: str, dynamodb: Any, schema: list[str], projection: str, error: str
+    ) -> None:
         dynamodb.create_table(
             TableName=name,
             KeySchema=[
@@ -648,17 +688,19 @@ class TestTable:
                 {"AttributeName": "MessageId", "KeyType": "RANGE"},
             ],
             AttributeDefinitions=[
-                {"AttributeName": name, "AttributeType": "S"} for name in ("SessionId", "MessageId", "Other")
+                {"AttributeName": name, "AttributeType": "S"} for name in ("SessionId", "MessageId", *schema)
             ],
             BillingMode="PAY_PER_REQUEST",
             GlobalSecondaryIndexes=[
                 {
                     "IndexName": "SessionsByOwner",
-                    "KeySchema": [{"AttributeName": "Other", "KeyType": "HASH"}],
-                    "Projection": {"ProjectionType": "ALL"},
+                    "KeySchema": [
+                        {"AttributeName": name, "KeyType": role} for name, role in zip(schema, ("HASH", "RANGE"))
+                    ],
+                    "Projection": {"ProjectionType": projection},
                 }
             ],
         )
         async with ChatHistoryStore(name, session_index=True) as store:
-            with pytest.raises(KeySchemaError, match=r"index 'SessionsByOwner' .* Other \(HASH, S\), not Owner"):
+            with pytest.raises(KeySchemaError, match=error):
                 await store.create_table()
