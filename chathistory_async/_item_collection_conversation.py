@@ -388,6 +388,8 @@ class ItemCollectionConversation(Conversation):
         What a transaction writes may be met in part: a page is not one with another, nor, on AWS, with itself.
         """
         bodies = await self._in_slices(lambda together, _: assemble(together), by_message(parts))
+        if all(body.content is not None for body in bodies):
+            return bodies
         return [
             whole
             for body in bodies

@@ -155,9 +155,11 @@ class Lane:
             "RetryAttempts": 0,
         }
         text = response.get("message", response.get("Message", ""))
-        answer = response | {"Error": {"Message": text, "Code": code}, "ResponseMetadata": metadata}
-        error: ClientError = self._client.exceptions.from_code(code)(answer, name)
-        return error
+        kind: type[ClientError] = self._client.exceptions.from_code(code)
+        # Of an error that has no class of its own the SDK keeps no more than its code and text.
+        members = {} if kind is ClientError else response
+        answer: Any = members | {"Error": {"Message": text, "Code": code}, "ResponseMetadata": metadata}
+        return kind(answer, name)
 
 
 async def lane_beside(client: Any, http: Any, session: Any) -> Lane | None:

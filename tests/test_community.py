@@ -107,6 +107,7 @@ def test_the_signature_is_theirs_and_ours_come_after() -> None:
         "consistent_read",
         "kms_endpoint_url",
         "sort_key_name",
+        "fast_path",
     ]
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in ours_only)
 
