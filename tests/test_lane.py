@@ -74,7 +74,10 @@ class TestOff:
             {"config": AioConfig(http_session_cls=type("Foreign", (AIOHTTPSession,), {}))},
             {"config": Config(retries={"total_max_attempts": 1})},
             {"config": Config(retries={"mode": "adaptive"})},
-            {"config": Config(signature_version=botocore.UNSIGNED)},
+            pytest.param(
+                {"config": Config(signature_version=botocore.UNSIGNED)},
+                marks=pytest.mark.real_engine("moto tells services apart by the signature"),
+            ),
         ],
         ids=["argument", "foreign-http-session", "one-attempt", "adaptive", "unsigned"],
     )

@@ -105,7 +105,8 @@ class TestNothingIsStoredInTheClear:
             await history.aadd_messages([HumanMessage(SECRET)])
             await history.aget_messages()
         elements = item()["History"]["L"]
-        update(History={"L": [elements[0], {"B": elements[1]["B"][:-1] + b"x"}]})
+        *rest, last = elements[1]["B"]
+        update(History={"L": [elements[0], {"B": bytes([*rest, last ^ 1])}]})
         with pytest.raises(DecryptionError) as caught:
             await writer.aget_messages()
         logged = [record.getMessage() + repr(record.args) for record in caplog.records]

@@ -28,7 +28,7 @@ async def web(collection_table: str) -> AsyncIterator[httpx.AsyncClient]:
     )
     limits = httpx.Limits(max_connections=SESSIONS)
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=110, limits=limits) as client:
             await until_it_answers(client, server)
             yield client
     finally:
