@@ -28,7 +28,7 @@ async def web(collection_table: str) -> AsyncIterator[httpx.AsyncClient]:
     )
     limits = httpx.Limits(max_connections=SESSIONS)
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=110, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=200, limits=limits) as client:
             await until_it_answers(client, server)
             yield client
     finally:
@@ -52,6 +52,8 @@ async def loop_state(web: httpx.AsyncClient) -> dict[str, Any]:
     return state
 
 
+# moto, which copies a whole table for each transaction, takes over a minute.
+@pytest.mark.timeout(240)
 async def test_many_sessions_at_once(web: httpx.AsyncClient, session_id: str) -> None:
     async def converse(number: int) -> None:
         for turn in range(TURNS):
