@@ -7,8 +7,7 @@ layouts make that harmless.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -66,9 +65,11 @@ async def call(clients: Clients, request: Request, place: Place) -> dict[str, An
         ChatHistoryError: any other failure, with botocore's error as its cause.
     """
     _check_open(clients, place)
-    with _mapped_errors(place, request.service, request.parameters.get("KeyId")):
+    try:
         async with clients.lend(request.service) as lent:
             return await lent.send(request.operation, request.parameters)
+    except _SDK_ERRORS as error:
+        raise _mapped(error, place, request.service, request.parameters.get("KeyId")) from error
 
 
 async def connect(clients: Clients, place: Place, service: Service = DYNAMODB) -> str:
@@ -78,9 +79,11 @@ async def connect(clients: Clients, place: Place, service: Service = DYNAMODB) -
         ChatHistoryError: the SDK cannot make one, or the clients' store was closed.
     """
     _check_open(clients, place)
-    with _mapped_errors(place, service):
+    try:
         async with clients.lend(service) as lent:
             region: str = lent.client.meta.region_name
+    except _SDK_ERRORS as error:
+        raise _mapped(error, place, service) from error
     return region
 
 
@@ -93,23 +96,22 @@ def _check_open(clients: Clients, place: Place) -> None:
 _CONFLICTS = {"TransactionConflictException", "TransactionInProgressException"}
 
 
-@contextmanager
-def _mapped_errors(place: Place, service: Service, key_id: str | None = None) -> Iterator[None]:
-    try:
-        yield
-    except ClientError as error:
+# botocore raises a bare ValueError for an endpoint that is not a URL.
+_SDK_ERRORS = (ClientError, BotoCoreError, ResponseParserError, ValueError)
+
+
+def _mapped(error: Exception, place: Place, service: Service, key_id: str | None = None) -> Exception:
+    """Return what an error of the SDK's means."""
+    if isinstance(error, ClientError):
         code = error.response["Error"].get("Code")
         if code == "ConditionalCheckFailedException":
-            raise _condition_failed(error) from None
+            return _condition_failed(error)
         if code == "TransactionCanceledException":
             answer: dict[str, Any] = dict(error.response)
-            raise TransactionCanceled(answer.get("CancellationReasons", ())) from error
+            return TransactionCanceled(answer.get("CancellationReasons", ()))
         if code in _CONFLICTS:
-            raise TransactionCanceled([{"Code": "TransactionConflict"}]) from error
-        raise from_botocore(error, place, service.name, key_id) from error
-    except (BotoCoreError, ResponseParserError, ValueError) as error:
-        # botocore raises a bare ValueError for an endpoint that is not a URL.
-        raise from_botocore(error, place, service.name, key_id) from error
+            return TransactionCanceled([{"Code": "TransactionConflict"}])
+    return from_botocore(error, place, service.name, key_id)
 
 
 def _condition_failed(error: ClientError) -> ConditionFailed:

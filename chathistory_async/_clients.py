@@ -159,7 +159,7 @@ class _Slot:
             client.meta.events.register(f"before-parse.{self._service.name}", _UNPARSED[self._service.name])
             client.meta.events.register(f"before-send.{self._service.name}", _stream_large_body)
             fast = options.fast_path and self._service == DYNAMODB
-            lane = await lane_beside(client, http.session, session) if fast else None
+            lane = await lane_beside(client, http, session) if fast else None
             _open_slots.add(self)
             yield Lent(client, lane.send if lane else functools.partial(send_by_sdk, client))
         finally:

@@ -33,7 +33,7 @@ from samples import humans, texts
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, ServiceError
 from chathistory_async._calls import ConditionFailed, Request, call
 from chathistory_async._clients import Lent
-from chathistory_async._lane import Lane, lane_beside, send_by_sdk
+from chathistory_async._lane import HandedOver, Lane, hand_over, lane_beside, send_by_sdk
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 FACES = [AsyncFace, CollectionFace]
@@ -47,6 +47,14 @@ def by_sdk(proxy: Proxy) -> list[bool]:
 async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[Lent]:
     async with history._conversation._clients.lend() as lent:
         yield lent
+
+
+@asynccontextmanager
+async def client_and_http(**options: Any) -> AsyncIterator[tuple[Any, HandedOver]]:
+    config = AioConfig()
+    http = hand_over(config)
+    async with aioboto3.Session().client("dynamodb", config=config, **options) as client:
+        yield client, http
 
 
 async def test_the_calls_of_a_chat_take_it(face: type[Face], make: Make, proxy: Proxy) -> None:
@@ -100,9 +108,14 @@ class TestOff:
         assert await make(endpoint_url=engine.url + rest).aget_messages() == []
         assert engine.seen_by_sdk == [True]
 
-    async def test_where_the_sdk_is_not_of_the_form_that_is_known(self, make: Make) -> None:
-        async with aioboto3.Session().client("dynamodb") as client:
-            session, http = aioboto3.Session(), object()
+    async def test_by_a_proxy(self, make: Make, proxy: Proxy, engine: Engine) -> None:
+        # It is sent the whole URL, of which it takes the path.
+        await self.send(make(endpoint_url=engine.endpoint_url, config=Config(proxies={"http": proxy.url})))
+        assert set(by_sdk(proxy)) == {True}
+
+    async def test_where_the_sdk_is_not_of_the_form_that_is_known(self) -> None:
+        async with client_and_http() as (client, http):
+            session = aioboto3.Session()
             assert isinstance(await lane_beside(client, http, session), Lane)
 
             def with_model(**metadata: Any) -> Any:
@@ -112,8 +125,23 @@ class TestOff:
 
             strange = [object(), with_model(protocol="smithy-rpc-v2-cbor"), with_model(jsonVersion="1.1")]
             assert [await lane_beside(one, http, session) for one in strange] == [None] * 3
-            assert await lane_beside(client, None, session) is None
             assert await lane_beside(client, http, object()) is None
+
+    @pytest.mark.parametrize(
+        "http",
+        [
+            object(),
+            SimpleNamespace(_get_session=lambda: None),
+            SimpleNamespace(_get_session=lambda proxy: None),
+            SimpleNamespace(_get_session=lambda proxy: asyncio.sleep(0, "another")),
+        ],
+        ids=["without-a-session", "of-other-arguments", "not-asynchronous", "of-another-library"],
+    )
+    async def test_where_its_http_session_is_not_of_the_form_that_is_known(self, http: Any) -> None:
+        handed_over = HandedOver(lambda **_: http)
+        handed_over(proxies={})
+        async with client_and_http() as (client, _):
+            assert await lane_beside(client, handed_over, aioboto3.Session()) is None
 
     @pytest.mark.parametrize(
         "signed",
@@ -124,23 +152,13 @@ class TestOff:
         ],
     )
     async def test_where_the_sdk_signs_otherwise(self, signed: str) -> None:
-        async with aioboto3.Session().client("dynamodb") as client:
+        async with client_and_http() as (client, http):
 
             async def generate_presigned_url(operation: str) -> str:
                 return f"https://dynamodb.us-east-1.amazonaws.com/{signed}"
 
             other = SimpleNamespace(meta=client.meta, generate_presigned_url=generate_presigned_url)
-            assert await lane_beside(other, object(), aioboto3.Session()) is None
-
-    async def test_where_the_http_session_is_of_another_form(
-        self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        history = make(endpoint_url=proxy.url)
-        async with lent_to(history) as lent:
-            lane: Any = lent.send.__self__  # type: ignore[attr-defined]
-        monkeypatch.setattr(lane, "_http", SimpleNamespace(dispatch=None))
-        await self.send(history)
-        assert set(by_sdk(proxy)) == {True}
+            assert await lane_beside(other, http, aioboto3.Session()) is None
 
     async def test_but_not_for_good_where_credentials_fail_once(self) -> None:
         class Credentials:
@@ -158,16 +176,16 @@ class TestOff:
             return credentials
 
         session = SimpleNamespace(get_credentials=get_credentials)
-        async with aioboto3.Session().client("dynamodb") as client:
+        async with client_and_http() as (client, http):
             with pytest.raises(CredentialRetrievalError):
-                await lane_beside(client, object(), session)
-            assert isinstance(await lane_beside(client, object(), session), Lane)
+                await lane_beside(client, http, session)
+            assert isinstance(await lane_beside(client, http, session), Lane)
 
 
 class TestRegion:
     async def test_is_the_one_that_the_sdk_signs_for(self) -> None:
-        async with aioboto3.Session().client("dynamodb", region_name="local") as client:
-            lane = await lane_beside(client, object(), aioboto3.Session())
+        async with client_and_http(region_name="local") as (client, http):
+            lane = await lane_beside(client, http, aioboto3.Session())
             assert lane is not None
             theirs = await client.generate_presigned_url("list_tables")
             assert f"%2F{lane._signer.region}%2Fdynamodb%2F" in theirs
