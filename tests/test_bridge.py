@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -176,6 +178,31 @@ def test_results_and_exceptions_pass_through() -> None:
     assert run(double, 3, plus=1) == 7
     with pytest.raises(LookupError, match="as it is"):
         run(fail)
+
+
+def test_what_the_call_itself_raises_passes_through_too() -> None:
+    with pytest.raises(TypeError):
+        run(asyncio.sleep)  # type: ignore[arg-type]
+
+
+def test_an_error_is_gone_once_it_was_handled() -> None:
+    class Failure(Exception):
+        pass
+
+    async def fail() -> None:
+        raise Failure
+
+    gc.disable()
+    try:
+        with pytest.raises(Failure) as caught:
+            run(fail)
+        error = weakref.ref(caught.value)
+        del caught
+        # The loop lets go of it before its next turn.
+        run(asyncio.sleep, 0)
+        assert error() is None
+    finally:
+        gc.enable()
 
 
 def interrupt_soon() -> None:
