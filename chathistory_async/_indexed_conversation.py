@@ -16,7 +16,7 @@ from ._calls import ConditionFailed, Item, TransactionCanceled
 from ._clients import Clients
 from ._codec import AttributeValue, KeyValue, bytes_of, decode_key_value, encoded, plain_text
 from ._conversation import MAX_ATTEMPTS, now
-from ._item_collection import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection, Items, StoredBody
+from ._item_collection import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection, Items, StoredPart
 from ._item_collection_conversation import ItemCollectionConversation, pause, refused
 from ._json_codec import decode_value, encode_value
 from ._migration import Migration
@@ -192,7 +192,7 @@ class IndexedConversation(ItemCollectionConversation):
                 return
         raise self._conflict()
 
-    async def _remove(self, key: SortKey, known: StoredBody | None = None) -> bool:
+    async def _remove(self, key: SortKey, known: StoredPart | None = None) -> bool:
         first = known or await self._first_part(key)
         if first is None:
             return False

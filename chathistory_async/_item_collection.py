@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ._calls import Item, Request
 from ._codec import AttributeValue, bytes_of, size_of
 from ._settings import check_settings
-from ._sort_keys import PREFIX, SortKey, parse
+from ._sort_keys import PREFIX, SortKey, are_of_first_parts, parse
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
 MAX_TRANSACTION_ITEMS = 100
@@ -73,34 +73,21 @@ class Body(NamedTuple):
 
 
 class StoredPart(NamedTuple):
-    """An item as it is stored: a message, or a part of one.
+    """An item as it is stored: a message, or a part of one. Put together, the first part stands for the whole message.
 
     Attributes:
+        content: as in ``Body``; None where parts of the message are missing.
         parts: of how many items the message consists; 0 in all of them but the first.
         revision: the id of the write that replaced the message, None where it was not replaced.
         removed_by: the id of the write that removed the message, None where it is there.
     """
 
     key: SortKey
-    content: AttributeValue
+    content: str | bytes | None
     encoding: str
     parts: int
     revision: str | None
     removed_by: str | None
-
-
-class StoredBody(NamedTuple):
-    """A message as it is stored, put together.
-
-    Attributes:
-        content: None where a part is missing.
-    """
-
-    key: SortKey
-    content: bytes | None
-    encoding: str
-    parts: int
-    revision: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +234,7 @@ class ItemCollection:
         ]
         return together(actions, token)
 
-    def removal(self, key: SortKey, known: StoredBody | None, write: str, now: int) -> dict[str, Any]:
+    def removal(self, key: SortKey, known: StoredPart | None, write: str, now: int) -> dict[str, Any]:
         """Empty the first item of a message, unless it was replaced since it was known."""
         condition = "attribute_exists(#body)"
         names = {
@@ -272,12 +259,12 @@ class ItemCollection:
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
 
-    def remove(self, key: SortKey, known: StoredBody | None, write: str, now: int) -> Request:
+    def remove(self, key: SortKey, known: StoredPart | None, write: str, now: int) -> Request:
         """Do a removal, and return what is left."""
         return Request("update_item", self.removal(key, known, write, now) | {"ReturnValues": "ALL_NEW"})
 
     def remove_together(
-        self, key: SortKey, known: StoredBody | None, write: str, now: int, *others: Mapping[str, Any]
+        self, key: SortKey, known: StoredPart | None, write: str, now: int, *others: Mapping[str, Any]
     ) -> Request:
         """Do a removal, and with it what the other actions do."""
         return together([{"Update": self.removal(key, known, write, now)}, *others], write)
@@ -317,14 +304,29 @@ class ItemCollection:
         key = parse(item[self.sort_key_name].get("S", ""))
         if key is None:
             return None
+        body = item.get(self.messages_name, {})
         return StoredPart(
             key,
-            item.get(self.messages_name, {}),
+            body["S"] if "S" in body else bytes_of(body.get("B", b"")),
             _text_in(item, ENCODING) or "",
             parts_in(item) if key.is_first_part else 0,
             _text_in(item, REVISION),
             _text_in(item, REMOVED_BY),
         )
+
+    def plain_texts(self, items: Sequence[Item]) -> list[str] | None:
+        """Return the texts of messages, None unless each item has nothing but the key and the text of a whole one.
+
+        Most pages are such. By ``stored_part`` reading them takes 1.3 times as long.
+        """
+        try:
+            if {len(item) for item in items} == {2}:
+                keys = [item[self.sort_key_name]["S"] for item in items]
+                texts: list[str] = [item[self.messages_name]["S"] for item in items]
+                return texts if are_of_first_parts(keys) else None
+        except KeyError:
+            pass
+        return None
 
     def is_stored(self, item: Mapping[str, AttributeValue], found: Item | None) -> bool:
         """Tell whether what was found in an item's place has its key: no other request puts an item there.
@@ -362,7 +364,7 @@ class ItemCollection:
 
 def other_parts(key: SortKey, parts: int) -> list[StoredPart]:
     """Return the parts that a message of so many has behind its first one."""
-    return [StoredPart(key.of_part(part), {}, "", 0, None, None) for part in range(1, parts)]
+    return [StoredPart(key.of_part(part), None, "", 0, None, None) for part in range(1, parts)]
 
 
 def together(actions: Sequence[Mapping[str, Any]], token: str) -> Request:
@@ -370,26 +372,27 @@ def together(actions: Sequence[Mapping[str, Any]], token: str) -> Request:
     return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
 
 
-def by_message(parts: Iterable[StoredPart]) -> list[list[StoredPart]]:
+def messages_of(parts: Iterable[StoredPart]) -> list[StoredPart]:
     """Put the parts of each message together, in order; parts without a first one are left over from a removal."""
-    messages: list[list[StoredPart]] = []
+    messages: list[StoredPart] = []
+    # By the position of the message, of those few that have any.
+    others: dict[int, list[StoredPart]] = {}
     for part in parts:
-        if part.key.is_first_part:
-            messages.append([part])
-        elif messages and _belongs_to(messages[-1][0], part):
-            messages[-1].append(part)
+        if part.parts:
+            messages.append(part)
+            if part.parts != 1:
+                others[len(messages) - 1] = []
+        elif messages and _belongs_to(messages[-1], part):
+            others.setdefault(len(messages) - 1, []).append(part)
+    for position, rest in others.items():
+        messages[position] = _joined(messages[position], rest)
     return messages
 
 
-def assemble(parts: Sequence[StoredPart]) -> StoredBody:
-    """Return the message of these parts."""
-    first = parts[0]
-    content = None
-    if len(parts) == first.parts:
-        content = (
-            _bytes_of(first.content) if first.parts == 1 else b"".join([_bytes_of(part.content) for part in parts])
-        )
-    return StoredBody(first.key, content, first.encoding, first.parts, first.revision)
+def _joined(first: StoredPart, others: Sequence[StoredPart]) -> StoredPart:
+    if 1 + len(others) != first.parts:
+        return first._replace(content=None)
+    return first._replace(content=b"".join(as_bytes(part.content or b"") for part in (first, *others)))
 
 
 def _belongs_to(first: StoredPart, part: StoredPart) -> bool:
@@ -405,9 +408,9 @@ def parts_in(item: Item) -> int:
     return _count(item[PARTS].get("N", "1")) if PARTS in item else 1
 
 
-def _bytes_of(content: AttributeValue) -> bytes:
-    text: str | None = content.get("S")
-    return bytes_of(content.get("B", b"")) if text is None else text.encode()
+def as_bytes(content: str | bytes) -> bytes:
+    """Return a body's bytes, those of its text in UTF-8."""
+    return content.encode() if isinstance(content, str) else content
 
 
 class TooLarge(Exception):

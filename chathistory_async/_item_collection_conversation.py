@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from langchain_core.messages import BaseMessage
 
@@ -33,11 +33,10 @@ from ._item_collection import (
     Body,
     ItemCollection,
     Items,
-    StoredBody,
     StoredPart,
     TooLarge,
-    assemble,
-    by_message,
+    as_bytes,
+    messages_of,
     other_parts,
     parts_in,
     sized,
@@ -75,6 +74,9 @@ _READ_AGAIN = 5
 _DECODED_AT_ONCE = 32
 _COPIED_AT_ONCE = 100
 
+# A message; one that has nothing but a text is that.
+Stored: TypeAlias = Union[StoredPart, str]
+
 
 class ItemCollectionConversation(Conversation):
     """One session in the items of one partition key."""
@@ -96,13 +98,16 @@ class ItemCollectionConversation(Conversation):
         """Return the latest messages, oldest first, and read no more than them."""
         check_positive("limit", limit)
         size = self._layout.history_size
+        bodies: list[Stored]
         if limit is None and size is not None:
-            bodies = (await self._latest_and_window(size))[-size:]
+            bodies = [*(await self._latest_and_window(size))[-size:]]
         elif (count := smaller(limit, size)) is not None:
-            bodies = (await self._latest(count))[-count:]
+            bodies = [*(await self._latest(count))[-count:]]
         else:
+            bodies = []
             async with aclosing(self._pages()) as pages:
-                bodies = [body async for page in pages for body in page]
+                async for page in pages:
+                    bodies += page
         messages = await self._decode(bodies)
         return from_a_human_message(messages) if whole_turns else messages
 
@@ -234,23 +239,23 @@ class ItemCollectionConversation(Conversation):
         encodings = [",".join(filter(None, (encoding, _SEALED))) for _, encoding in packed]
         return [Body(data, encoding, None) for data, encoding in zip(sealed, encodings, strict=True)]
 
-    async def _decode(self, bodies: Sequence[StoredBody]) -> list[BaseMessage]:
-        contents = [body.content for body in bodies]
-        # Most are plain, and need no more than to be passed over.
-        encoded = {at: body for at, body in enumerate(bodies) if body.encoding or body.content is None}
-        for body in encoded.values():
+    async def _decode(self, bodies: Sequence[Stored]) -> list[BaseMessage]:
+        contents: list[Any] = list(bodies)
+        stored = {at: body for at, body in enumerate(bodies) if not isinstance(body, str)}
+        for at, body in stored.items():
             if body.content is None or body.encoding not in _KNOWN_ENCODINGS:
                 reason = "a part of it is missing" if body.content is None else f"its encoding is {body.encoding!r}"
                 raise UndecodableItemError(f"stored message {body.key} cannot be decoded: {reason}", self.place)
-        sealed = {at: body.content or b"" for at, body in encoded.items() if body.encoding.endswith(_SEALED)}
+            contents[at] = body.content
+        sealed = {at: as_bytes(contents[at]) for at, body in stored.items() if body.encoding.endswith(_SEALED)}
         for at, content in (await self._open(sealed)).items():
             contents[at] = content
         slices = Slices()
-        for at, body in encoded.items():
+        for at, body in stored.items():
             if body.encoding.startswith(_ZLIB):
-                contents[at] = await self._unpacked(body.key, contents[at] or b"")
+                contents[at] = await self._unpacked(body.key, as_bytes(contents[at]))
                 await slices.breathe()
-        return await self._in_slices(decode_json, [content or b"" for content in contents])
+        return await self._in_slices(decode_json, contents)
 
     async def _unpacked(self, key: SortKey, data: bytes) -> bytes:
         try:
@@ -321,7 +326,7 @@ class ItemCollectionConversation(Conversation):
             await pause(throttled, _LONGEST_THROTTLE_SECONDS)
         raise self._conflict()
 
-    async def _latest_and_window(self, size: int) -> list[StoredBody]:
+    async def _latest_and_window(self, size: int) -> list[StoredPart]:
         """Return the latest messages, so many or up to a slack more, and remember their sort keys."""
         bodies = await self._latest(size, at_first=size + slack(size))
         self._window = [body.key for body in bodies]
@@ -334,7 +339,7 @@ class ItemCollectionConversation(Conversation):
         at_first: int | None = None,
         before: SortKey | None = None,
         consistent: bool | None = None,
-    ) -> list[StoredBody]:
+    ) -> list[StoredPart]:
         """Return at least so many of the latest messages, if there are, oldest first.
 
         Args:
@@ -346,7 +351,7 @@ class ItemCollectionConversation(Conversation):
         parts: list[StoredPart] = []
         found, limit, start_key = 0, at_first or count, None
         while True:
-            page, start_key = await self._query(
+            items, start_key = await self._query(
                 self._layout.query(
                     now=now(),
                     consistent=self._consistent_read if consistent is None else consistent,
@@ -356,6 +361,7 @@ class ItemCollectionConversation(Conversation):
                     start_key=start_key,
                 )
             )
+            page = await self._parts(items)
             parts += page
             found += sum(part.key.is_first_part for part in page)
             if found >= count or start_key is None:
@@ -366,28 +372,33 @@ class ItemCollectionConversation(Conversation):
 
     async def _pages(
         self, upto: SortKey | None = None, *, consistent: bool | None = None
-    ) -> AsyncGenerator[list[StoredBody], None]:
+    ) -> AsyncGenerator[Sequence[Stored], None]:
         """Yield the messages in order, those of one response at a time."""
         consistent = self._consistent_read if consistent is None else consistent
         waiting: list[StoredPart] = []
         start_key = None
         while True:
-            page, start_key = await self._query(
+            items, start_key = await self._query(
                 self._layout.query(now=now(), consistent=consistent, upto=upto, start_key=start_key)
             )
-            waiting += page
-            end = len(waiting) if start_key is None else _start_of_last(waiting)
-            yield await self._settled(waiting[:end])
+            texts = None if waiting else self._layout.plain_texts(items)
+            if texts is not None:
+                await self._parts(items[-1:])
+                yield texts
+            else:
+                waiting += await self._parts(items)
+                end = len(waiting) if start_key is None else _start_of_last(waiting)
+                yield await self._settled(waiting[:end])
+                del waiting[:end]
             if start_key is None:
                 return
-            del waiting[:end]
 
-    async def _settled(self, parts: Iterable[StoredPart]) -> list[StoredBody]:
+    async def _settled(self, parts: Iterable[StoredPart]) -> list[StoredPart]:
         """Return the messages of these parts, those read again of which a part is missing.
 
         What a transaction writes may be met in part: a page is not one with another, nor, on AWS, with itself.
         """
-        bodies = await self._in_slices(lambda together, _: assemble(together), by_message(parts))
+        bodies = messages_of(parts)
         if all(body.content is not None for body in bodies):
             return bodies
         return [
@@ -396,41 +407,45 @@ class ItemCollectionConversation(Conversation):
             if (whole := body if body.content is not None else await self._read_again(body)) is not None
         ]
 
-    async def _read_again(self, body: StoredBody) -> StoredBody | None:
+    async def _read_again(self, body: StoredPart) -> StoredPart | None:
         """Return a message read as a whole, None where it is gone; still without content if a part stays missing."""
         for attempt in range(_READ_AGAIN):
             await pause(attempt)
             parts, start_key = list[StoredPart](), None
             while True:
-                page, start_key = await self._query(
+                items, start_key = await self._query(
                     self._layout.query(now=now(), consistent=True, only=body.key, start_key=start_key)
                 )
-                parts += page
+                parts += await self._parts(items)
                 if start_key is None:
                     break
-            found = by_message(parts)
+            found = messages_of(parts)
             if not found:
                 return None
-            if (whole := assemble(found[0])).content is not None:
-                return whole
+            if found[0].content is not None:
+                return found[0]
         return body
 
-    async def _query(self, request: Request) -> tuple[list[StoredPart], dict[str, AttributeValue] | None]:
-        """Return a page of what is stored, with the key of the next one, and order what is written after it."""
+    async def _query(self, request: Request) -> tuple[list[Item], dict[str, AttributeValue] | None]:
+        """Return a page of what is stored, with the key of the next one."""
         response = await self._call(request)
-        items: list[Item] = response.get("Items", [])
+        return response.get("Items", []), response.get("LastEvaluatedKey")
+
+    async def _parts(self, items: Sequence[Item]) -> list[StoredPart]:
+        """Return what a page has of messages, and order what is written after it."""
         read = await self._in_slices(lambda item, _: self._layout.stored_part(item), items)
         parts = [part for part in read if part is not None]
         if parts:
-            self._clock.see(max(part.key for part in parts))
-        return parts, response.get("LastEvaluatedKey")
+            # They are in order, from either end.
+            self._clock.see(max(parts[0].key, parts[-1].key))
+        return parts
 
     async def _first_part(self, key: SortKey) -> StoredPart | None:
         """Return the first item of a message, None where it was removed or has expired."""
         item: Item | None = (await self._call(self._layout.get(key))).get("Item")
         return None if item is None else self._layout.alive(item, now())
 
-    async def _remove(self, key: SortKey, known: StoredBody | None = None) -> bool:
+    async def _remove(self, key: SortKey, known: StoredPart | None = None) -> bool:
         """Remove a message, unless it is another one than what is known; return whether this call removed it."""
         write = secrets.token_urlsafe(9)
         removed = True

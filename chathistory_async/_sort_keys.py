@@ -32,7 +32,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ._fork import after_fork_in_child
 
@@ -40,7 +40,9 @@ PREFIX = "m#"
 MAX_INDEX = 16**6
 MAX_PARTS = 16**2
 _COUNTER_BITS = 16
-_FORM = re.compile(PREFIX + r"[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{6}-[0-9a-f]{2}")
+_MESSAGE = PREFIX + r"[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{6}"
+_FORM = re.compile(_MESSAGE + "-[0-9a-f]{2}")
+_FORM_OF_FIRST_PART = re.compile(_MESSAGE + "-00")
 # Far beyond any clock, so that no tick of this size comes from one; and far below the last one that fits.
 _MAX_TICK = 2**63
 
@@ -70,7 +72,7 @@ class SortKey(str):
 
     @property
     def is_first_part(self) -> bool:
-        return self[-2:] == "00"
+        return self.endswith("-00")
 
     @property
     def created_at(self) -> float:
@@ -84,6 +86,11 @@ class SortKey(str):
 def parse(text: str) -> SortKey | None:
     """Return the sort key that a text is, or None."""
     return str.__new__(SortKey, text) if _FORM.fullmatch(text) else None
+
+
+def are_of_first_parts(texts: Iterable[str]) -> bool:
+    """Tell whether all of these are sort keys, and of first parts."""
+    return all(map(_FORM_OF_FIRST_PART.fullmatch, texts))
 
 
 # Over all handles of the process: see 3 above.
