@@ -53,11 +53,10 @@ def single_item(messages: Sequence[BaseMessage]) -> dict[str, Any]:
 
 
 def item_collection(messages: Sequence[BaseMessage], *, newest_first: bool = False) -> dict[str, Any]:
-    """Return the answer to a Query for a session's messages in an item collection of ours."""
+    """Return the answer to a Query for a session's messages in an item collection, with what ours asks for."""
     clock = Clock()
     items = [
         {
-            "SessionId": {"S": session_of(len(messages))},
             "MessageId": {"S": str(clock.next_batch())},
             "History": {"S": json.dumps(message_to_dict(message), ensure_ascii=False, separators=(",", ":"))},
         }
