@@ -37,9 +37,14 @@ def message_of(number: int) -> BaseMessage:
     return HumanMessage(content_of(number)) if number % 2 else AIMessage(content_of(number))
 
 
+def new_number() -> int:
+    """Return a number that no message has yet."""
+    return next(_numbers)
+
+
 def new_message() -> BaseMessage:
     """Return a message that differs from all others."""
-    return message_of(next(_numbers))
+    return message_of(new_number())
 
 
 def new_messages(count: int) -> list[BaseMessage]:

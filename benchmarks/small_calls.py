@@ -14,7 +14,16 @@ from langchain_core.messages import BaseMessage
 
 from .honesty import fault_in_messages, fault_in_numbers, fault_in_session
 from .measure import Operation, Row, block, interleave
-from .messages import content_of, item_collection, new_message, new_messages, number_of, session_of, single_item
+from .messages import (
+    content_of,
+    item_collection,
+    new_message,
+    new_messages,
+    new_number,
+    number_of,
+    session_of,
+    single_item,
+)
 from .setup import Setup
 from .variants import AIOBOTO3, LARGE_POOL, OPERATIONS, Key, Peer, Sender, Target, open_peers, open_senders
 
@@ -83,7 +92,7 @@ async def _race(
 
     def sending(name: str, sender: Sender) -> Operation:
         async def send(_: int) -> None:
-            number = number_of(new_message())
+            number = new_number()
             sent[name].append(number)
             answers[name] = await sender.send(operation, content_of(number))
 

@@ -132,10 +132,27 @@ class TestStorage:
     ) -> None:
         for foreign in ("METADATA", "m", "m#", "m#x", "m$", "n#1", "a"):
             put(foreign, title={"S": "kept"})
+        # Of nothing but a key and a body, as a plain message is.
+        put("m#y", **body("foreign"))
         await face(make()).add(humans(1, 2))
         assert texts(await face(make()).read()) == ["1", "2"]
         await face(make()).clear()
         assert len([item for item in items() if item.get("title") == {"S": "kept"}]) == 7
+
+    async def test_of_a_part_whose_message_was_removed_is_passed_over(
+        self, face: type[Face], make: Make, put: Callable[..., None]
+    ) -> None:
+        put(SortKey(2**40, "f" * 16, 0, part=1), **body("left over"))
+        await face(make()).add(humans(1, 2))
+        assert texts(await face(make()).read()) == ["1", "2"]
+
+    async def test_of_one_kind_does_not_hide_another(self, face: type[Face], make: Make) -> None:
+        plain, compressed = humans(*range(3)), [HumanMessage("so on " * 2000)]
+        in_parts = [HumanMessage(secrets.token_hex(300_000))]
+        stored = [*plain, *compressed, *plain, *in_parts, *plain]
+        for message in stored:
+            await face(make()).add([message])
+        assert await face(make()).read() == stored
 
 
 class TestLargeMessages:
