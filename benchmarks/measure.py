@@ -156,6 +156,7 @@ async def interleave(blocks: Mapping[K, Block], rounds: int) -> dict[K, Timed]:
         for _ in range(rounds):
             for name in random.sample(list(blocks), len(blocks)):
                 # What the others have left, such as the messages that they read, is not this one's to pay for either.
+                gc.collect()
                 gc.freeze()
                 await _time(blocks[name], timed[name])
     return timed

@@ -135,9 +135,9 @@ class Conversation(ABC):
             )
         return await self._sealing.open(sealed, what)
 
-    async def _in_slices(self, convert: Callable[[In, int], Out], values: Iterable[In]) -> list[Out]:
+    async def _in_slices(self, convert: Callable[[In, int], Out], values: Iterable[In], first: int = 0) -> list[Out]:
         try:
-            return await in_slices(convert, values)
+            return await in_slices(convert, values, first)
         except (MessageNotStorableError, UndecodableItemError) as error:
             raise self._located(error) from None
 

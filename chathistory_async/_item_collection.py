@@ -372,10 +372,12 @@ def together(actions: Sequence[Mapping[str, Any]], token: str) -> Request:
     return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
 
 
-def messages_of(parts: Iterable[StoredPart]) -> list[StoredPart]:
-    """Put the parts of each message together, in order; parts without a first one are left over from a removal."""
+def messages_of(parts: Iterable[StoredPart]) -> tuple[list[StoredPart], dict[int, list[StoredPart]]]:
+    """Return the first parts of all messages, in order, and by its position what else there is of a message.
+
+    Parts without a first one are left over from a removal.
+    """
     messages: list[StoredPart] = []
-    # By the position of the message, of those few that have any.
     others: dict[int, list[StoredPart]] = {}
     for part in parts:
         if part.parts:
@@ -384,12 +386,11 @@ def messages_of(parts: Iterable[StoredPart]) -> list[StoredPart]:
                 others[len(messages) - 1] = []
         elif messages and _belongs_to(messages[-1], part):
             others.setdefault(len(messages) - 1, []).append(part)
-    for position, rest in others.items():
-        messages[position] = _joined(messages[position], rest)
-    return messages
+    return messages, others
 
 
-def _joined(first: StoredPart, others: Sequence[StoredPart]) -> StoredPart:
+def joined(first: StoredPart, others: Sequence[StoredPart]) -> StoredPart:
+    """Return a message of several parts, without a content where one is missing."""
     if 1 + len(others) != first.parts:
         return first._replace(content=None)
     return first._replace(content=b"".join(as_bytes(part.content or b"") for part in (first, *others)))
@@ -456,7 +457,7 @@ def transactions(messages: Iterable[tuple[Items, int]], max_items: int) -> list[
 
 def _count(digits: str) -> int:
     """Return a number of parts, one that no message has where it is damaged."""
-    return int(digits) if digits.isdecimal() else -1
+    return (int(digits) if digits.isdecimal() else 0) or -1
 
 
 def _same(revision: str | None) -> str:

@@ -36,6 +36,7 @@ from ._item_collection import (
     StoredPart,
     TooLarge,
     as_bytes,
+    joined,
     messages_of,
     other_parts,
     parts_in,
@@ -73,9 +74,10 @@ _LONGEST_THROTTLE_SECONDS = 5.0
 _READ_AGAIN = 5
 _DECODED_AT_ONCE = 32
 _COPIED_AT_ONCE = 100
-_MANY = 500
+# Of half a megabyte and more, whose JSON holds the loop for 2 to 6 ms.
+_LONG_PAGE = 500
 
-# A message; one that has nothing but a text is that.
+# A message as it is read: of a page of messages that have no more than a text, the text alone.
 Stored: TypeAlias = Union[StoredPart, str]
 
 
@@ -99,17 +101,15 @@ class ItemCollectionConversation(Conversation):
         """Return the latest messages, oldest first, and read no more than them."""
         check_positive("limit", limit)
         size = self._layout.history_size
-        bodies: list[Stored]
         if limit is None and size is not None:
-            bodies = [*(await self._latest_and_window(size))[-size:]]
+            messages = await self._decode((await self._latest_and_window(size))[-size:])
         elif (count := smaller(limit, size)) is not None:
-            bodies = [*(await self._latest(count))[-count:]]
+            messages = await self._decode((await self._latest(count))[-count:])
         else:
-            bodies = []
+            messages = []
             async with aclosing(self._pages()) as pages:
                 async for page in pages:
-                    bodies += page
-        messages = await self._decode(bodies)
+                    messages += await self._decode(page, len(messages))
         return from_a_human_message(messages) if whole_turns else messages
 
     async def stream(self) -> AsyncGenerator[BaseMessage, None]:
@@ -118,12 +118,14 @@ class ItemCollectionConversation(Conversation):
             for message in await self.read():
                 yield message
             return
+        read = 0
         async with aclosing(self._pages()) as pages:
             async for bodies in pages:
                 # A few at a time: a megabyte may be a hundred when it is decompressed.
                 for start in range(0, len(bodies), _DECODED_AT_ONCE):
-                    for message in await self._decode(bodies[start : start + _DECODED_AT_ONCE]):
+                    for message in await self._decode(bodies[start : start + _DECODED_AT_ONCE], read):
                         yield message
+                        read += 1
 
     async def page(self, limit: int, before: str | None) -> Page:
         """Return the latest messages, or those before a cursor."""
@@ -240,7 +242,9 @@ class ItemCollectionConversation(Conversation):
         encodings = [",".join(filter(None, (encoding, _SEALED))) for _, encoding in packed]
         return [Body(data, encoding, None) for data, encoding in zip(sealed, encodings, strict=True)]
 
-    async def _decode(self, bodies: Sequence[Stored]) -> list[BaseMessage]:
+    async def _decode(self, bodies: Sequence[Stored], first: int = 0) -> list[BaseMessage]:
+        """Return the messages of these bodies, of which the first one is at this position."""
+        slices = Slices()
         contents: list[Any] = list(bodies)
         stored = {at: body for at, body in enumerate(bodies) if not isinstance(body, str)}
         for at, body in stored.items():
@@ -249,14 +253,14 @@ class ItemCollectionConversation(Conversation):
                 raise UndecodableItemError(f"stored message {body.key} cannot be decoded: {reason}", self.place)
             contents[at] = body.content
         sealed = {at: as_bytes(contents[at]) for at, body in stored.items() if body.encoding.endswith(_SEALED)}
+        await slices.breathe()
         for at, content in (await self._open(sealed)).items():
             contents[at] = content
-        slices = Slices()
         for at, body in stored.items():
             if body.encoding.startswith(_ZLIB):
                 contents[at] = await self._unpacked(body.key, as_bytes(contents[at]))
                 await slices.breathe()
-        return await self._in_slices(decode_json, contents)
+        return await self._in_slices(decode_json, contents, first)
 
     async def _unpacked(self, key: SortKey, data: bytes) -> bytes:
         try:
@@ -384,6 +388,7 @@ class ItemCollectionConversation(Conversation):
             )
             texts = None if waiting else self._layout.plain_texts(items)
             if texts is not None:
+                # For the clock: the last of a page is its latest.
                 await self._parts(items[-1:])
                 yield texts
             else:
@@ -399,7 +404,12 @@ class ItemCollectionConversation(Conversation):
 
         What a transaction writes may be met in part: a page is not one with another, nor, on AWS, with itself.
         """
-        bodies = messages_of(parts)
+        slices = Slices()
+        bodies, others = messages_of(parts)
+        for position, rest in others.items():
+            await slices.breathe()
+            bodies[position] = joined(bodies[position], rest)
+        await slices.breathe()
         if all(body.content is not None for body in bodies):
             return bodies
         return [
@@ -420,19 +430,18 @@ class ItemCollectionConversation(Conversation):
                 parts += await self._parts(items)
                 if start_key is None:
                     break
-            found = messages_of(parts)
+            found, others = messages_of(parts)
             if not found:
                 return None
-            if found[0].content is not None:
-                return found[0]
+            if (whole := joined(found[0], others.get(0, []))).content is not None:
+                return whole
         return body
 
     async def _query(self, request: Request) -> tuple[list[Item], dict[str, AttributeValue] | None]:
         """Return a page of what is stored, with the key of the next one."""
         response = await self._call(request)
         items: list[Item] = response.get("Items", [])
-        if len(items) > _MANY:
-            # A megabyte of JSON has just held the loop for 4 to 6 ms.
+        if len(items) > _LONG_PAGE:
             await asyncio.sleep(0)
         return items, response.get("LastEvaluatedKey")
 
@@ -538,8 +547,10 @@ def slack(history_size: int) -> int:
 
 
 def _start_of_last(parts: Sequence[StoredPart]) -> int:
-    """Return where the parts of the last message begin, which may go on in the next page."""
+    """Return where the parts of the last message begin, if it may go on in the next page."""
     start = len(parts)
+    if parts and parts[-1].parts == 1:
+        return start
     while start and parts[start - 1].key.of_part(0) == parts[-1].key.of_part(0):
         start -= 1
     return start

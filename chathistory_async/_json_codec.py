@@ -185,16 +185,17 @@ _ENCODERS: dict[type, Encoder] = {
 
 def _decode_json(text: str | bytes) -> BaseMessage:
     try:
-        return rebuild(orjson.loads(text) if isinstance(text, str) and "$" not in text else _loads(text))
+        return rebuild(_loads(text))
     except (ValueError, RecursionError):
         pass
     raise Undecodable("it is not the JSON text of a message")
 
 
 def _loads(text: str | bytes) -> Any:
-    characters = text if isinstance(text, str) else text.decode()
+    # The one character first, which is found several times as fast as the two are.
+    marked = ("$" in text and '"$' in text) if isinstance(text, str) else (b"$" in text and b'"$' in text)
     # The standard library's parser takes several times as long, and tells of each object when it is complete.
-    return json.loads(characters, object_hook=_unmarked) if '"$' in characters else orjson.loads(characters)
+    return json.loads(text, object_hook=_unmarked) if marked else orjson.loads(text)
 
 
 def _unmarked(value: dict[str, Any]) -> Any:

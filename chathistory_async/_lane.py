@@ -16,6 +16,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import math
 import random
 import time
 import zlib
@@ -58,23 +59,23 @@ class HandedOver:
     def __init__(self, make: Callable[..., Any]) -> None:
         self._make = make
         self._session: Any = None
-        self._proxies: Mapping[str, str] | None = None
+        self._proxies: Mapping[str, str] = {}
 
     def __call__(self, *arguments: Any, proxies: Mapping[str, str] | None = None, **options: Any) -> Any:
         self._session = self._make(*arguments, proxies=proxies, **options)
-        self._proxies = proxies
+        self._proxies = proxies or {}
         return self._session
 
-    async def aiohttp_session(self) -> aiohttp.ClientSession | None:
-        """Return what the HTTP session sends with, None where it was not asked for here, or sends to a proxy.
-
-        Raises:
-            AttributeError, TypeError: it is not of the form that is known.
-        """
-        if self._session is None or self._proxies:
+    async def aiohttp_session(self, url: str) -> aiohttp.ClientSession | None:
+        """Return what the HTTP session sends requests to a URL with, None where that is not known."""
+        if self._session is None or urlsplit(url).scheme in self._proxies:
             return None
-        # The one private method of the SDK's that is called: through its own send() a call takes 1.25 times as long.
-        session = await self._session._get_session(None)
+        try:
+            # The one private method of the SDK's that is called: through its own send() a call takes 1.25 times as
+            # long.
+            session = await self._session._get_session(None)
+        except Exception:  # noqa: BLE001  # a certificate that is not there is told of by the SDK's own attempt
+            return None
         return session if isinstance(session, aiohttp.ClientSession) else None
 
 
@@ -123,7 +124,7 @@ class Lane:
         response = await self._attempt(self._models[operation], body)
         if response is not None:
             return response
-        self._opens_at = time.monotonic() + random.uniform(*CLOSED_SECONDS)
+        self._opens_at = max(self._opens_at, time.monotonic() + random.uniform(*CLOSED_SECONDS))
         await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))
         try:
             return await send_by_sdk(self._client, operation, parameters)
@@ -140,7 +141,11 @@ class Lane:
         try:
             answer = await self._http.post(self._url, data=streamed(body), headers=headers, allow_redirects=False)
             content = await answer.read()
-        except Exception:  # noqa: BLE001  # whatever it is, the SDK's own attempt tells of it
+        except (AttributeError, TypeError):
+            # What is not the aiohttp that is known would fail each time, and after it has sent.
+            self._opens_at = math.inf
+            return None
+        except Exception:  # noqa: BLE001  # the SDK's own attempt tells of it, or does better
             return None
         status, answer_headers = answer.status, answer.headers
         response = json_object(content)
@@ -158,7 +163,7 @@ class Lane:
             "RequestId": headers.get("x-amzn-requestid", ""),
             "HTTPStatusCode": 400,
             # Their names in lower case, as the SDK has them.
-            "HTTPHeaders": {name.lower(): value for name, value in headers.items()},
+            "HTTPHeaders": {header.lower(): value for header, value in headers.items()},
             "RetryAttempts": 0,
         }
         text = response.get("message", response.get("Message", ""))
@@ -180,7 +185,8 @@ async def lane_beside(client: Any, handed_over: HandedOver, session: Any) -> Lan
     http = credentials = None
     with contextlib.suppress(AttributeError, LookupError, TypeError):
         if _is_known(client.meta):
-            http, credentials = await handed_over.aiohttp_session(), await session.get_credentials()
+            http = await handed_over.aiohttp_session(client.meta.endpoint_url)
+            credentials = await session.get_credentials()
     if http is None or credentials is None:
         return None
     # What fails here fails this call, and the next one tries again: it must not keep the lane off for good.

@@ -18,7 +18,7 @@ SLICE_SECONDS = 0.002
 
 
 class Slices:
-    """Tells when a slice of work is over."""
+    """Cuts work into slices."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -30,12 +30,18 @@ class Slices:
             self._started = time.perf_counter()
 
 
-async def in_slices(convert: Callable[[In, int], Out], values: Iterable[In]) -> list[Out]:
-    """Return ``convert(value, position)`` of all values, and let the loop run now and then."""
+async def in_slices(convert: Callable[[In, int], Out], values: Iterable[In], first: int = 0) -> list[Out]:
+    """Return ``convert(value, position)`` of all values, and let the loop run now and then.
+
+    Args:
+        convert: takes a value and its position.
+        values: the values.
+        first: the position of the first one.
+    """
     converted: list[Out] = []
     # Not by Slices: a call for each value takes longer than the rest of this.
     over = time.perf_counter() + SLICE_SECONDS
-    for position, value in enumerate(values):
+    for position, value in enumerate(values, first):
         converted.append(convert(value, position))
         if time.perf_counter() > over:
             await asyncio.sleep(0)

@@ -233,6 +233,7 @@ class TestDamage:
             ({"History": {"B": zlib.compress(b"x") + b"y"}, "Encoding": {"S": "zlib"}}, "goes on behind its end"),
             ({"History": {"B": zlib.compress(bytes(70_000_000))}, "Encoding": {"S": "zlib"}}, "or is too large"),
             (body("x") | {PARTS: {"N": "2"}}, "a part of it is missing"),
+            (body("x") | {PARTS: {"N": "0"}}, "a part of it is missing"),
         ],
     )
     async def test_is_an_error(self, face: type[Face], make: Make, put: Any, attributes: Any, reason: str) -> None:

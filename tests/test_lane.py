@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import threading
 import uuid
@@ -30,7 +31,7 @@ from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy
 from samples import humans, texts
 
-from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, ServiceError
+from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, EndpointError, ServiceError
 from chathistory_async._calls import ConditionFailed, Request, call
 from chathistory_async._clients import Lent
 from chathistory_async._lane import HandedOver, Lane, hand_over, lane_beside, send_by_sdk
@@ -113,6 +114,22 @@ class TestOff:
         await self.send(make(endpoint_url=engine.endpoint_url, config=Config(proxies={"http": proxy.url})))
         assert set(by_sdk(proxy)) == {True}
 
+    async def test_but_not_by_a_proxy_for_others(
+        self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("NO_PROXY", "169.254.169.254")
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+        await self.send(make(endpoint_url=proxy.url))
+        assert set(by_sdk(proxy)) == {False}
+
+    async def test_where_the_certificates_are_missing_as_the_sdk_tells(
+        self, through: Through, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_CA_BUNDLE", "/none-such")
+        with pytest.raises(EndpointError):
+            await through(attempts=2).aget_messages()
+        assert not proxy.seen
+
     async def test_where_the_sdk_is_not_of_the_form_that_is_known(self) -> None:
         async with client_and_http() as (client, http):
             session = aioboto3.Session()
@@ -159,6 +176,18 @@ class TestOff:
 
             other = SimpleNamespace(meta=client.meta, generate_presigned_url=generate_presigned_url)
             assert await lane_beside(other, http, aioboto3.Session()) is None
+
+    async def test_where_what_it_sends_with_changes(
+        self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        history = make(endpoint_url=proxy.url)
+        async with lent_to(history) as lent:
+            lane: Any = lent.send.__self__  # type: ignore[attr-defined]
+        monkeypatch.setattr(lane, "_http", SimpleNamespace(dispatch=None))
+        monkeypatch.setattr("chathistory_async._lane.CLOSED_SECONDS", (0, 0))
+        await self.send(history)
+        assert lane._opens_at == math.inf
+        assert set(by_sdk(proxy)) == {True}
 
     async def test_but_not_for_good_where_credentials_fail_once(self) -> None:
         class Credentials:
@@ -350,6 +379,19 @@ class TestFailures:
         assert await make(endpoint_url=engine.url).aget_messages() == []
         assert engine.seen_by_sdk == [False, True]
 
+    async def test_a_redirect_is_one_and_is_not_followed(self, make: Make, saying: Saying) -> None:
+        elsewhere = saying(Answer({}))
+        redirect = Answer({}, {"Location": elsewhere.url}, status=307)
+        engine = saying(redirect, Answer({}))
+        assert await make(endpoint_url=engine.url).aget_messages() == []
+        assert (engine.seen_by_sdk, elsewhere.seen_by_sdk) == ([False, True], [])
+
+    async def test_no_other_than_plain_answers_are_asked_for(self, make: Make, saying: Saying) -> None:
+        # Compressed, they would have another checksum.
+        engine = saying(Answer({}))
+        await make(endpoint_url=engine.url).aget_messages()
+        assert [headers["Accept-Encoding"] for headers in engine.seen_headers] == ["identity"]
+
     async def test_refused_credentials_are_one(self, make: Make, saying: Saying) -> None:
         refused = Answer({"__type": "com.amazon.coral.service#RequestExpired", "message": "no"}, status=400)
         engine = saying(refused, Answer({}))
@@ -422,11 +464,13 @@ class Saying:
     def __call__(self, *answers: Answer) -> SimpleNamespace:
         left = list(answers)
         seen_by_sdk: list[bool] = []
+        seen_headers: list[Any] = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 seen_by_sdk.append("amz-sdk-invocation-id" in self.headers)
+                seen_headers.append(self.headers)
                 answer = left.pop(0) if len(left) > 1 else left[0]
                 self.send_response(answer.status)
                 for name, value in {**answer.headers, "Content-Length": str(len(answer.content))}.items():
@@ -439,7 +483,8 @@ class Saying:
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever).start()
         self.servers.append(server)
-        return SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}", seen_by_sdk=seen_by_sdk)
+        url = f"http://127.0.0.1:{server.server_port}"
+        return SimpleNamespace(url=url, seen_by_sdk=seen_by_sdk, seen_headers=seen_headers)
 
 
 @pytest.fixture
