@@ -320,13 +320,11 @@ class ItemCollection:
         Most pages are such. By ``stored_part`` reading them takes 1.3 times as long.
         """
         try:
-            if {len(item) for item in items} == {2}:
-                keys = [item[self.sort_key_name]["S"] for item in items]
-                texts: list[str] = [item[self.messages_name]["S"] for item in items]
-                return texts if are_of_first_parts(keys) else None
+            keys = [item[self.sort_key_name]["S"] for item in items if len(item) == 2]
+            texts = [item[self.messages_name]["S"] for item in items]
         except KeyError:
-            pass
-        return None
+            return None
+        return texts if items and len(keys) == len(items) and are_of_first_parts(keys) else None
 
     def is_stored(self, item: Mapping[str, AttributeValue], found: Item | None) -> bool:
         """Tell whether what was found in an item's place has its key: no other request puts an item there.
