@@ -58,6 +58,6 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Everything measured beside the peers, in about twenty minutes: see benchmarks/README.md."""
+    """Everything measured beside the peers, in a quarter of an hour: see benchmarks/README.md."""
     session.install(".[local,kms]", *dependencies("bench"))
     session.run("python", "-m", "benchmarks", *session.posargs)

@@ -202,19 +202,27 @@ def item(dynamodb: Any, table: str, session_id: str) -> Callable[[], dict[str, A
 
 
 @pytest.fixture
-def items(dynamodb: Any, layout: dict[str, Any], session_id: str) -> Callable[[], list[dict[str, Any]]]:
-    """Reads the raw items of the test's own session, in whatever layout."""
+def items_in(dynamodb: Any, session_id: str) -> Callable[[str], list[dict[str, Any]]]:
+    """Reads the raw items of the test's own session in a table."""
 
-    def items() -> list[dict[str, Any]]:
+    def items_in(table: str) -> list[dict[str, Any]]:
         pages = dynamodb.get_paginator("query").paginate(
-            TableName=layout["table_name"],
+            TableName=table,
             KeyConditionExpression="SessionId = :session",
             ExpressionAttributeValues={":session": {"S": session_id}},
             ConsistentRead=True,
         )
         return [item for page in pages for item in page["Items"]]
 
-    return items
+    return items_in
+
+
+@pytest.fixture
+def items(
+    items_in: Callable[[str], list[dict[str, Any]]], layout: dict[str, Any]
+) -> Callable[[], list[dict[str, Any]]]:
+    """Reads the raw items of the test's own session, in whatever layout."""
+    return lambda: items_in(layout["table_name"])
 
 
 @pytest.fixture

@@ -6,18 +6,21 @@ import asyncio
 import json
 import math
 import random
+import ssl
 import threading
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import aioboto3
 import botocore
 import pytest
+import trustme
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
@@ -448,6 +451,34 @@ async def test_pages_go_on_under_a_binary_key(binary_table: str, proxy: Proxy, f
     assert starts
 
 
+class TestTLS:
+    """Of the SDK's own certificates, because it goes by the SDK's connections."""
+
+    @pytest.fixture
+    def authority(self) -> trustme.CA:
+        return trustme.CA()
+
+    @pytest.fixture
+    def secure(self, authority: trustme.CA, saying: Saying) -> Any:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        return saying(Answer({}), tls=context)
+
+    async def test_is_checked_against_the_sdks_bundle(
+        self, make: Make, secure: Any, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundle = tmp_path / "bundle.pem"
+        authority.cert_pem.write_to_path(str(bundle))
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
+        assert await make(endpoint_url=secure.url).aget_messages() == []
+        assert secure.seen_by_sdk == [False]
+
+    async def test_of_a_stranger_is_refused(self, make: Make, secure: Any) -> None:
+        with pytest.raises(EndpointError):
+            await make(endpoint_url=secure.url, config=Config(retries={"total_max_attempts": 2})).aget_messages()
+        assert secure.seen_by_sdk == []
+
+
 class Answer:
     def __init__(self, body: Any, headers: dict[str, str] | None = None, status: int = 200) -> None:
         self.content = (body if isinstance(body, str) else json.dumps(body)).encode()
@@ -461,7 +492,7 @@ class Saying:
     def __init__(self) -> None:
         self.servers: list[ThreadingHTTPServer] = []
 
-    def __call__(self, *answers: Answer) -> SimpleNamespace:
+    def __call__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> SimpleNamespace:
         left = list(answers)
         seen_by_sdk: list[bool] = []
         seen_headers: list[Any] = []
@@ -481,9 +512,11 @@ class Saying:
             def log_message(self, format: str, *args: Any) -> None: ...
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever).start()
         self.servers.append(server)
-        url = f"http://127.0.0.1:{server.server_port}"
+        url = f"http://127.0.0.1:{server.server_port}" if tls is None else f"https://localhost:{server.server_port}"
         return SimpleNamespace(url=url, seen_by_sdk=seen_by_sdk, seen_headers=seen_headers)
 
 

@@ -78,19 +78,11 @@ async def mark_deleted(target: ChatHistoryStore, session_id: str) -> None:
 
 
 @pytest.fixture
-def target_items(dynamodb: Any, collection_table: str, session_id: str) -> Callable[[], list[dict[str, Any]]]:
+def target_items(
+    items_in: Callable[[str], list[dict[str, Any]]], collection_table: str
+) -> Callable[[], list[dict[str, Any]]]:
     """Reads the raw items of the test's own session in the target, the marker aside."""
-
-    def items() -> list[dict[str, Any]]:
-        answer = dynamodb.query(
-            TableName=collection_table,
-            KeyConditionExpression="SessionId = :session",
-            ExpressionAttributeValues={":session": {"S": session_id}},
-            ConsistentRead=True,
-        )
-        return [item for item in answer["Items"] if "Migration" not in item]
-
-    return items
+    return lambda: [item for item in items_in(collection_table) if "Migration" not in item]
 
 
 @pytest.fixture

@@ -407,7 +407,12 @@ class TestTitleAndMetadata:
 
 class TestDeleting:
     async def test_leaves_nothing(
-        self, store: ChatHistoryStore, session_id: str, owner: str, dynamodb: Any, indexed_table: str
+        self,
+        store: ChatHistoryStore,
+        session_id: str,
+        owner: str,
+        items_in: Callable[[str], list[dict[str, Any]]],
+        indexed_table: str,
     ) -> None:
         history = store.session(session_id, owner=owner)
         await history.aadd_messages(humans(*range(30)))
@@ -416,13 +421,9 @@ class TestDeleting:
         assert await store.get_session_info(session_id) is None
         assert await history.aget_messages() == []
         assert (await store.list_sessions(owner, 5)).sessions == []
-        items = dynamodb.query(
-            TableName=indexed_table,
-            KeyConditionExpression="SessionId = :session",
-            ExpressionAttributeValues={":session": {"S": session_id}},
-        )["Items"]
+        left = items_in(indexed_table)
         # The tombstones of what is younger than half an hour.
-        assert all(set(item) == {"SessionId", "MessageId", "RemovedBy", "expireAt"} for item in items)
+        assert all(set(item) == {"SessionId", "MessageId", "RemovedBy", "expireAt"} for item in left)
         assert await store.delete_session(session_id) == 0
 
     async def test_of_a_session_from_before_the_index(
@@ -518,21 +519,16 @@ class TestPurging:
 
 class TestExpiry:
     @pytest.fixture
-    def expire(self, session_id: str, dynamodb: Any, indexed_table: str) -> Callable[[], None]:
+    def expire(
+        self, dynamodb: Any, items_in: Callable[[str], list[dict[str, Any]]], indexed_table: str
+    ) -> Callable[[], None]:
         """Has all of the session expired a second ago, as DynamoDB may leave it for days."""
 
         def expire() -> None:
-            key = {"SessionId": {"S": session_id}}
-            found = dynamodb.query(
-                TableName=indexed_table,
-                KeyConditionExpression="SessionId = :session",
-                ExpressionAttributeValues={":session": key["SessionId"]},
-                ConsistentRead=True,
-            )["Items"]
-            for item in found:
+            for item in items_in(indexed_table):
                 dynamodb.update_item(
                     TableName=indexed_table,
-                    Key=key | {"MessageId": item["MessageId"]},
+                    Key={name: item[name] for name in ("SessionId", "MessageId")},
                     UpdateExpression="SET expireAt = :past",
                     ExpressionAttributeValues={":past": {"N": str(int(time.time()) - 1)}},
                 )
