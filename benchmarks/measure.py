@@ -147,10 +147,19 @@ def block(operation: Operation, times: int, at_once: int = 1) -> Block:
     return run
 
 
-async def interleave(blocks: Mapping[K, Block], rounds: int) -> dict[K, Timed]:
-    """Run all blocks once to warm up, and then so many rounds, each in another order."""
+async def interleave(
+    blocks: Mapping[K, Block], rounds: int, after_each: Callable[[], object] = lambda: None
+) -> dict[K, Timed]:
+    """Run all blocks once to warm up, and then so many rounds, each in another order.
+
+    Args:
+        blocks: what takes turns.
+        rounds: how many.
+        after_each: called after each block, outside of the time.
+    """
     for run in blocks.values():
         await run()
+        after_each()
     timed = {name: Timed() for name in blocks}
     with frozen_garbage():
         for _ in range(rounds):
@@ -159,6 +168,7 @@ async def interleave(blocks: Mapping[K, Block], rounds: int) -> dict[K, Timed]:
                 gc.collect()
                 gc.freeze()
                 await _time(blocks[name], timed[name])
+                after_each()
     return timed
 
 

@@ -69,7 +69,7 @@ async def run(setup: Setup) -> list[Row]:
 async def _whole_reads(setup: Setup, messages: Sequence[BaseMessage]) -> list[Row]:
     """Time whole calls, and bare aiohttp's, which only receives the bytes."""
     session, tables = session_of(len(messages)), setup.on_stub.tables
-    read: dict[Key, list[BaseMessage]] = {}
+    reads = Reads(messages)
     setup.stub.pin(together=True)
     async with open_peers(setup.on_stub) as peers, bare_aiohttp() as http:
         get = CannedRequest(http, setup.on_stub, "get_item", get_request(tables[SINGLE_ITEM], session))
@@ -78,24 +78,44 @@ async def _whole_reads(setup: Setup, messages: Sequence[BaseMessage]) -> list[Ro
             (SINGLE_ITEM, FLOOR): block(lambda _: get.send(), 1),
             (ITEM_COLLECTION, FLOOR): block(lambda _: query.send(), 1),
         }
-        blocks |= {key: block(_reading(key, peer, session, read), 1) for key, peer in peers.items()}
-        timed = await interleave(blocks, setup.rounds(40))
+        blocks |= {key: block(reads.by(key, peer, session), 1) for key, peer in peers.items()}
+        timed = await interleave(blocks, setup.rounds(40), reads.check)
     setup.stub.pin(together=False)
     rows = []
     for (layout, name), one in timed.items():
-        fault = None if name == FLOOR else fault_in_messages(read[layout, name], messages)
-        row = one.row(name, _case("whole read", layout, messages), fault)
+        row = one.row(name, _case("whole read", layout, messages), reads.faults.get((layout, name)))
         if name != FLOOR:
             row.rounds["above_floor_ms"] = _minus(one.cpu, timed[layout, FLOOR].cpu)
         rows.append(row)
     return rows
 
 
-def _reading(key: Key, peer: Peer, session: str, read: dict[Key, list[BaseMessage]]) -> Operation:
-    async def operation(_: int) -> None:
-        read[key] = await peer.read(session)
+class Reads:
+    """Reads sessions, and looks at what was read when the clock has stopped: to let go of it is no part of reading it.
 
-    return operation
+    Attributes:
+        faults: the first thing that was wrong with what a variant read, if any was.
+    """
+
+    def __init__(self, expected: Sequence[BaseMessage]) -> None:
+        self.faults: dict[Key, str] = {}
+        self._expected = expected
+        self._found: dict[Key, list[BaseMessage]] = {}
+
+    def by(self, key: Key, peer: Peer, session: str) -> Operation:
+        """Return the operation that reads a session by this variant."""
+
+        async def operation(_: int) -> None:
+            self._found[key] = await peer.read(session)
+
+        return operation
+
+    def check(self) -> None:
+        """Compare what was read since the last time, and forget it."""
+        for key, found in self._found.items():
+            if fault := fault_in_messages(found, self._expected):
+                self.faults.setdefault(key, fault)
+        self._found.clear()
 
 
 async def _stages(setup: Setup, messages: Sequence[BaseMessage], bodies: Mapping[str, bytes]) -> list[Row]:
@@ -162,16 +182,16 @@ def _stepping(step: Step) -> Block:
 async def _waiting(setup: Setup, engine: Target, messages: list[BaseMessage]) -> list[Row]:
     """Time whole calls on the engine: what is not this process's CPU time is waiting."""
     async with open_peers(engine) as peers:
-        read: dict[Key, list[BaseMessage]] = {}
+        reads = Reads(messages)
         blocks: dict[Key, Block] = {}
         for key, peer in peers.items():
             session = f"reading-{len(messages)}-{key[1]}"
             await store(peer, session, messages)
-            blocks[key] = block(_reading(key, peer, session, read), 1)
-        timed = await interleave(blocks, setup.rounds(20))
+            blocks[key] = block(reads.by(key, peer, session), 1)
+        timed = await interleave(blocks, setup.rounds(20), reads.check)
     rows = []
     for (layout, name), one in timed.items():
-        row = one.row(name, _case("on the engine", layout, messages), fault_in_messages(read[layout, name], messages))
+        row = one.row(name, _case("on the engine", layout, messages), reads.faults.get((layout, name)))
         row.rounds["waiting_ms"] = _minus(one.wall, one.cpu)
         rows.append(row)
     return rows

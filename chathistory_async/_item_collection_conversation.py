@@ -390,6 +390,8 @@ class ItemCollectionConversation(Conversation):
             if texts is not None:
                 # For the clock: the last of a page is its latest.
                 await self._parts(items[-1:])
+                # A megabyte, which is not searched for garbage while its texts are decoded.
+                del items
                 yield texts
             else:
                 waiting += await self._parts(items)

@@ -93,6 +93,26 @@ async def test_a_variant_that_loses_messages_is_wrong(importable: Path, engine: 
     ]
 
 
+async def test_each_read_is_looked_at(importable: Path) -> None:
+    from benchmarks.measure import block, interleave
+    from benchmarks.messages import new_messages
+    from benchmarks.reading import Reads
+
+    messages = new_messages(3)
+    answers = [messages, messages[:2], messages]
+
+    class Hasty:
+        async def append(self, session: str, messages: Sequence[BaseMessage]) -> None: ...
+
+        async def read(self, session: str, limit: int | None = None) -> list[BaseMessage]:
+            return answers.pop(0)
+
+    reads = Reads(messages)
+    key = ("single item", "hasty")
+    await interleave({key: block(reads.by(key, Hasty(), "session"), 1)}, 2, reads.check)
+    assert reads.faults == {key: "lost 1 of 3 messages"}
+
+
 @pytest.mark.parametrize(
     ("found", "fault"),
     [
