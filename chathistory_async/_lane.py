@@ -5,9 +5,9 @@ that the SDK made for its client, with its pool, TLS and time-outs. An answer is
 beyond doubt: a success, or the refusal of a condition or a transaction, after which nothing is stored. Whatever else
 happens is left to the SDK's client, with its errors and retries.
 
-A put takes 0.26 of the CPU of a plain aioboto3 client, an update 0.25, a get 0.25 and a query of 20 items 0.22; and
-0.76, 0.70, 0.75 and 0.66 of that of aiodynamo (medians of 60 paired ratios, two runs, against a server of canned
-answers on the same core; aioboto3 15.5.0 without awscrt, aiodynamo 26.4, CPython 3.11).
+A put takes 0.28 of the CPU of a plain aioboto3 client, an update 0.27, a get 0.27 and a query of 20 items 0.26; and
+0.74, 0.68, 0.75 and 0.67 of that of aiodynamo (medians of 30 paired ratios, against a server of canned answers on the
+same core; aioboto3 15.5.0 without awscrt, aiodynamo 26.4, CPython 3.11). See ``benchmarks/``.
 """
 
 from __future__ import annotations
