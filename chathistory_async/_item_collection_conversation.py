@@ -449,12 +449,15 @@ class ItemCollectionConversation(Conversation):
 
     async def _parts(self, items: Sequence[Item]) -> list[StoredPart]:
         """Return what a page has of messages, and order what is written after it."""
-        read = await self._in_slices(lambda item, _: self._layout.stored_part(item), items)
-        parts = [part for part in read if part is not None]
+        parts = await self._stored_parts(items)
         if parts:
             # They are in order, from either end.
             self._clock.see(max(parts[0].key, parts[-1].key))
         return parts
+
+    async def _stored_parts(self, items: Sequence[Item]) -> list[StoredPart]:
+        read = await self._in_slices(lambda item, _: self._layout.stored_part(item), items)
+        return [part for part in read if part is not None]
 
     async def _first_part(self, key: SortKey) -> StoredPart | None:
         """Return the first item of a message, None where it was removed or has expired."""
@@ -511,8 +514,7 @@ class ItemCollectionConversation(Conversation):
         start_key, swept = None, 0
         while True:
             response = await self._call(self._layout.query_keys(before=before, start_key=start_key))
-            found = await self._in_slices(lambda item, _: self._layout.stored_part(item), response.get("Items", []))
-            parts = [part for part in found if part is not None]
+            parts = await self._stored_parts(response.get("Items", []))
             await self._sweep(parts)
             swept += sum(part.key.is_first_part and part.removed_by is None for part in parts)
             start_key = response.get("LastEvaluatedKey")
