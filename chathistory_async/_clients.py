@@ -26,6 +26,7 @@ from botocore.credentials import Credentials, ReadOnlyCredentials, RefreshableCr
 from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 
+from ._first_append import FirstAppend
 from ._fork import after_fork_in_child, park
 from ._lane import ITEMS, hand_over, is_answer, json_object, lane_beside, send_by_sdk, streamed
 
@@ -179,6 +180,7 @@ class Clients:
     Attributes:
         users: the open histories without a store that share these clients.
         options: what they are made of.
+        first_append: the checks that tables have passed.
         retired: whether the store that owns them was closed, so that none is to be opened any more.
     """
 
@@ -186,6 +188,7 @@ class Clients:
         self.users: WeakSet[object] = WeakSet()
         self.retired = False
         self.options = options
+        self.first_append = FirstAppend()
         self._lock = threading.Lock()
         # By the loop itself, not by id(loop): ids are reused.
         self._slots: dict[tuple[asyncio.AbstractEventLoop, Service], _Slot] = {}

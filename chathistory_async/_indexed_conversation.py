@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage
 
-from ._calls import ConditionFailed, Item, TransactionCanceled
+from ._calls import ConditionFailed, Item, TransactionCanceled, call
 from ._clients import Clients
 from ._codec import AttributeValue, KeyValue, bytes_of, decode_key_value, encoded, plain_text
 from ._conversation import MAX_ATTEMPTS, now
@@ -20,7 +20,7 @@ from ._item_collection import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection, I
 from ._item_collection_conversation import ItemCollectionConversation, pause, refused
 from ._json_codec import decode_value, encode_value
 from ._migration import Migration
-from ._session_item import SessionItem, StoredSession, is_alive, read_session
+from ._session_item import INDEX_NAME, SessionItem, StoredSession, is_alive, query_sessions, read_session
 from ._sort_keys import SortKey
 from .errors import ItemTooLargeError, Place, SessionNotFoundError, UndecodableItemError
 
@@ -169,6 +169,9 @@ class IndexedConversation(ItemCollectionConversation):
                 return metadata
         raise self._conflict()
 
+    async def _check_table(self) -> None:
+        await check_index(self._clients, self._entry, self.place)
+
     async def _store(self, messages: list[Items], first: SortKey, token: str) -> None:
         items = [item for items in messages for item in items]
         count: Callable[..., dict[str, Any]] = self._entry.count_added
@@ -269,6 +272,18 @@ class IndexedConversation(ItemCollectionConversation):
 
     def _damaged(self) -> UndecodableItemError:
         return UndecodableItemError("The session's item in the index is damaged", self.place)
+
+
+async def check_index(clients: Clients, entry: SessionItem, place: Place) -> None:
+    """Refuse a table without the index, before the first append to it: sessions would be stored and never listed.
+
+    Raises:
+        KeySchemaError: the table has no such index.
+        ChatHistoryError: the table does not exist, or cannot be reached.
+    """
+    request = query_sessions(entry.layout, entry.owner or "nobody", limit=1, start_key=None)
+    check = (INDEX_NAME, entry.layout.table_name)
+    await clients.first_append.check(check, lambda: call(clients, request, place))
 
 
 def _time(text: str) -> datetime:

@@ -147,6 +147,7 @@ class ItemCollectionConversation(Conversation):
         bodies = await self._encode(list(messages), left_out)
         if not bodies:
             return
+        await self._check_table()
         first = self._next_batch()
         keys = [SortKey(first.tick, first.batch, index) for index in range(len(bodies))]
         items = await self._in_slices(lambda key, index: sized(self._layout.items_of(key, bodies[index], now())), keys)
@@ -280,6 +281,9 @@ class ItemCollectionConversation(Conversation):
             f" {MAX_TRANSACTION_BYTES:,} bytes; nothing was written. Store large content elsewhere",
             self.place,
         )
+
+    async def _check_table(self) -> None:
+        """Refuse a table in which what is to be appended could not be found; once, before the first append."""
 
     def _next_batch(self) -> SortKey:
         try:

@@ -13,6 +13,7 @@ from ._calls import ConditionFailed, Item, Request, TransactionCanceled, call
 from ._clients import Clients
 from ._codec import AttributeValue
 from ._conversation import MAX_ATTEMPTS, now
+from ._indexed_conversation import check_index
 from ._item_collection import MAX_TRANSACTION_ITEMS, ItemCollection, Items, sized
 from ._item_collection_conversation import ItemCollectionConversation, pause
 from ._migration import OTHER_ACTIONS, Digests, Marker, Migration, digest, indexes
@@ -156,6 +157,8 @@ class Target(ItemCollectionConversation):
         """Return the items of the source's messages but for the first ones, divided into transactions."""
         if done == len(found.messages):
             return []
+        if self._entry is not None:
+            await check_index(self._clients, self._entry, self.place)
         migration = Migration(self._layout)
         bodies = await self._encode(found.messages, done)
         keys = [marker.key(marker.total + offset) for offset in range(len(bodies))]

@@ -332,7 +332,8 @@ def _from_client_error(error: ClientError, place: Place, advice: _Advice, with_w
 def _from_dynamodb_error(error: ClientError, place: Place) -> ChatHistoryError | None:
     code, text = _code_and_text(error)
     if _matches(text, _NO_INDEX_TEXTS):
-        return KeySchemaError("The table has no session index: ChatHistoryStore.create_table() adds it", place)
+        advice = "ChatHistoryStore.create_table() adds it and waits until it can be read"
+        return KeySchemaError(f"The table has no session index: {advice}", place)
     if code == "ResourceNotFoundException":
         advice = "check the name, region and endpoint, or create it with ChatHistoryStore.create_table()"
         return TableNotFoundError(f"The table does not exist: {advice}", place)

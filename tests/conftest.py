@@ -123,7 +123,8 @@ def module_or_test(fixture_name: str, config: pytest.Config) -> Literal["module"
 
 @pytest.fixture(scope=module_or_test)
 def collection_table(engine: Engine) -> Iterator[str]:
-    with created_table() as name:
+    """A table of item collections, which has the session index for those who use it."""
+    with created_table(session_index=True) as name:
         yield name
 
 

@@ -70,6 +70,7 @@ MODULES = [
     "_lane",
     "_signing",
     "_bridge",
+    "_first_append",
     "_fork",
     "errors",
     "local",

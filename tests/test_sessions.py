@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from botocore.config import Config
-from conftest import created_table, module_or_test
+from conftest import created_table
 from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy
 from samples import humans, texts
@@ -39,19 +39,13 @@ COPIES = "moto copies the whole table for every transaction, and requests time o
 NewStore = Callable[..., ChatHistoryStore]
 
 
-@pytest.fixture(scope=module_or_test)
-def indexed_table() -> Iterator[str]:
-    with created_table(session_index=True) as name:
-        yield name
-
-
 @pytest.fixture
-async def new_store(indexed_table: str) -> AsyncIterator[NewStore]:
+async def new_store(collection_table: str) -> AsyncIterator[NewStore]:
     """Makes stores with a session index on a table that has it."""
     stores = []
 
     def new_store(**options: Any) -> ChatHistoryStore:
-        stores.append(ChatHistoryStore(indexed_table, session_index=True, **options))
+        stores.append(ChatHistoryStore(collection_table, session_index=True, **options))
         return stores[-1]
 
     yield new_store
@@ -132,14 +126,14 @@ class TestInfo:
         assert "secret" not in f"{await info_of(store, session_id)!r}{page!r}"
 
     async def test_of_a_damaged_item_is_an_error(
-        self, new_store: NewStore, session_id: str, owner: str, dynamodb: Any, indexed_table: str
+        self, new_store: NewStore, session_id: str, owner: str, dynamodb: Any, collection_table: str
     ) -> None:
         store = new_store()
         await store.session(session_id, owner=owner).aadd_messages(humans(1))
         key = {"SessionId": {"S": session_id}, "MessageId": {"S": "session"}}
         for name, value in [("Metadata", {"S": "[]"}), ("Metadata", {"S": "{"}), ("CreatedAt", {"S": "then"})]:
             dynamodb.update_item(
-                TableName=indexed_table,
+                TableName=collection_table,
                 Key=key,
                 UpdateExpression="SET #name = :value",
                 ExpressionAttributeNames={"#name": name},
@@ -235,9 +229,9 @@ class TestCount:
         assert (await info_of(store, session_id)).message_count == len(stored)
 
     async def test_begins_with_what_comes_after_the_index(
-        self, new_store: NewStore, session_id: str, indexed_table: str
+        self, new_store: NewStore, session_id: str, collection_table: str
     ) -> None:
-        async with ChatHistoryStore(indexed_table) as plain:
+        async with ChatHistoryStore(collection_table) as plain:
             await plain.session(session_id).aadd_messages(humans(1, 2, 3))
         store = new_store()
         history = store.session(session_id)
@@ -350,14 +344,14 @@ class TestTitleAndMetadata:
         assert (await info_of(store, session_id)).metadata == {f"n{number}": number for number in range(12)}
 
     async def test_are_sealed_where_messages_are(
-        self, new_store: NewStore, session_id: str, dynamodb: Any, indexed_table: str, kms_key: str
+        self, new_store: NewStore, session_id: str, dynamodb: Any, collection_table: str, kms_key: str
     ) -> None:
         store = new_store(kms_key_id=kms_key)
         await store.session(session_id).aadd_messages(humans("a secret"))
         await store.set_title(session_id, "a secret")
         await store.update_metadata(session_id, {"secret": 1})
         key = {"SessionId": {"S": session_id}, "MessageId": {"S": "session"}}
-        item = dynamodb.get_item(TableName=indexed_table, Key=key)["Item"]
+        item = dynamodb.get_item(TableName=collection_table, Key=key)["Item"]
         assert "secret" not in repr(item)
         assert set(item["Title"]) == set(item["Metadata"]) == {"B"}
         with pytest.raises(ConfigurationError, match="title or metadata 0 is sealed: give kms_key_id"):
@@ -412,7 +406,7 @@ class TestDeleting:
         session_id: str,
         owner: str,
         items_in: Callable[[str], list[dict[str, Any]]],
-        indexed_table: str,
+        collection_table: str,
     ) -> None:
         history = store.session(session_id, owner=owner)
         await history.aadd_messages(humans(*range(30)))
@@ -421,15 +415,15 @@ class TestDeleting:
         assert await store.get_session_info(session_id) is None
         assert await history.aget_messages() == []
         assert (await store.list_sessions(owner, 5)).sessions == []
-        left = items_in(indexed_table)
+        left = items_in(collection_table)
         # The tombstones of what is younger than half an hour.
         assert all(set(item) == {"SessionId", "MessageId", "RemovedBy", "expireAt"} for item in left)
         assert await store.delete_session(session_id) == 0
 
     async def test_of_a_session_from_before_the_index(
-        self, new_store: NewStore, session_id: str, indexed_table: str
+        self, new_store: NewStore, session_id: str, collection_table: str
     ) -> None:
-        async with ChatHistoryStore(indexed_table) as plain:
+        async with ChatHistoryStore(collection_table) as plain:
             await plain.session(session_id).aadd_messages(humans(1, 2))
         assert await new_store().delete_session(session_id) == 2
 
@@ -506,7 +500,7 @@ class TestPurging:
             assert await new_store().session(name).aget_messages() == []
 
     async def test_takes_expired_ones_too(
-        self, new_store: NewStore, owner: str, dynamodb: Any, indexed_table: str
+        self, new_store: NewStore, owner: str, dynamodb: Any, collection_table: str
     ) -> None:
         store = new_store(ttl=1)
         [name] = await begin(store, owner, 1)
@@ -514,20 +508,20 @@ class TestPurging:
         assert (await store.list_sessions(owner, 5)).sessions == []
         await store.purge_owner(owner)
         key = {"SessionId": {"S": name}, "MessageId": {"S": "session"}}
-        assert "Item" not in dynamodb.get_item(TableName=indexed_table, Key=key)
+        assert "Item" not in dynamodb.get_item(TableName=collection_table, Key=key)
 
 
 class TestExpiry:
     @pytest.fixture
     def expire(
-        self, dynamodb: Any, items_in: Callable[[str], list[dict[str, Any]]], indexed_table: str
+        self, dynamodb: Any, items_in: Callable[[str], list[dict[str, Any]]], collection_table: str
     ) -> Callable[[], None]:
         """Has all of the session expired a second ago, as DynamoDB may leave it for days."""
 
         def expire() -> None:
-            for item in items_in(indexed_table):
+            for item in items_in(collection_table):
                 dynamodb.update_item(
-                    TableName=indexed_table,
+                    TableName=collection_table,
                     Key={name: item[name] for name in ("SessionId", "MessageId")},
                     UpdateExpression="SET expireAt = :past",
                     ExpressionAttributeValues={":past": {"N": str(int(time.time()) - 1)}},
@@ -564,11 +558,11 @@ class TestExpiry:
         assert await store.session(session_id).aget_messages() == []
 
     async def test_is_the_last_messages(
-        self, new_store: NewStore, session_id: str, dynamodb: Any, indexed_table: str
+        self, new_store: NewStore, session_id: str, dynamodb: Any, collection_table: str
     ) -> None:
         def expiry() -> int:
             key = {"SessionId": {"S": session_id}, "MessageId": {"S": "session"}}
-            item = dynamodb.get_item(TableName=indexed_table, Key=key, ConsistentRead=True)["Item"]
+            item = dynamodb.get_item(TableName=collection_table, Key=key, ConsistentRead=True)["Item"]
             return int(item.get("expireAt", {"N": 0})["N"])
 
         def history(ttl: int | None) -> DynamoDBChatMessageHistory:
@@ -629,8 +623,8 @@ class TestKeys:
 
 
 class TestWithoutIt:
-    async def test_the_methods_say_so(self, indexed_table: str) -> None:
-        async with ChatHistoryStore(indexed_table) as store:
+    async def test_the_methods_say_so(self, collection_table: str) -> None:
+        async with ChatHistoryStore(collection_table) as store:
             for call in [
                 store.list_sessions("o", 1),
                 store.get_session_info("s"),
@@ -656,12 +650,55 @@ class TestWithoutIt:
             with pytest.raises(ValueError, match="names must differ"):
                 ChatHistoryStore("t", session_index=True, **options)
 
-    async def test_a_table_without_the_index_says_so(self, collection_table: str) -> None:
-        async with ChatHistoryStore(collection_table, session_index=True) as store:
-            await store.session("s", owner="o").aadd_messages(humans(1))
-            assert (await info_of(store, "s")).message_count == 1
-            with pytest.raises(KeySchemaError, match=r"no session index: .*create_table\(\) adds it"):
+
+class TestTableWithoutTheIndex:
+    @pytest.fixture
+    def bare_table(self) -> Iterator[str]:
+        with created_table() as name:
+            yield name
+
+    async def test_is_refused_by_the_first_append(
+        self, bare_table: str, session_id: str, items_in: Callable[[str], list[dict[str, Any]]]
+    ) -> None:
+        async with ChatHistoryStore(bare_table, session_index=True) as store:
+            for owner in ("o", None):
+                with pytest.raises(KeySchemaError, match=r"no session index: .*create_table\(\) adds it"):
+                    await store.session(session_id, owner=owner).aadd_messages(humans(1))
+            with pytest.raises(KeySchemaError, match="no session index"):
                 await store.list_sessions("o", 1)
+            assert items_in(bare_table) == []
+            # It is not remembered: who adds the index need not begin anew.
+            await store.create_table()
+            await store.session(session_id, owner="o").aadd_messages(humans(1))
+            assert ids((await store.list_sessions("o", 1)).sessions) == [session_id]
+
+    async def test_is_refused_by_a_migration(self, bare_table: str, table: str, session_id: str) -> None:
+        async with (
+            ChatHistoryStore(table, layout="single_item") as source,
+            ChatHistoryStore(bare_table, session_index=True) as target,
+        ):
+            await source.session(session_id).aadd_messages(humans(1))
+            for dry_run in (True, False):
+                with pytest.raises(KeySchemaError, match="no session index"):
+                    await anext(target.migrate_from(source, [session_id], dry_run=dry_run))
+            assert await target.session(session_id).aget_messages() == []
+
+    async def test_is_looked_for_once(self, through: NewStore, session_id: str, proxy: Proxy) -> None:
+        store = through()
+        for number in range(3):
+            await store.session(session_id if number else f"{session_id}-{number}").aadd_messages(humans(number))
+        assert proxy.operations() == ["Query", *["TransactWriteItems"] * 3]
+
+    @pytest.mark.parametrize(("fault", "queries"), [(Fault.DENIED, 1), (Fault.CAPACITY, 2), (Fault.ERROR_500, 2)])
+    async def test_is_not_what_another_refusal_says(
+        self, through: NewStore, session_id: str, proxy: Proxy, fault: Fault, queries: int
+    ) -> None:
+        store = through(attempts=1)
+        proxy.script(fault, operation="Query")
+        for number in range(3):
+            await store.session(session_id).aadd_messages(humans(number))
+        assert proxy.operations().count("Query") == queries
+        assert len(await store.session(session_id).aget_messages()) == 3
 
 
 class TestTable:
