@@ -1,12 +1,15 @@
 """The one place that sends requests: it maps every error and tells a failed condition from a failure.
 
 Throttles, HTTP 5xx and broken connections are retried by the SDK, within the bound of ``retries`` in its Config
-(or AWS_MAX_ATTEMPTS), after one attempt on the lean path of ``_lane``. A request may thus reach AWS more than once: the
-layouts make that harmless.
+(or AWS_MAX_ATTEMPTS), after one attempt on the lean path of ``_lane``. What the SDK does not retry is retried here: a
+request that met a transaction on the same item, and a transaction that was throttled. A request may thus reach AWS more
+than once: the layouts make that harmless.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,7 +17,22 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from ._clients import DYNAMODB, Clients, Service
-from .errors import ClosedError, Place, from_botocore
+from .errors import (
+    ChatHistoryError,
+    ClosedError,
+    Place,
+    ThrottledError,
+    WriteConflictError,
+    WriteOutcomeUnknownError,
+    from_botocore,
+    from_cancelled_transaction,
+)
+
+# A transaction is on its items for milliseconds: so many are in the way in a row only where DynamoDB would throttle.
+MAX_CONFLICTS = 50
+LONGEST_PAUSE_SECONDS = 0.1
+MAX_THROTTLED_ATTEMPTS = 12
+_LONGEST_THROTTLE_SECONDS = 5.0
 
 # As its JSON has it: binary is base64 text.
 Item: TypeAlias = Mapping[str, dict[str, Any]]
@@ -34,12 +52,14 @@ class TransactionCanceled(Exception):
     Attributes:
         reasons: DynamoDB's, one for each action: its "Code", which is "None" where it was not at fault, and where they
             are told its "Message" and the "Item" that was there.
+        sent_before: whether the request had been sent before, so that an earlier sending may have been stored.
     """
 
-    def __init__(self, reasons: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, reasons: Sequence[Mapping[str, Any]], *, sent_before: bool) -> None:
         super().__init__()
         self.reasons = reasons
         self.codes = {reason.get("Code", "None") for reason in reasons}
+        self.sent_before = sent_before
 
 
 class ConditionFailed(Exception):
@@ -59,11 +79,79 @@ class ConditionFailed(Exception):
 async def call(clients: Clients, request: Request, place: Place) -> dict[str, Any]:
     """Send a request on the running loop's client and return the response.
 
+    The request is sent again where another transaction was in its way, and where DynamoDB throttled its transaction.
+
     Raises:
         ConditionFailed: the write's condition did not hold.
-        TransactionCanceled: an action of the transaction could not be taken.
+        TransactionCanceled: a condition of the transaction did not hold.
         ChatHistoryError: any other failure, with botocore's error as its cause.
     """
+    retries = _Retries(place)
+    while True:
+        try:
+            return await _send(clients, request, place)
+        except ConditionFailed as failed:
+            failed.sent_before = failed.sent_before or retries.maybe_stored
+            raise
+        except TransactionCanceled as canceled:
+            if "ConditionalCheckFailed" in canceled.codes:
+                raise
+            if not canceled.codes <= _RETRYABLE:
+                raise from_cancelled_transaction(canceled.reasons, place) from canceled.__cause__
+            await retries.wait_after(canceled)
+
+
+async def pause(attempt: int, longest_seconds: float = LONGEST_PAUSE_SECONDS) -> None:
+    """Wait for a random time, the longer the more attempts there were (exponential back-off with full jitter)."""
+    await asyncio.sleep(random.uniform(0, min(0.005 * 2**attempt, longest_seconds)))
+
+
+class _Retries:
+    """The retries of one request that DynamoDB refused, where the refused sending stored nothing.
+
+    Attributes:
+        maybe_stored: whether an earlier sending may have been stored all the same, because its answer was lost.
+    """
+
+    __slots__ = ("_conflicts", "_place", "_throttles", "maybe_stored")
+
+    def __init__(self, place: Place) -> None:
+        self.maybe_stored = False
+        self._place = place
+        self._conflicts = 0
+        self._throttles = 0
+
+    async def wait_after(self, canceled: TransactionCanceled) -> None:
+        """Wait before the request is sent again.
+
+        Raises:
+            ThrottledError: it was throttled too often.
+            WriteConflictError: other transactions were in its way too often.
+            WriteOutcomeUnknownError: they were, and an earlier sending may have been stored.
+        """
+        self.maybe_stored = self.maybe_stored or canceled.sent_before
+        if canceled.codes.isdisjoint(_THROTTLED):
+            self._conflicts += 1
+            if self._conflicts == MAX_CONFLICTS:
+                raise self._conflict() from canceled.__cause__
+            await pause(self._conflicts)
+        else:
+            self._throttles += 1
+            if self._throttles == MAX_THROTTLED_ATTEMPTS:
+                text = "AWS throttled the transaction and every retry: raise the table's capacity"
+                raise ThrottledError(text, self._place) from canceled.__cause__
+            await pause(self._throttles, _LONGEST_THROTTLE_SECONDS)
+
+    def _conflict(self) -> ChatHistoryError:
+        text = f"Transactions of other writers were in the way in {MAX_CONFLICTS} attempts"
+        if not self.maybe_stored:
+            return WriteConflictError(f"{text} in a row", self._place)
+        return WriteOutcomeUnknownError(
+            f"{text}, and the answer to an earlier one was lost: read the session before you try again", self._place
+        )
+
+
+async def _send(clients: Clients, request: Request, place: Place) -> dict[str, Any]:
     _check_open(clients, place)
     try:
         async with clients.lend(request.service) as lent:
@@ -92,9 +180,12 @@ def _check_open(clients: Clients, place: Place) -> None:
         raise ClosedError("The ChatHistoryStore is closed, and its histories with it", place)
 
 
-# A request that meets a transaction on the same item, or its own one of which the answer was lost.
-_CONFLICTS = {"TransactionConflictException", "TransactionInProgressException"}
-
+_RETRYABLE = {"None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
+_THROTTLED = {"ThrottlingError", "ProvisionedThroughputExceeded"}
+# A request of one item, or a transaction, that meets another's transaction.
+_CONFLICT = "TransactionConflictException"
+# A transaction that meets itself: an earlier sending of it is still under way.
+_IN_PROGRESS = "TransactionInProgressException"
 
 # botocore raises a bare ValueError for an endpoint that is not a URL.
 _SDK_ERRORS = (ClientError, BotoCoreError, ResponseParserError, ValueError)
@@ -103,19 +194,15 @@ _SDK_ERRORS = (ClientError, BotoCoreError, ResponseParserError, ValueError)
 def _mapped(error: Exception, place: Place, service: Service, key_id: str | None = None) -> Exception:
     """Return what an error of the SDK's means."""
     if isinstance(error, ClientError):
-        code = error.response["Error"].get("Code")
+        # Typed as what every error has; those of conditions and transactions have more.
+        answer: dict[str, Any] = dict(error.response)
+        code = answer["Error"].get("Code")
+        sent_before = answer.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
         if code == "ConditionalCheckFailedException":
-            return _condition_failed(error)
+            return ConditionFailed(answer.get("Item"), sent_before=sent_before)
         if code == "TransactionCanceledException":
-            answer: dict[str, Any] = dict(error.response)
-            return TransactionCanceled(answer.get("CancellationReasons", ()))
-        if code in _CONFLICTS:
-            return TransactionCanceled([{"Code": "TransactionConflict"}])
+            return TransactionCanceled(answer.get("CancellationReasons", ()), sent_before=sent_before)
+        if code in (_CONFLICT, _IN_PROGRESS):
+            reasons = [{"Code": "TransactionConflict"}]
+            return TransactionCanceled(reasons, sent_before=sent_before or code == _IN_PROGRESS)
     return from_botocore(error, place, service.name, key_id)
-
-
-def _condition_failed(error: ClientError) -> ConditionFailed:
-    # Typed as what every error has; this one also has the item.
-    answer: dict[str, Any] = dict(error.response)
-    sent_before = answer["ResponseMetadata"].get("RetryAttempts", 0) > 0
-    return ConditionFailed(answer.get("Item"), sent_before=sent_before)

@@ -34,7 +34,6 @@ Out = TypeVar("Out")
 # An attempt fails only where another writer's succeeded or the first guess was wrong: this many are lost in a row
 # only to a crowd that DynamoDB would throttle.
 MAX_ATTEMPTS = 50
-LONGEST_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)

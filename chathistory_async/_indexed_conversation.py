@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage
 
-from ._calls import ConditionFailed, Item, TransactionCanceled, call
+from ._calls import ConditionFailed, Item, TransactionCanceled, call, pause
 from ._clients import Clients
 from ._codec import AttributeValue, KeyValue, bytes_of, decode_key_value, encoded, plain_text
 from ._conversation import MAX_ATTEMPTS, now
 from ._item_collection import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection, Items, StoredPart
-from ._item_collection_conversation import ItemCollectionConversation, pause, refused
+from ._item_collection_conversation import ItemCollectionConversation, refused
 from ._json_codec import decode_value, encode_value
 from ._migration import Migration
 from ._session_item import INDEX_NAME, SessionItem, StoredSession, is_alive, query_sessions, read_session

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from langchain_core.messages import BaseMessage
 
-from ._calls import ConditionFailed, Item, Request, TransactionCanceled
+from ._calls import ConditionFailed, Item, Request, TransactionCanceled, pause
 from ._clients import Clients
 from ._codec import AttributeValue
 from ._compression import MAX_BYTES, MIN_BYTES, compressed, decompressed
 from ._conversation import (
-    LONGEST_PAUSE_SECONDS,
     MAX_ATTEMPTS,
     Conversation,
     Page,
@@ -55,7 +54,6 @@ from .errors import (
     Place,
     ThrottledError,
     UndecodableItemError,
-    from_cancelled_transaction,
     wrong_key,
 )
 
@@ -64,13 +62,8 @@ if TYPE_CHECKING:
 
 _ZLIB, _SEALED = "zlib", "aws-encryption-sdk"
 _KNOWN_ENCODINGS = {"", _ZLIB, _SEALED, f"{_ZLIB},{_SEALED}"}
-_RETRYABLE = {"None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
-_THROTTLED = {"ThrottlingError", "ProvisionedThroughputExceeded"}
 # Of 25 items each; more at once would only meet the throttle of the partition.
 _SWEEPS_AT_ONCE = 4
-# Throttles are waited out by the SDK's rules elsewhere, but not for transactions.
-MAX_THROTTLED_ATTEMPTS = 12
-_LONGEST_THROTTLE_SECONDS = 5.0
 _READ_AGAIN = 5
 _DECODED_AT_ONCE = 32
 _COPIED_AT_ONCE = 100
@@ -316,24 +309,7 @@ class ItemCollectionConversation(Conversation):
             ConditionFailed: its condition did not hold.
             TransactionCanceled: a condition of its transaction did not hold.
         """
-        throttled = 0
-        for attempt in range(MAX_ATTEMPTS):
-            try:
-                return await self._call(request)
-            except TransactionCanceled as canceled:
-                if "ConditionalCheckFailed" in canceled.codes:
-                    raise
-                if not canceled.codes <= _RETRYABLE:
-                    raise from_cancelled_transaction(canceled.reasons, self.place) from canceled.__cause__
-                if not canceled.codes & _THROTTLED:
-                    await pause(attempt)
-                    continue
-            throttled += 1
-            if throttled == MAX_THROTTLED_ATTEMPTS:
-                advice = "raise the table's capacity"
-                raise ThrottledError(f"AWS throttled the transaction and every retry: {advice}", self.place)
-            await pause(throttled, _LONGEST_THROTTLE_SECONDS)
-        raise self._conflict()
+        return await self._call(request)
 
     async def _latest_and_window(self, size: int) -> list[StoredPart]:
         """Return the latest messages, so many or up to a slack more, and remember their sort keys."""
@@ -583,7 +559,3 @@ def _stored_message(key: SortKey, message: BaseMessage) -> StoredMessage:
     # A damaged key may claim a time beyond the calendar.
     seconds = min(key.created_at, datetime.max.replace(tzinfo=timezone.utc).timestamp() - 1)
     return StoredMessage(str(key).removeprefix(PREFIX)[:-3], message, datetime.fromtimestamp(seconds, timezone.utc))
-
-
-async def pause(attempt: int, longest_seconds: float = LONGEST_PAUSE_SECONDS) -> None:
-    await asyncio.sleep(random.uniform(0, min(0.005 * 2**attempt, longest_seconds)))

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from langchain_core.messages import BaseMessage
 
-from ._calls import ConditionFailed, Item, Request, TransactionCanceled, call
+from ._calls import ConditionFailed, Item, Request, TransactionCanceled, call, pause
 from ._clients import Clients
 from ._codec import AttributeValue
 from ._conversation import MAX_ATTEMPTS, now
 from ._indexed_conversation import check_index
 from ._item_collection import MAX_TRANSACTION_ITEMS, ItemCollection, Items, sized
-from ._item_collection_conversation import ItemCollectionConversation, pause
+from ._item_collection_conversation import ItemCollectionConversation
 from ._migration import OTHER_ACTIONS, Digests, Marker, Migration, digest, indexes
 from ._session_item import SessionItem
 from ._single_item import SingleItem

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from langchain_core.messages import BaseMessage
 
-from ._calls import ConditionFailed, Item
+from ._calls import LONGEST_PAUSE_SECONDS, ConditionFailed, Item
 from ._clients import Clients
 from ._codec import MAX_ITEM_BYTES, AttributeValue, bytes_of, decode_message, encode_message, size_of
 from ._conversation import (
-    LONGEST_PAUSE_SECONDS,
     MAX_ATTEMPTS,
     Conversation,
     check_sequence,

@@ -34,6 +34,8 @@ from chathistory_async import (
     TableNotFoundError,
     ThrottledError,
     UndecodableItemError,
+    WriteConflictError,
+    WriteOutcomeUnknownError,
 )
 from chathistory_async.errors import Place, from_botocore
 
@@ -168,6 +170,36 @@ async def test_throttled_beyond_the_retries(
     # The fast path makes one attempt before the SDK's.
     assert len(proxy.seen) == 3 + face.fast_path
     assert isinstance(error.__cause__, ClientError)
+
+
+@pytest.mark.parametrize("operation", ["add", "clear"])
+async def test_transactions_of_others_in_the_way_beyond_the_retries(
+    face: type[Face],
+    through: Through,
+    make: Make,
+    proxy: Proxy,
+    item: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+) -> None:
+    await face(make()).add(humans("before"))
+    before = item()
+    monkeypatch.setattr("chathistory_async._calls.MAX_CONFLICTS", 3)
+    proxy.schedule = lambda seen: Fault.NONE if seen.operation == "GetItem" else Fault.CONFLICT
+    error = await failure(WriteConflictError, face, through(), operation)
+    assert "in 3 attempts in a row" in str(error)
+    assert len([name for name in proxy.operations() if name != "GetItem"]) == 3
+    assert isinstance(error.__cause__, ClientError)
+    assert item() == before
+
+
+async def test_transactions_of_others_in_the_way_after_a_lost_answer(
+    face: type[Face], through: Through, proxy: Proxy, item: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chathistory_async._calls.MAX_CONFLICTS", 3)
+    proxy.script(Fault.LOST_ANSWER, *[Fault.CONFLICT] * 9)
+    await failure(WriteOutcomeUnknownError, face, through(), "add")
+    assert item() is not None
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -21,7 +21,7 @@ Through = Callable[..., DynamoDBChatMessageHistory]
 FACES = [*SINGLE_ITEM_FACES, SdkFace]
 pytestmark = pytest.mark.usefixtures("open_lane")
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
-NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED]
+NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED, Fault.CONFLICT]
 
 
 @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
@@ -189,8 +189,10 @@ class TestClear:
                 return Fault.NONE
             if proxy.operations().count("DeleteItem") == 1:
                 return fault
-            # On the proxy's loop: through the synchronous face, which has a loop of its own.
-            make().add_messages(humans("new"))
+            # Once: on a busy machine the SDK may send again what takes longer than a second.
+            if proxy.operations().count("DeleteItem") == 2:
+                # On the proxy's loop: through the synchronous face, which has a loop of its own.
+                make().add_messages(humans("new"))
             return Fault.NONE
 
         proxy.schedule = another_writes_before_the_retry
@@ -204,22 +206,26 @@ class TestClear:
         await face(make()).clear()
         assert item() is None
 
+    @pytest.mark.parametrize("conflicts", [0, 1])
     async def test_of_a_foreign_session_whose_answer_is_lost_leaves_what_came_after(
-        self, through: Through, make: Make, proxy: Proxy, update: Any
+        self, face: type[Face], through: Through, make: Make, proxy: Proxy, update: Any, conflicts: int
     ) -> None:
         update(History={"L": []})
 
         def lose_the_answer_and_append(seen: Any) -> Fault:
             if seen.operation != "DeleteItem":
                 return Fault.NONE
-            if proxy.operations().count("DeleteItem") == 1:
+            sent = proxy.operations().count("DeleteItem")
+            if sent == 1:
                 return Fault.LOST_ANSWER
+            if sent <= 1 + conflicts:
+                return Fault.CONFLICT
             make().add_messages(humans("new"))
             return Fault.NONE
 
         proxy.schedule = lose_the_answer_and_append
         with pytest.raises(WriteOutcomeUnknownError):
-            await through().aclear()
+            await face(through()).clear()
         assert texts(await make().aget_messages()) == ["new"]
 
     async def test_of_a_foreign_session_that_ours_appends_to_meanwhile(

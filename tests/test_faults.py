@@ -27,7 +27,7 @@ FACES = [
 pytestmark = pytest.mark.usefixtures("open_lane")
 WRITERS = 8
 APPENDS = 25
-FAULTS = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED, Fault.CONFLICT}]
+FAULTS = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED}]
 
 
 def at_random(rate: float, seed: int, faults: Sequence[Fault]) -> Callable[[Seen], Fault]:

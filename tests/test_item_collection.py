@@ -37,7 +37,7 @@ from chathistory_async._sort_keys import Clock, SortKey, parse
 FACES = COLLECTION_FACES
 COPIES = "moto copies the whole table for every transaction, which takes it minutes here"
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
-NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED]
+NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED, Fault.CONFLICT]
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 Items = Callable[[], list[dict[str, Any]]]
@@ -268,6 +268,15 @@ class TestExactlyOnce:
             await history.add(humans(*[number] * batch))
             expected += [str(number)] * batch
             assert texts(await history.read()) == expected
+
+    async def test_a_clear_waits_for_transactions_of_others(
+        self, face: type[Face], through: Through, make: Make, proxy: Proxy
+    ) -> None:
+        await face(make()).add(humans(1, 2))
+        proxy.script(Fault.CONFLICT, Fault.CONFLICT, operation="BatchWriteItem")
+        await face(through()).clear()
+        assert proxy.operations().count("BatchWriteItem") == 3
+        assert await face(make()).read() == []
 
     @pytest.mark.parametrize("batch", [1, 3])
     async def test_whose_answers_are_all_lost_is_stored_at_most_once(
