@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from .faces import ENCRYPTED, SYNC, UPSTREAM_SYNC
 from .footprint import WITHOUT
 from .measure import Spread
+from .put_peers import AWS_SDK, DYNAMOXY, PYDYNOX
 from .variants import AIOBOTO3, AIODYNAMO, FLOOR, LARGE_POOL, OURS, PLAIN_PATH, UPSTREAM
 
 # The page puts its own colours of light and dark into the place of these.
@@ -32,6 +33,9 @@ COLOURS = {
     AIOBOTO3: _ORANGE,
     LARGE_POOL: _YELLOW,
     AIODYNAMO: _GREEN,
+    DYNAMOXY: _RED,
+    PYDYNOX: _PURPLE,
+    AWS_SDK: _YELLOW,
     UPSTREAM: _RED,
     UPSTREAM_SYNC: _RED,
     FLOOR: _GREY,

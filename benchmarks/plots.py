@@ -24,6 +24,7 @@ from .drawing import (
     style,
 )
 from .measure import Row, Spread, find, ratio, spread
+from .put_peers import AWS_SDK, DYNAMOXY, PYDYNOX
 from .session_length import LATEST
 from .targets import LABELS, Results
 from .variants import (
@@ -40,6 +41,7 @@ from .variants import (
 
 # In the order in which they are drawn.
 _VARIANTS = (OURS, PLAIN_PATH, AIODYNAMO, AIOBOTO3, LARGE_POOL, UPSTREAM, FLOOR)
+_PUT_VARIANTS = (OURS, DYNAMOXY, PYDYNOX, AIODYNAMO, AIOBOTO3, AWS_SDK)
 _LAYOUTS = (SINGLE_ITEM, ITEM_COLLECTION)
 Rows = Sequence[Row]
 
@@ -84,6 +86,27 @@ def _small_calls(rows: Rows) -> Iterator[Plot]:
         "One call at a time on the stub, client and stub on one CPU. Bars are medians, thin lines the quartiles. The"
         " target is 0.30 of plain aioboto3. Bare aiohttp sends bytes that were signed once, and parses nothing: no"
         " client on aiohttp can do less.",
+        figure,
+    )
+
+
+def _put_peers(rows: Rows) -> Iterator[Plot]:
+    case: dict[str, Any] = {"on": "stub", "operation": "put_item"}
+    if find(rows, DYNAMOXY, **case, at_once=1) is None:
+        return
+    levels = (1, 64) if find(rows, DYNAMOXY, **case, at_once=64) else (1, 16)
+    figure, axes = panels(2, height=2.9)
+    shares = []
+    for one, at_once in zip(axes, levels, strict=True):
+        found = {name: row for name in _PUT_VARIANTS if (row := find(rows, name, **case, at_once=at_once))}
+        shares.append(ratio(found[OURS], found[DYNAMOXY], "cpu_ms").median)
+        draw_bars(one, f"{at_once} at a time", "ms of CPU a put", _bars(found, "cpu_ms"))
+    yield Plot(
+        "put_peers",
+        f"A put takes {number(shares[0])} of the CPU of dynamoxy's, whose core is in Rust; {levels[1]} at a time"
+        f" {number(shares[1])}",
+        "On the stub, CPU of the whole process with all its threads. dynamoxy and pydynox have a core in Rust;"
+        " aws-sdk-dynamodb is AWS's own client for asyncio. They need Python 3.12.",
         figure,
     )
 
@@ -467,6 +490,7 @@ def _range(values: Sequence[float]) -> str:
 
 _DRAWN: tuple[tuple[str, Callable[[Rows], Iterator[Plot]]], ...] = (
     ("small_calls", _small_calls),
+    ("small_calls", _put_peers),
     ("small_calls", _throughput),
     ("small_calls", _chats),
     ("small_calls", _crowd),

@@ -18,7 +18,7 @@ from .targets import Goal, goals
 
 PACKAGES = (
     *("chathistory-async", "aioboto3", "aiobotocore", "botocore", "aiohttp", "orjson", "pydantic", "langchain-core"),
-    *("langchain-community", "aiodynamo"),
+    *("langchain-community", "aiodynamo", "dynamoxy", "pydynox", "aws-sdk-dynamodb"),
 )
 
 

@@ -24,6 +24,7 @@ from .messages import (
     session_of,
     single_item,
 )
+from .put_peers import open_put_senders
 from .setup import Setup
 from .variants import AIOBOTO3, LARGE_POOL, OPERATIONS, Key, Peer, Sender, Target, open_peers, open_senders
 
@@ -75,12 +76,13 @@ def _levels(setup: Setup) -> list[_Level]:
 
 async def _single_requests(setup: Setup, short: Sequence[BaseMessage]) -> list[Row]:
     rows = []
-    async with open_senders(setup.on_stub) as senders:
+    async with open_senders(setup.on_stub) as senders, open_put_senders(setup.on_stub) as put_senders:
         for level in _levels(setup):
             racers = {name: one for name, one in senders.items() if level.at_once > _SMALL_POOL or name != LARGE_POOL}
             # A crowd makes the same difference to all operations.
             for operation in OPERATIONS if level.at_once == 1 else ["put_item"]:
-                rows += await _race(setup, operation, racers, short, level)
+                also = put_senders if operation == "put_item" else {}
+                rows += await _race(setup, operation, {**racers, **also}, short, level)
     return rows
 
 

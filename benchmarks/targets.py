@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 from . import footprint
 from .faces import SYNC
 from .measure import Row, Spread, find, ratio, spread
+from .put_peers import DYNAMOXY
 from .variants import AIOBOTO3, AIODYNAMO, ITEM_COLLECTION, OURS, SINGLE_ITEM, UPSTREAM
 
 # By the benchmark's name.
@@ -77,6 +78,13 @@ def _small_calls(rows: Sequence[Row]) -> list[Goal]:
         case: dict[str, Any] = {"operation": operation, "at_once": 1}
         of_plain.compare(label, find(rows, OURS, **case), find(rows, AIOBOTO3, **case), "cpu_ms")
         of_aiodynamo.compare(label, find(rows, OURS, **case), find(rows, AIODYNAMO, **case), "cpu_ms")
+    of_rust = [
+        Goal(f"CPU of a put on the stub ÷ dynamoxy's, {at_once} at a time", "at most", limit)
+        for at_once, limit in ((1, 1), (64, 1.25))
+    ]
+    for goal, at_once in zip(of_rust, (1, 64), strict=True):
+        case = {"operation": "put_item", "at_once": at_once}
+        goal.compare("", find(rows, OURS, **case), find(rows, DYNAMOXY, **case), "cpu_ms")
     throughput = Goal("Puts a second on the stub ÷ plain aioboto3's", "at least", 4)
     tail = Goal("p99 of puts on the stub ÷ their median", "at most", 3)
     for at_once in (64, 256):
@@ -88,7 +96,7 @@ def _small_calls(rows: Sequence[Row]) -> list[Goal]:
     for target in dict.fromkeys(str(row.case["on"]) for row in rows):
         case = {"on": target, "operation": "append", "layout": SINGLE_ITEM, "at_once": 256}
         crowd.compare(f"on {target}", find(rows, OURS, **case), find(rows, UPSTREAM, **case), "per_second")
-    return [of_plain, of_aiodynamo, throughput, tail, crowd]
+    return [of_plain, of_aiodynamo, *of_rust, throughput, tail, crowd]
 
 
 LABELS = {"put_item": "put", "update_item": "update", "get_item": "get", "query": "query of 20"}
