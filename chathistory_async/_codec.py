@@ -273,27 +273,28 @@ class Undecodable(Exception):
     """An attribute value that is not a message; the text says why and holds no content."""
 
 
-def decode_message(value: AttributeValue, position: int) -> BaseMessage:
+def decode_message(value: AttributeValue, name: int | str) -> BaseMessage:
     """Return the message of an attribute value.
 
     Args:
         value: as botocore or plain JSON gives it: binary is bytes or base64 text.
-        position: its index in the stored list, for the error text.
+        name: its index in the stored list, or its id, for the error.
 
     Raises:
         UndecodableItemError: it is no message that this langchain-core knows.
     """
-    return decoded(_message, value, position)
+    return decoded(_message, value, name)
 
 
-def decoded(decode: Callable[[Out], BaseMessage], stored: Out, position: int) -> BaseMessage:
-    """Return what ``decode`` makes of a stored message, with a failure turned into an error that names its position."""
+def decoded(decode: Callable[[Out], BaseMessage], stored: Out, name: int | str) -> BaseMessage:
+    """Return what ``decode`` makes of a stored message, with a failure turned into an error that names the message."""
     try:
         return decode(stored)
     except Undecodable as error:
         reason = str(error)
     # Outside of the handler for the same reason as above.
-    raise UndecodableItemError(f"stored message {position} cannot be decoded: {reason}")
+    text = f"stored message {name} cannot be decoded: {reason}"
+    raise UndecodableItemError(text, message_id=name if isinstance(name, str) else None)
 
 
 def _message(value: AttributeValue) -> BaseMessage:
@@ -465,6 +466,14 @@ def decode_key_value(value: AttributeValue) -> KeyValue:
     if kind == "N":
         return Decimal(content) if Decimal(content) % 1 else int(Decimal(content))
     return bytes_of(content) if kind == "B" else str(content)
+
+
+def has_passed(expiry: AttributeValue | None, now: float) -> bool:
+    """Tell whether an expiry time has passed, as seconds since the epoch; what is not a number never does."""
+    try:
+        return expiry is not None and float(expiry["N"]) <= now
+    except (KeyError, ValueError):
+        return False
 
 
 def for_request(value: AttributeValue) -> AttributeValue:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ._sealing import Sealing
 
 In = TypeVar("In")
+Name = TypeVar("Name", int, str)
 Out = TypeVar("Out")
 
 # An attempt fails only where another writer's succeeded or the first guess was wrong: this many are lost in a row
@@ -122,15 +123,17 @@ class Conversation(ABC):
     async def _call(self, request: Request) -> dict[str, Any]:
         return await call(self._clients, request, self.place)
 
-    async def _open(self, sealed: Mapping[int, bytes], what: str = "message") -> dict[int, bytes]:
-        """Open the sealed bodies at these positions of what was read."""
+    async def _open(self, sealed: Mapping[Name, bytes], what: str = "message") -> dict[Name, bytes]:
+        """Open sealed bodies, each under the position or the id of what was read."""
         if not sealed:
             return {}
         if self._sealing is None:
+            first = next(iter(sealed))
             raise ConfigurationError(
-                f"Stored {what} {min(sealed)} is sealed: give kms_key_id, the KMS key for what is to be written, and"
+                f"Stored {what} {first} is sealed: give kms_key_id, the KMS key for what is to be written, and"
                 " the permission kms:Decrypt on the key of what is stored",
                 self.place,
+                first if isinstance(first, str) else None,
             )
         return await self._sealing.open(sealed, what)
 
@@ -141,7 +144,7 @@ class Conversation(ABC):
             raise self._located(error) from None
 
     def _located(self, error: ChatHistoryError) -> ChatHistoryError:
-        return type(error)(str(error), self.place)
+        return type(error)(str(error), self.place, error.message_id)
 
     def _conflict(self) -> WriteConflictError:
         return WriteConflictError(f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row", self.place)

@@ -97,7 +97,7 @@ class IndexedConversation(ItemCollectionConversation):
         messages = 0
         for attempt in range(MAX_ATTEMPTS):
             stored = await self._stored(expired_too=True)
-            swept = await self._sweep_before(None)
+            swept = await self._sweep_found()
             messages += swept
             if stored is None and swept:
                 # An item of the session may have come with what was swept.

@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple, TypeAlias
 
 from ._calls import Item, Request
-from ._codec import AttributeValue, bytes_of, size_of
+from ._codec import AttributeValue, bytes_of, for_request, has_passed, size_of
 from ._settings import check_settings
 from ._sort_keys import PREFIX, SortKey, are_of_first_parts, parse
 
@@ -44,6 +44,11 @@ REMOVED_BY = "RemovedBy"
 MIGRATION = "Migration"
 _OWN_NAMES = (ENCODING, TYPE, CREATED_AT, PARTS, REVISION, REMOVED_BY, MIGRATION)
 
+# The number of a message's parts where what is stored is none that a message can have.
+DAMAGED = -1
+_NOT_TEXT = "not text"
+# A message, or what is left of a damaged one, rather than a tombstone.
+_THERE = "(attribute_exists(#sort) AND attribute_not_exists(#removed))"
 # Judged by the time at which the request was built.
 ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"
 
@@ -77,8 +82,8 @@ class StoredPart(NamedTuple):
 
     Attributes:
         content: as in ``Body``; None where parts of the message are missing.
-        parts: of how many items the message consists; 0 in all of them but the first.
-        revision: the id of the write that replaced the message, None where it was not replaced.
+        parts: of how many items the message consists; 0 in all of them but the first, DAMAGED where it cannot be told.
+        revision: the attribute with the id of the write that replaced the message, None where it was not replaced.
         removed_by: the id of the write that removed the message, None where it is there.
     """
 
@@ -86,8 +91,12 @@ class StoredPart(NamedTuple):
     content: str | bytes | None
     encoding: str
     parts: int
-    revision: str | None
+    revision: AttributeValue | None
     removed_by: str | None
+
+
+# A message that has no more than a text: its sort key and the text.
+StoredText: TypeAlias = "tuple[str, str]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +138,11 @@ class ItemCollection:
         return together([*({"Put": self._put(item)} for item in items), *others], token)
 
     def items_of(
-        self, key: SortKey, body: Body, now: int, revision: str | None = None
+        self, key: SortKey, body: Body, now: int, revision: AttributeValue | None = None
     ) -> list[dict[str, AttributeValue]]:
         contents = body.parts()
         expiry = {} if self.ttl is None else {self.expiry_name: {"N": str(now + self.ttl)}}
-        replaced = {} if revision is None else {REVISION: {"S": revision}}
+        replaced = {} if revision is None else {REVISION: revision}
         items = [
             {**self._key(key.of_part(part)), self.messages_name: content, **expiry, **replaced}
             for part, content in enumerate(contents)
@@ -171,12 +180,7 @@ class ItemCollection:
             only: only the parts of this one.
             start_key: the ``LastEvaluatedKey`` of the page before.
         """
-        high = f"{PREFIX}~"
-        if before is not None:
-            high = str(before)[:-2]
-        if last := only or upto:
-            high = f"{str(last)[:-2]}~"
-        low = PREFIX if only is None else str(only)[:-2]
+        low, high = _range(before=before, upto=upto, only=only)
         parameters = self._query(low, high, newest_first=newest_first, consistent=consistent) | {
             "FilterExpression": f"attribute_not_exists(#removed) AND {ALIVE}",
             "ProjectionExpression": "#sort, #body, #encoding, #parts, #revision",
@@ -197,11 +201,21 @@ class ItemCollection:
         return Request("query", parameters)
 
     def query_keys(
-        self, *, before: SortKey | None = None, start_key: dict[str, AttributeValue] | None = None
+        self,
+        *,
+        before: SortKey | None = None,
+        only: SortKey | None = None,
+        start_key: dict[str, AttributeValue] | None = None,
     ) -> Request:
-        """Read a page of the sort keys of all that is stored, tombstones among it, in order."""
-        high = f"{PREFIX}~" if before is None else str(before)[:-2]
-        parameters = self._query(PREFIX, high, newest_first=False, consistent=True) | {
+        """Read a page of the sort keys of all that is stored, tombstones among it, in order.
+
+        Args:
+            before: only messages before this one.
+            only: only the parts of this one.
+            start_key: the ``LastEvaluatedKey`` of the page before.
+        """
+        low, high = _range(before=before, only=only)
+        parameters = self._query(low, high, newest_first=False, consistent=True) | {
             "ProjectionExpression": "#sort, #removed, #parts",
         }
         parameters["ExpressionAttributeNames"] |= {"#removed": REMOVED_BY, "#parts": PARTS}
@@ -217,16 +231,21 @@ class ItemCollection:
         self, stored: StoredPart, items: Sequence[Mapping[str, AttributeValue]], token: str, now: int
     ) -> Request:
         """Put a message's new items into the place of what is stored, unless it has gone or changed since."""
-        names = {"#body": self.messages_name, "#revision": REVISION, "#expiry": self.expiry_name}
+        names = {
+            "#sort": self.sort_key_name,
+            "#removed": REMOVED_BY,
+            "#revision": REVISION,
+            "#expiry": self.expiry_name,
+        }
         head: dict[str, Any] = {
             "TableName": self.table_name,
             "Item": items[0],
-            "ConditionExpression": f"attribute_exists(#body) AND {_same(stored.revision)} AND {ALIVE}",
+            "ConditionExpression": f"{_THERE} AND {_same(stored.revision)} AND {ALIVE}",
             "ExpressionAttributeNames": names,
             "ExpressionAttributeValues": {":now": {"N": str(now)}, ":number": {"S": "N"}},
         }
         if stored.revision is not None:
-            head["ExpressionAttributeValues"] |= {":revision": {"S": stored.revision}}
+            head["ExpressionAttributeValues"] |= {":revision": stored.revision}
         actions = [{"Put": head}, *({"Put": {"TableName": self.table_name, "Item": item}} for item in items[1:])]
         actions += [
             {"Delete": {"TableName": self.table_name, "Key": self._key(stored.key.of_part(part))}}
@@ -236,8 +255,10 @@ class ItemCollection:
 
     def removal(self, key: SortKey, known: StoredPart | None, write: str, now: int) -> dict[str, Any]:
         """Empty the first item of a message, unless it was replaced since it was known."""
-        condition = "attribute_exists(#body)"
+        # What is marked as removed and has a body all the same is damaged: its body has to go.
+        condition = f"({_THERE} OR attribute_exists(#body))"
         names = {
+            "#sort": self.sort_key_name,
             "#removed": REMOVED_BY,
             "#expiry": self.expiry_name,
             "#body": self.messages_name,
@@ -248,7 +269,7 @@ class ItemCollection:
         if known is not None:
             condition += f" AND {_same(known.revision)}"
             names["#revision"] = REVISION
-            values |= {} if known.revision is None else {":revision": {"S": known.revision}}
+            values |= {} if known.revision is None else {":revision": known.revision}
         return {
             "TableName": self.table_name,
             "Key": self._key(key),
@@ -270,14 +291,13 @@ class ItemCollection:
         return together([{"Update": self.removal(key, known, write, now)}, *others], write)
 
     def removed_by(self, tombstone: Item) -> str | None:
-        """Return the id of the write that removed a message."""
-        return tombstone.get(REMOVED_BY, {}).get("S")
+        """Return the id of the write that removed a message, None where the message is there."""
+        return tombstone[REMOVED_BY].get("S", "") if REMOVED_BY in tombstone else None
 
     def alive(self, item: Item, now: int) -> StoredPart | None:
         """Read the first item of a message, None where it was removed or has expired."""
         part = self.stored_part(item)
-        expiry = item.get(self.expiry_name, {}).get("N")
-        expired = expiry is not None and float(expiry) <= now
+        expired = has_passed(item.get(self.expiry_name), now)
         return None if part is None or part.removed_by is not None or expired else part
 
     def sweep(self, parts: Iterable[StoredPart], write: str, now: int) -> list[Request]:
@@ -308,14 +328,14 @@ class ItemCollection:
         return StoredPart(
             key,
             body["S"] if "S" in body else bytes_of(body.get("B", b"")),
-            _text_in(item, ENCODING) or "",
+            _text_in(item, ENCODING),
             parts_in(item) if key.is_first_part else 0,
-            _text_in(item, REVISION),
-            _text_in(item, REMOVED_BY),
+            for_request(item[REVISION]) if REVISION in item else None,
+            self.removed_by(item),
         )
 
-    def plain_texts(self, items: Sequence[Item]) -> list[str] | None:
-        """Return the texts of messages, None unless each item has nothing but the key and the text of a whole one.
+    def plain_texts(self, items: Sequence[Item]) -> list[StoredText] | None:
+        """Return what a page has, None unless each item has nothing but the key and the text of a whole message.
 
         Most pages are such. By ``stored_part`` reading them takes 1.3 times as long.
         """
@@ -324,7 +344,8 @@ class ItemCollection:
             texts = [item[self.messages_name]["S"] for item in items]
         except KeyError:
             return None
-        return texts if items and len(keys) == len(items) and are_of_first_parts(keys) else None
+        is_plain = items and len(keys) == len(items) and are_of_first_parts(keys)
+        return list(zip(keys, texts, strict=True)) if is_plain else None
 
     def is_stored(self, item: Mapping[str, AttributeValue], found: Item | None) -> bool:
         """Tell whether what was found in an item's place has its key: no other request puts an item there.
@@ -389,7 +410,7 @@ def messages_of(parts: Iterable[StoredPart]) -> tuple[list[StoredPart], dict[int
 
 def joined(first: StoredPart, others: Sequence[StoredPart]) -> StoredPart:
     """Return a message of several parts, without a content where one is missing."""
-    if 1 + len(others) != first.parts:
+    if first.parts == DAMAGED or [part.key.part for part in others] != [*range(1, first.parts)]:
         return first._replace(content=None)
     return first._replace(content=b"".join(as_bytes(part.content or b"") for part in (first, *others)))
 
@@ -398,13 +419,29 @@ def _belongs_to(first: StoredPart, part: StoredPart) -> bool:
     return first.key == part.key.of_part(0) and first.revision == part.revision
 
 
-def _text_in(item: Item, name: str) -> str | None:
-    return item[name].get("S") if name in item else None
+def _range(
+    *, before: SortKey | None = None, upto: SortKey | None = None, only: SortKey | None = None
+) -> tuple[str, str]:
+    """Return what sort keys of messages, and of their parts, lie between."""
+    low = PREFIX if only is None else str(only)[:-2]
+    if last := only or upto:
+        return low, f"{str(last)[:-2]}~"
+    return low, f"{PREFIX}~" if before is None else str(before)[:-2]
+
+
+def _text_in(item: Item, name: str) -> str:
+    """Return an attribute's text, empty where there is none, and what nothing is called where it is not text."""
+    return item[name].get("S", _NOT_TEXT) if name in item else ""
 
 
 def parts_in(item: Item) -> int:
-    """Return of how many items a message consists, or consisted."""
-    return _count(item[PARTS].get("N", "1")) if PARTS in item else 1
+    """Return of how many items a message consists, or consisted; DAMAGED where that is no number that can be."""
+    if PARTS not in item:
+        return 1
+    digits = item[PARTS].get("N", "")
+    # By its length first: a damaged number may have any.
+    parts = int(digits) if len(digits) <= len(str(MAX_TRANSACTION_ITEMS)) and digits.isdecimal() else 0
+    return parts if 1 <= parts <= MAX_TRANSACTION_ITEMS else DAMAGED
 
 
 def as_bytes(content: str | bytes) -> bytes:
@@ -453,12 +490,7 @@ def transactions(messages: Iterable[tuple[Items, int]], max_items: int) -> list[
     return divided
 
 
-def _count(digits: str) -> int:
-    """Return a number of parts, one that no message has where it is damaged."""
-    return (int(digits) if digits.isdecimal() else 0) or -1
-
-
-def _same(revision: str | None) -> str:
+def _same(revision: AttributeValue | None) -> str:
     return "attribute_not_exists(#revision)" if revision is None else "#revision = :revision"
 
 

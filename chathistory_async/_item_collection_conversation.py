@@ -27,12 +27,14 @@ from ._conversation import (
     smaller,
 )
 from ._item_collection import (
+    DAMAGED,
     MAX_TRANSACTION_BYTES,
     MAX_TRANSACTION_ITEMS,
     Body,
     ItemCollection,
     Items,
     StoredPart,
+    StoredText,
     TooLarge,
     as_bytes,
     joined,
@@ -45,7 +47,7 @@ from ._item_collection import (
 from ._json_codec import decode_json, encode_json
 from ._settings import check_positive
 from ._slices import Slices, at_most
-from ._sort_keys import PREFIX, SortKey, clock_of, parse
+from ._sort_keys import PREFIX, SortKey, clock_of, message_id_of, parse
 from .errors import (
     ChatHistoryError,
     ItemTooLargeError,
@@ -65,13 +67,15 @@ _KNOWN_ENCODINGS = {"", _ZLIB, _SEALED, f"{_ZLIB},{_SEALED}"}
 # Of 25 items each; more at once would only meet the throttle of the partition.
 _SWEEPS_AT_ONCE = 4
 _READ_AGAIN = 5
+# Of what is stored in an error's text: it may be anything.
+_LONGEST_QUOTE = 40
 _DECODED_AT_ONCE = 32
 _COPIED_AT_ONCE = 100
 # Of half a megabyte and more, whose JSON holds the loop for 2 to 6 ms.
 _LONG_PAGE = 500
 
-# A message as it is read: of a page of messages that have no more than a text, the text alone.
-Stored: TypeAlias = Union[StoredPart, str]
+# A message as it is read.
+Stored: TypeAlias = Union[StoredPart, StoredText]
 
 
 class ItemCollectionConversation(Conversation):
@@ -102,7 +106,7 @@ class ItemCollectionConversation(Conversation):
             messages = []
             async with aclosing(self._pages()) as pages:
                 async for page in pages:
-                    messages += await self._decode(page, len(messages))
+                    messages += await self._decode(page)
         return from_a_human_message(messages) if whole_turns else messages
 
     async def stream(self) -> AsyncGenerator[BaseMessage, None]:
@@ -111,14 +115,12 @@ class ItemCollectionConversation(Conversation):
             for message in await self.read():
                 yield message
             return
-        read = 0
         async with aclosing(self._pages()) as pages:
             async for bodies in pages:
                 # A few at a time: a megabyte may be a hundred when it is decompressed.
                 for start in range(0, len(bodies), _DECODED_AT_ONCE):
-                    for message in await self._decode(bodies[start : start + _DECODED_AT_ONCE], read):
+                    for message in await self._decode(bodies[start : start + _DECODED_AT_ONCE]):
                         yield message
-                        read += 1
 
     async def page(self, limit: int, before: str | None) -> Page:
         """Return the latest messages, or those before a cursor."""
@@ -127,10 +129,11 @@ class ItemCollectionConversation(Conversation):
         check_positive("limit", limit)
         # One more tells whether there is a page before this one.
         bodies = await self._latest(limit + 1, before=None if before is None else _key_of(before))
-        more, bodies = len(bodies) > limit, bodies[-limit:]
+        cursor = message_id_of(bodies[-limit].key) if len(bodies) > limit else None
+        bodies = await self._whole(bodies[-limit:])
         messages = await self._decode(bodies)
         stored = [_stored_message(body.key, message) for body, message in zip(bodies, messages, strict=True)]
-        return Page(stored, stored[0].id if more else None)
+        return Page(stored, cursor)
 
     async def append(self, messages: Sequence[BaseMessage]) -> None:
         """Store a batch in order behind all that was seen: all of it or nothing, up to the limits of a transaction."""
@@ -141,7 +144,7 @@ class ItemCollectionConversation(Conversation):
         if not bodies:
             return
         await self._check_table()
-        first = self._next_batch()
+        first = await self._next_batch()
         keys = [SortKey(first.tick, first.batch, index) for index in range(len(bodies))]
         items = await self._in_slices(lambda key, index: sized(self._layout.items_of(key, bodies[index], now())), keys)
         done = left_out
@@ -162,7 +165,7 @@ class ItemCollectionConversation(Conversation):
     async def clear(self) -> None:
         """Remove all messages that are there now, and none that another writer adds after."""
         self._window = None
-        await self._sweep_before(None)
+        await self._sweep_found()
         self._clock.recover()
 
     async def remove(self, ids: Iterable[str]) -> None:
@@ -177,8 +180,10 @@ class ItemCollectionConversation(Conversation):
             latest = (await self._latest(1, consistent=True))[-1:]
             if not latest:
                 return None
-            [message] = await self._decode(latest)
-            if await self._remove(latest[0].key, latest[0]):
+            if not (whole := await self._whole(latest)):
+                continue
+            [message] = await self._decode(whole)
+            if await self._remove(whole[0].key, whole[0]):
                 return message
             await pause(attempt)
         raise self._conflict()
@@ -187,11 +192,11 @@ class ItemCollectionConversation(Conversation):
         """Put another message into the place of one, whole or not at all."""
         key = _key_of(message_id)
         [body] = await self._encode([message])
-        revision = secrets.token_urlsafe(9)
+        revision = {"S": secrets.token_urlsafe(9)}
         for attempt in range(MAX_ATTEMPTS):
             stored = await self._first_part(key)
             if stored is None:
-                raise MessageNotFoundError("There is no message of this id, or not any more", self.place)
+                raise MessageNotFoundError("There is no message of this id, or not any more", self.place, message_id)
             if stored.revision == revision:
                 # An attempt whose answer was lost.
                 return
@@ -236,31 +241,46 @@ class ItemCollectionConversation(Conversation):
         encodings = [",".join(filter(None, (encoding, _SEALED))) for _, encoding in packed]
         return [Body(data, encoding, None) for data, encoding in zip(sealed, encodings, strict=True)]
 
-    async def _decode(self, bodies: Sequence[Stored], first: int = 0) -> list[BaseMessage]:
-        """Return the messages of these bodies, of which the first one is at this position."""
-        slices = Slices()
-        contents: list[Any] = list(bodies)
-        stored = {at: body for at, body in enumerate(bodies) if not isinstance(body, str)}
-        for at, body in stored.items():
-            if body.content is None or body.encoding not in _KNOWN_ENCODINGS:
-                reason = "a part of it is missing" if body.content is None else f"its encoding is {body.encoding!r}"
-                raise UndecodableItemError(f"stored message {body.key} cannot be decoded: {reason}", self.place)
-            contents[at] = body.content
-        sealed = {at: as_bytes(contents[at]) for at, body in stored.items() if body.encoding.endswith(_SEALED)}
-        await slices.breathe()
-        for at, content in (await self._open(sealed)).items():
-            contents[at] = content
-        for at, body in stored.items():
-            if body.encoding.startswith(_ZLIB):
-                contents[at] = await self._unpacked(body.key, as_bytes(contents[at]))
-                await slices.breathe()
-        return await self._in_slices(decode_json, contents, first)
+    async def _decode(self, bodies: Sequence[Stored]) -> list[BaseMessage]:
+        """Return the messages of these bodies, without those that have gone meanwhile."""
+        texts = [body for body in bodies if not isinstance(body, StoredPart)]
+        if texts:
+            return await self._in_slices(lambda stored, _: decode_json(stored[1], message_id_of(stored[0])), texts)
+        return await self._decode_parts(await self._whole([body for body in bodies if isinstance(body, StoredPart)]))
 
-    async def _unpacked(self, key: SortKey, data: bytes) -> bytes:
+    async def _decode_parts(self, bodies: Sequence[StoredPart]) -> list[BaseMessage]:
+        for body in bodies:
+            if body.encoding not in _KNOWN_ENCODINGS:
+                raise self._undecodable(body, f"its encoding is {body.encoding[:_LONGEST_QUOTE]!r}")
+        contents = {message_id_of(body.key): as_bytes(body.content or b"") for body in bodies}
+        sealed = {message_id_of(body.key) for body in bodies if body.encoding.endswith(_SEALED)}
+        contents |= await self._open({name: content for name, content in contents.items() if name in sealed})
+        # Each is decompressed and decoded before the next one. What comes out of a page's bodies may be a hundred
+        # times as large as they are, and must not all be there at once beside the messages.
+        messages, slices = list[BaseMessage](), Slices()
+        for body in bodies:
+            content = contents.pop(message_id_of(body.key))
+            if body.encoding.startswith(_ZLIB):
+                content = await self._unpacked(body, content)
+            messages.append(self._message(content, body))
+            await slices.breathe()
+        return messages
+
+    async def _unpacked(self, body: StoredPart, data: bytes) -> bytes:
         try:
             return await decompressed(data)
         except ValueError as error:
-            raise UndecodableItemError(f"stored message {key} cannot be decompressed: {error}", self.place) from None
+            raise self._undecodable(body, f"it cannot be decompressed: {error}") from None
+
+    def _message(self, text: bytes, body: StoredPart) -> BaseMessage:
+        try:
+            return decode_json(text, message_id_of(body.key))
+        except UndecodableItemError as error:
+            raise self._located(error) from None
+
+    def _undecodable(self, body: StoredPart, reason: str) -> UndecodableItemError:
+        message_id = message_id_of(body.key)
+        return UndecodableItemError(f"stored message {message_id} cannot be decoded: {reason}", self.place, message_id)
 
     def _divide(self, messages: list[tuple[Items, int]], left_out: int = 0) -> list[list[Items]]:
         try:
@@ -278,11 +298,21 @@ class ItemCollectionConversation(Conversation):
     async def _check_table(self) -> None:
         """Refuse a table in which what is to be appended could not be found; once, before the first append."""
 
-    def _next_batch(self) -> SortKey:
-        try:
-            return self._clock.next_batch()
-        except OverflowError as error:
-            raise UndecodableItemError(str(error), self.place) from None
+    async def _next_batch(self) -> SortKey:
+        """Return the sort key of the first message of a batch, unless it cannot come behind what was seen."""
+        if self._clock.saw_impossible_key:
+            # By whomever, it may have been deleted since. No other message comes behind it.
+            latest = (await self._latest(1, consistent=True))[-1:]
+            if latest and not self._clock.is_possible(latest[0].key):
+                message_id = message_id_of(latest[0].key)
+                raise UndecodableItemError(
+                    f"stored message {message_id} claims a time that no clock can have told, and nothing can come"
+                    " behind it; nothing was written. adelete_messages([error.message_id]) deletes it",
+                    self.place,
+                    message_id,
+                )
+            self._clock.recover()
+        return self._clock.next_batch()
 
     async def _store(self, messages: list[Items], first: SortKey, token: str) -> None:
         """Put messages where there are none; where theirs are there, an attempt whose answer was lost has done so."""
@@ -350,7 +380,7 @@ class ItemCollectionConversation(Conversation):
             parts += page
             found += sum(part.key.is_first_part for part in page)
             if found >= count or start_key is None:
-                return await self._settled(reversed(parts))
+                return await _joined(reversed(parts))
             # Parts, tombstones and what has expired count towards a limit: where there are many, a few requests must
             # do.
             limit = max(count - found, 4 * limit)
@@ -376,24 +406,19 @@ class ItemCollectionConversation(Conversation):
             else:
                 waiting += await self._parts(items)
                 end = len(waiting) if start_key is None else _start_of_last(waiting)
-                yield await self._settled(waiting[:end])
+                yield await _joined(waiting[:end])
                 del waiting[:end]
             if start_key is None:
                 return
 
-    async def _settled(self, parts: Iterable[StoredPart]) -> list[StoredPart]:
-        """Return the messages of these parts, those read again of which a part is missing.
+    async def _whole(self, bodies: Sequence[StoredPart]) -> list[StoredPart]:
+        """Return messages, those read again of which a part was missing, without those that have gone meanwhile.
 
         What a transaction writes may be met in part: a page is not one with another, nor, on AWS, with itself.
+
+        Raises:
+            UndecodableItemError: a part stays missing. So however many are damaged, only one is read again in vain.
         """
-        slices = Slices()
-        bodies, others = messages_of(parts)
-        for position, rest in others.items():
-            await slices.breathe()
-            bodies[position] = joined(bodies[position], rest)
-        await slices.breathe()
-        if all(body.content is not None for body in bodies):
-            return bodies
         return [
             whole
             for body in bodies
@@ -401,7 +426,9 @@ class ItemCollectionConversation(Conversation):
         ]
 
     async def _read_again(self, body: StoredPart) -> StoredPart | None:
-        """Return a message read as a whole, None where it is gone; still without content if a part stays missing."""
+        """Return a message read as a whole, None where it is gone."""
+        if body.parts == DAMAGED:
+            raise self._undecodable(body, "its number of parts is damaged")
         for attempt in range(_READ_AGAIN):
             await pause(attempt)
             parts, start_key = list[StoredPart](), None
@@ -412,12 +439,12 @@ class ItemCollectionConversation(Conversation):
                 parts += await self._parts(items)
                 if start_key is None:
                     break
-            found, others = messages_of(parts)
+            found = await _joined(parts)
             if not found:
                 return None
-            if (whole := joined(found[0], others.get(0, []))).content is not None:
-                return whole
-        return body
+            if found[0].content is not None:
+                return found[0]
+        raise self._undecodable(body, "a part of it is missing")
 
     async def _query(self, request: Request) -> tuple[list[Item], dict[str, AttributeValue] | None]:
         """Return a page of what is stored, with the key of the next one."""
@@ -464,7 +491,10 @@ class ItemCollectionConversation(Conversation):
     async def _sweep_other_parts(self, key: SortKey, parts: int) -> None:
         # The message is removed; parts that stay are read by nobody, and cost their space until the session is cleared.
         with suppress(ChatHistoryError):
-            await self._sweep(other_parts(key, parts))
+            if parts == DAMAGED:
+                await self._sweep_found(only=key)
+            else:
+                await self._sweep(other_parts(key, parts))
 
     async def _trim(self, size: int, added: list[SortKey]) -> None:
         """Remove what history_size leaves out, once that seems to have grown to a slack.
@@ -486,14 +516,14 @@ class ItemCollectionConversation(Conversation):
         latest = await self._latest(size, consistent=True)
         self._window = [body.key for body in latest]
         if len(latest) >= size:
-            await self._sweep_before(latest[-size].key)
+            await self._sweep_found(before=latest[-size].key)
         return min(len(latest), size)
 
-    async def _sweep_before(self, before: SortKey | None) -> int:
-        """Remove all messages, or all before one, and return how many that were."""
+    async def _sweep_found(self, *, before: SortKey | None = None, only: SortKey | None = None) -> int:
+        """Remove all messages, all before one, or what is left of one, and return how many messages that were."""
         start_key, swept = None, 0
         while True:
-            response = await self._call(self._layout.query_keys(before=before, start_key=start_key))
+            response = await self._call(self._layout.query_keys(before=before, only=only, start_key=start_key))
             parts = await self._stored_parts(response.get("Items", []))
             await self._sweep(parts)
             swept += sum(part.key.is_first_part and part.removed_by is None for part in parts)
@@ -530,6 +560,17 @@ def slack(history_size: int) -> int:
     return max(4, history_size // 5)
 
 
+async def _joined(parts: Iterable[StoredPart]) -> list[StoredPart]:
+    """Return the messages of these parts, without a content where a part is missing."""
+    slices = Slices()
+    bodies, others = messages_of(parts)
+    for position, rest in others.items():
+        await slices.breathe()
+        bodies[position] = joined(bodies[position], rest)
+    await slices.breathe()
+    return bodies
+
+
 def _start_of_last(parts: Sequence[StoredPart]) -> int:
     """Return where the parts of the last message begin, if it may go on in the next page."""
     start = len(parts)
@@ -556,6 +597,4 @@ def _key_of(message_id: object) -> SortKey:
 
 
 def _stored_message(key: SortKey, message: BaseMessage) -> StoredMessage:
-    # A damaged key may claim a time beyond the calendar.
-    seconds = min(key.created_at, datetime.max.replace(tzinfo=timezone.utc).timestamp() - 1)
-    return StoredMessage(str(key).removeprefix(PREFIX)[:-3], message, datetime.fromtimestamp(seconds, timezone.utc))
+    return StoredMessage(message_id_of(key), message, datetime.fromtimestamp(key.created_at, timezone.utc))

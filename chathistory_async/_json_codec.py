@@ -55,17 +55,17 @@ def encode_json(message: BaseMessage, position: int) -> bytes:
     return encoded(_encode_json, message, f"messages[{position}]")
 
 
-def decode_json(text: str | bytes, position: int) -> BaseMessage:
+def decode_json(text: str | bytes, name: int | str) -> BaseMessage:
     """Return the message of a JSON text.
 
     Args:
         text: the text; bytes are UTF-8.
-        position: the message's index in the stored session, for the error text.
+        name: the message's index in the stored session, or its id, for the error.
 
     Raises:
         UndecodableItemError: it is no message that this langchain-core knows.
     """
-    return decoded(_decode_json, text, position)
+    return decoded(_decode_json, text, name)
 
 
 def encode_value(value: object, name: str) -> bytes:

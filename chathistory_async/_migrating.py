@@ -239,8 +239,10 @@ class Target(ItemCollectionConversation):
         by_key = {body.key: body for body in latest}
         bodies = {index: by_key[key] for index in originals if (key := marker.key(index)) in by_key}
         # What was replaced here is another message by right.
-        same = [index for index in bodies if bodies[index].revision is None]
-        for index, message in zip(same, await self._decode([bodies[index] for index in same]), strict=True):
+        index_of = {body.key: index for index, body in bodies.items() if body.revision is None}
+        same = await self._whole([bodies[index] for index in index_of.values()])
+        for body, message in zip(same, await self._decode(same), strict=True):
+            index = index_of[body.key]
             if type(message) is not type(originals[index]) or message != originals[index]:
                 raise _NotVerified(f"message {index} reads back as another one [{self.place}]")
         missing = [index for index in originals if index >= new and index not in bodies]

@@ -13,6 +13,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Context as DecimalContext
 from decimal import Decimal
+from typing import TypeVar
 
 import orjson
 from aws_encryption_sdk import CommitmentPolicy, DecryptorConfig, EncryptionSDKClient, StreamDecryptor
@@ -37,6 +38,7 @@ from .errors import DecryptionError, EncryptionContextError, Place
 SUITE = AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY
 POLICY = CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT
 _KMS = "aws-kms"
+Name = TypeVar("Name", int, str)
 # In the SDK's own frames of 4 KB a message of 300 KB takes four times as long, and 2 KB more.
 _FRAME_BYTES = 64 * 1024
 # A session that many hosts wrote has many data keys; more at once would only meet KMS's throttle.
@@ -75,26 +77,33 @@ class Sealing:
         keys = [await self._keys.for_sealing(len(body)) for body in bodies]
         return await in_slices(self._seal, zip(keys, bodies, strict=True))
 
-    async def open(self, sealed: Mapping[int, bytes], what: str = "message") -> dict[int, bytes]:
-        """Open what is sealed at these positions of the session, and is called so in errors.
+    async def open(self, sealed: Mapping[Name, bytes], what: str = "message") -> dict[Name, bytes]:
+        """Open what is sealed, each under its id or its position in the session, and is called so in errors.
 
         Raises:
             DecryptionError: one is not as it was sealed for this session.
             ChatHistoryError: KMS does not open a data key.
         """
-        bodies: dict[int, bytes] = {}
-        missing: dict[int, WrappedKey] = {}
+        bodies: dict[Name, bytes] = {}
+        missing: dict[Name, WrappedKey] = {}
 
-        def open_if_known(position: int, _: int) -> None:
+        def open_if_known(name: Name, _: int) -> None:
             try:
-                bodies[position] = self._open(sealed[position], f"{what} {position}")
+                bodies[name] = self._open(sealed[name], what, name)
             except _UnknownKey as unknown:
-                missing[position] = unknown.wrapped
+                missing[name] = unknown.wrapped
+
+        async def fetch(wrapped: WrappedKey) -> DataKey:
+            try:
+                return await self._keys.open(wrapped)
+            except DecryptionError as error:
+                error.message_id = _id_of(next(name for name in missing if missing[name] == wrapped))
+                raise
 
         await in_slices(open_if_known, sealed)
-        fetched = await at_most(_KEYS_AT_ONCE, self._keys.open, dict.fromkeys(missing.values()))
+        fetched = await at_most(_KEYS_AT_ONCE, fetch, dict.fromkeys(missing.values()))
         keys = {key.wrapped: key for key in fetched}
-        opened = await in_slices(lambda position, _: self._open(sealed[position], f"{what} {position}", keys), missing)
+        opened = await in_slices(lambda name, _: self._open(sealed[name], what, name, keys), missing)
         return bodies | dict(zip(missing, opened, strict=True))
 
     def _seal(self, keyed: tuple[DataKey, bytes], position: int) -> bytes:
@@ -109,7 +118,9 @@ class Sealing:
         )
         return sealed
 
-    def _open(self, sealed: bytes, name: str, keys: Mapping[WrappedKey, DataKey] | None = None) -> bytes:
+    def _open(
+        self, sealed: bytes, what: str, name: int | str, keys: Mapping[WrappedKey, DataKey] | None = None
+    ) -> bytes:
         materials = _Materials(self.context, self._keys.opened if keys is None else keys.get)
         try:
             return _opened(sealed, materials)
@@ -117,21 +128,28 @@ class Sealing:
             raise
         except _OtherContext as other:
             raise EncryptionContextError(
-                f"Stored {name} was sealed for another session or table: its encryption context is"
+                f"Stored {what} {name} was sealed for another session or table: its encryption context is"
                 f" {other.context}, here it is {self.context}. A table that was restored under another name has to get"
                 " its own back",
                 self._place,
+                _id_of(name),
             ) from None
         except Exception as error:  # noqa: BLE001
             # Whatever the SDK and what it stands on raise on bytes that are not as they were written: of all of them
             # only some have a class of the SDK's.
             raise DecryptionError(
-                f"Stored {name} cannot be opened: it was changed or cut short since it was sealed, or is"
+                f"Stored {what} {name} cannot be opened: it was changed or cut short since it was sealed, or is"
                 f" not in the AWS Encryption SDK's format ({type(error).__name__})",
                 self._place,
+                _id_of(name),
                 # The SDK's frames hold data keys and what was opened before the fault, and those who record errors
                 # record local variables too.
             ) from error.with_traceback(None)
+
+
+def _id_of(name: int | str) -> str | None:
+    """Return the id of a message that has one, None for a position."""
+    return name if isinstance(name, str) else None
 
 
 class _UnknownKey(Exception):

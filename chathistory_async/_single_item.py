@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ._calls import Item, Request
-from ._codec import AttributeValue, for_request
+from ._codec import AttributeValue, for_request, has_passed
 from ._settings import check_settings
 
 WRITES = "_chathistory_writes"
@@ -188,11 +188,10 @@ class SingleItem:
         """Read an item, None where there is none."""
         item = item or {}
         messages = item.get(self.messages_name, {"L": []})
-        expiry = item.get(self.expiry_name, {}).get("N")
         return Stored(
             messages=messages.get("L", ()),
             writes=[element.get("S", "") for element in item.get(WRITES, {}).get("L", ())],
-            expired=expiry is not None and float(expiry) <= now,
+            expired=has_passed(item.get(self.expiry_name), now),
             malformed="L" not in messages,
         )
 

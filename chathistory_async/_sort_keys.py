@@ -15,11 +15,18 @@ Order. DynamoDB orders text by its UTF-8 bytes, and digits of a fixed width are 
    (Kulkarni and others, 2014: https://cse.buffalo.edu/tech-reports/2014-04.pdf) of the session: it is the greater of
    the time and of one more than the latest tick that the process has read or written in it, hence greater than each of
    those. By 1, all messages that were seen come before all that are written.
+   A process keeps the clocks of the sessions that it used last. What a clock that it drops had seen is at most the
+   floor, from which every clock that is made later begins. So this holds for a session whose clock was dropped, too.
+   The floor never rises to a tick that lies more than MAX_FLOOR_LEAD_MS ahead of the time: one session with a false
+   time would give all others that time. Only such a session can lose what a dropped clock had seen, until it is read.
 3. *A clock that goes back orders nothing backwards*, within a process: its time is the latest that the process has
    read, over all of its handles.
 4. *What is moved here from another table comes first*: it is one batch, whose tick is less than that of the first
    message that was there, and so far back that no clock tells it any more. By 1 and 2, it comes before what was there
    and before all that is written from then on, whenever it is stored itself.
+
+A tick that lies more than MAX_LEAD_MS ahead of the time is impossible. No clock follows it, because a clock that did
+could run out of ticks, and nothing is appended to a session while the latest message there has such a tick.
 
 Two batches of one tick are concurrent: neither's writer had seen the other's. r decides between them. That two batches
 have the same t and r happens once in 2**64 such pairs.
@@ -27,12 +34,13 @@ have the same t and r happens once in 2**64 such pairs.
 
 from __future__ import annotations
 
-import functools
 import re
 import secrets
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from weakref import WeakValueDictionary
 
 from ._fork import after_fork_in_child
 
@@ -43,8 +51,14 @@ _COUNTER_BITS = 16
 _MESSAGE = PREFIX + r"[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{6}"
 _FORM = re.compile(_MESSAGE + "-[0-9a-f]{2}")
 _FORM_OF_FIRST_PART = re.compile(_MESSAGE + "-00")
-# Far beyond any clock, so that no tick of this size comes from one; and far below the last one that fits.
-_MAX_TICK = 2**63
+_DAY_MS = 24 * 3600 * 1000
+# A century: a clock that was never set stands in 1970, and may read what was written today. The 48 bits of a tick's
+# time last until the year 10889.
+MAX_LEAD_MS = 36_525 * _DAY_MS
+# AWS refuses what is signed a quarter of an hour ahead of its own time, so that no honest clock comes near a day.
+MAX_FLOOR_LEAD_MS = _DAY_MS
+# The last second of the year 9999, at which Python's calendar ends.
+_LAST_SECOND = 253_402_300_799
 
 
 class SortKey(str):
@@ -76,8 +90,11 @@ class SortKey(str):
 
     @property
     def created_at(self) -> float:
-        """The writer's time, in seconds since the epoch; ahead of its clock where it had seen a later message."""
-        return (self.tick >> _COUNTER_BITS) / 1000
+        """The writer's time, in seconds since the epoch; ahead of its clock where it had seen a later message.
+
+        Of a key that claims a time beyond the calendar it is the calendar's last second.
+        """
+        return min((self.tick >> _COUNTER_BITS) / 1000, _LAST_SECOND)
 
     def of_part(self, part: int) -> SortKey:
         return str.__new__(SortKey, f"{self[:-2]}{part:02x}")
@@ -86,6 +103,11 @@ class SortKey(str):
 def parse(text: str) -> SortKey | None:
     """Return the sort key that a text is, or None."""
     return str.__new__(SortKey, text) if _FORM.fullmatch(text) else None
+
+
+def message_id_of(key: str) -> str:
+    """Return the id of the message that the text of a sort key belongs to."""
+    return key[len(PREFIX) : -3]
 
 
 def are_of_first_parts(texts: Iterable[str]) -> bool:
@@ -110,35 +132,42 @@ class Clock:
 
     Args:
         now_ms: tells the time, in milliseconds since the epoch.
+        latest: the tick to begin behind.
+
+    Attributes:
+        latest: the greatest tick that was seen or made.
+        saw_impossible_key: whether a sort key was seen that no clock can have made.
     """
 
-    def __init__(self, now_ms: Callable[[], int] = _wall_clock_ms) -> None:
+    def __init__(self, now_ms: Callable[[], int] = _wall_clock_ms, latest: int = 0) -> None:
         self._now_ms = now_ms
-        self._latest = 0
+        self.latest = latest
+        self.saw_impossible_key = False
+
+    def is_possible(self, key: SortKey) -> bool:
+        """Tell whether a clock can have made a sort key."""
+        return key.tick >> _COUNTER_BITS <= self._now_ms() + MAX_LEAD_MS
 
     def see(self, key: SortKey) -> None:
-        """Order what is written from now on after this."""
-        with _lock:
-            self._latest = max(self._latest, key.tick)
+        """Order what is written from now on after this, unless no clock can have made it."""
+        if self.is_possible(key):
+            with _lock:
+                self.latest = max(self.latest, key.tick)
+        else:
+            self.saw_impossible_key = True
+        _clocks.keep(self)
 
     def recover(self) -> None:
-        """Begin anew if a sort key was seen that no clock can have made, because it is not there any more."""
-        with _lock:
-            if self._latest >= _MAX_TICK:
-                self._latest = 0
+        """Forget that an impossible sort key was seen, because none is there any more."""
+        self.saw_impossible_key = False
 
     def next_batch(self) -> SortKey:
-        """Return the sort key of the first message of a new batch.
-
-        Raises:
-            OverflowError: a sort key was seen that no clock can have made.
-        """
+        """Return the sort key of the first message of a new batch."""
         now = self._now_ms() << _COUNTER_BITS
         with _lock:
-            self._latest = max(self._latest + 1, now)
-            if self._latest >= _MAX_TICK:
-                raise OverflowError("A stored message claims a time that no clock can have told")
-            return SortKey(self._latest, secrets.token_hex(8), 0)
+            self.latest = tick = max(self.latest + 1, now)
+        _clocks.keep(self)
+        return SortKey(tick, secrets.token_hex(8), 0)
 
 
 def batch_before(first: SortKey | None, seconds: int) -> SortKey:
@@ -149,19 +178,53 @@ def batch_before(first: SortKey | None, seconds: int) -> SortKey:
     return SortKey(tick, secrets.token_hex(8), 0)
 
 
-# About 1 KB each.
-_MAX_CLOCKS = 4_096
+# Of less than 1 KB each.
+MAX_CLOCKS = 4_096
 
 
-@functools.lru_cache(_MAX_CLOCKS)
-def clock_of(table_name: str, session: str) -> Clock:
-    """Return the clock that all handles on a session share: one may be made to read, and another to write."""
-    return Clock()
+class Clocks:
+    """The clocks of a process, one a session: all that somebody holds, and of the others those that changed last."""
+
+    def __init__(self) -> None:
+        self._of_session: WeakValueDictionary[tuple[str, str], Clock] = WeakValueDictionary()
+        self._changed_last: OrderedDict[Clock, None] = OrderedDict()
+        self._floor = 0
+        self._lock = threading.Lock()
+
+    def of(self, table_name: str, session: str) -> Clock:
+        """Return the clock that all handles on a session share: one may be made to read, and another to write."""
+        with self._lock:
+            clock = self._of_session.get((table_name, session))
+            if clock is None:
+                clock = self._of_session[table_name, session] = Clock(latest=self._floor)
+            return clock
+
+    def keep(self, clock: Clock) -> None:
+        """Keep a clock that has changed, and drop the one whose last change is the longest ago if there are too many.
+
+        A clock that is dropped while somebody holds it stays the session's, and is kept again when it changes.
+        """
+        with self._lock:
+            self._changed_last[clock] = None
+            self._changed_last.move_to_end(clock)
+            if len(self._changed_last) > MAX_CLOCKS:
+                dropped, _ = self._changed_last.popitem(last=False)
+                if dropped.latest >> _COUNTER_BITS <= _wall_clock_ms() + MAX_FLOOR_LEAD_MS:
+                    self._floor = max(self._floor, dropped.latest)
+
+    def forget_lock(self) -> None:
+        """Begin with a new lock, because a fork may have copied one that was held."""
+        self._lock = threading.Lock()
+
+
+_clocks = Clocks()
+clock_of = _clocks.of
 
 
 def _forget_in_child() -> None:
     global _lock
     _lock = threading.Lock()
+    _clocks.forget_lock()
 
 
 after_fork_in_child(_forget_in_child)

@@ -59,12 +59,16 @@ class ChatHistoryError(Exception):
     Attributes:
         table_name: the table, or None where no table was involved.
         session_key: the session's key attributes and their values, or None where no session was involved.
+        message_id: the id of the stored message at fault, by which ``apage`` reads what is before it and
+            ``adelete_messages`` removes it. None where it is not one message's fault, and for a single item, whose
+            messages have no ids: there the text says at which position the message is.
     """
 
-    def __init__(self, message: str, place: Place | None = None) -> None:
+    def __init__(self, message: str, place: Place | None = None, message_id: str | None = None) -> None:
         super().__init__(f"{message} [{place}]" if place else message)
         self.table_name = place.table_name if place else None
         self.session_key = dict(place.session_key) if place and place.session_key else None
+        self.message_id = message_id
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.args, self.__dict__))
@@ -149,7 +153,10 @@ class MessageNotStorableError(ChatHistoryError, ValueError):
 
 
 class UndecodableItemError(ChatHistoryError):
-    """What is stored under the session's key cannot be read as messages. Nothing is skipped in silence."""
+    """What is stored under the session's key cannot be read as messages. Nothing is skipped in silence.
+
+    In an item collection ``message_id`` is the id of the message that cannot be read. ``adelete_messages`` removes it.
+    """
 
 
 class DecryptionError(UndecodableItemError):
