@@ -191,6 +191,9 @@ class Clocks:
         self._floor = 0
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        return len(self._of_session)
+
     def of(self, table_name: str, session: str) -> Clock:
         """Return the clock that all handles on a session share: one may be made to read, and another to write."""
         with self._lock:

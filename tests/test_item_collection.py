@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 import secrets
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -32,7 +34,7 @@ from chathistory_async import (
 )
 from chathistory_async._item_collection import FENCE_SECONDS, PARTS, REMOVED_BY
 from chathistory_async._item_collection_conversation import slack
-from chathistory_async._sort_keys import Clock, SortKey, parse
+from chathistory_async._sort_keys import Clock, SortKey, message_id_of, parse
 
 FACES = COLLECTION_FACES
 COPIES = "moto copies the whole table for every transaction, which takes it minutes here"
@@ -220,6 +222,18 @@ class TestLargeMessages:
         assert texts(await history.aget_messages(limit=1)) == ["next"]
 
 
+NO_NUMBERS_OF_PARTS: list[dict[str, Any]] = [
+    {"N": "0"},
+    {"N": "-2"},
+    {"N": "1.5"},
+    {"N": "101"},
+    {"N": "9" * 38},
+    {"N": "9.9E+125"},
+    {"S": "2"},
+    {"L": [{"N": "2"}]},
+]
+
+
 class TestDamage:
     @pytest.mark.parametrize(
         ("attributes", "reason"),
@@ -233,27 +247,118 @@ class TestDamage:
             ({"History": {"B": zlib.compress(b"x") + b"y"}, "Encoding": {"S": "zlib"}}, "goes on behind its end"),
             ({"History": {"B": zlib.compress(bytes(70_000_000))}, "Encoding": {"S": "zlib"}}, "or is too large"),
             (body("x") | {PARTS: {"N": "2"}}, "a part of it is missing"),
-            (body("x") | {PARTS: {"N": "0"}}, "a part of it is missing"),
+            *((body("x") | {PARTS: number}, "its number of parts is damaged") for number in NO_NUMBERS_OF_PARTS),
+            (body("x") | {"Encoding": {"S": "x" * 100_000}}, "its encoding is 'x{40}' "),
+            (body("x") | {"Encoding": {"L": []}}, "its encoding is 'not text'"),
         ],
     )
     async def test_is_an_error(self, face: type[Face], make: Make, put: Any, attributes: Any, reason: str) -> None:
         await face(make()).add(humans("fine"))
-        put(old_key(), **attributes)
+        put(key := old_key(), **attributes)
         with pytest.raises(UndecodableItemError, match=reason) as caught:
             await face(make()).read()
-        assert caught.value.session_key == make().key
+        error = caught.value
+        assert error.session_key == make().key
+        assert error.message_id == message_id_of(key)
+        assert error.message_id in str(error)
+        assert len(str(error)) < 1000
         assert texts(await make().aget_messages(limit=1)) == ["fine"]
+        assert pickle.loads(pickle.dumps(error)).message_id == error.message_id
+        await make().adelete_messages([error.message_id])
+        assert texts(await face(make()).read()) == ["fine"]
 
-    async def test_a_time_that_no_clock_can_tell_is_an_error(self, face: type[Face], make: Make, put: Any) -> None:
-        put(str(SortKey(2**64 - 1, "f" * 16, 0)), **body("x"))
+    @pytest.mark.parametrize("tick", [2**64 - 1, 2**63, (253_402_300_799_000 << 16)], ids=["last", "2**63", "9999"])
+    async def test_a_time_that_no_clock_can_tell_is_an_error(
+        self, face: type[Face], make: Make, put: Any, tick: int
+    ) -> None:
+        put(key := str(SortKey(tick, "f" * 16, 0)), **body("x"))
         history = make()
         await face(history).read()
-        with pytest.raises(UndecodableItemError, match="a time that no clock can have told"):
+        with pytest.raises(UndecodableItemError, match="a time that no clock can have told") as caught:
             await face(history).add(humans(1))
+        assert caught.value.message_id == message_id_of(key)
         assert len((await history.apage(1)).messages) == 1
         await face(history).clear()
         await face(history).add(humans("anew"))
         assert texts(await face(history).read()) == ["anew"]
+
+    @pytest.mark.parametrize("expired", [False, True])
+    async def test_a_time_that_no_clock_can_tell_is_no_error_any_more_when_it_is_gone(
+        self, make: Make, put: Any, through: Through, proxy: Proxy, expired: bool
+    ) -> None:
+        await make().aadd_messages(humans("before"))
+        keys = [str(SortKey(2**64 - number, "f" * 16, 0)) for number in (1, 2)]
+        for key in keys:
+            put(key, **body("x"))
+        # Of another process, as far as it matters here.
+        elsewhere = make()
+        elsewhere._conversation._clock = Clock()  # type: ignore[attr-defined]
+        for history in (make(), elsewhere):
+            await history.aget_messages()
+        for key in keys:
+            for history in (make(), elsewhere):
+                with pytest.raises(UndecodableItemError) as caught:
+                    await history.aadd_messages(humans("refused"))
+            assert caught.value.message_id == message_id_of(key)
+            if expired:
+                put(key, **body("x"), expireAt={"N": "1"})
+            else:
+                await make().adelete_messages([caught.value.message_id])
+        for number, history in enumerate((make(), elsewhere)):
+            await history.aadd_messages(humans(number))
+        assert texts(await make().aget_messages()) == ["before", "0", "1"]
+        await through().aadd_messages(humans("after"))
+        assert proxy.operations() == ["PutItem"]
+
+    async def test_a_message_of_a_false_time_can_be_replaced(self, make: Make, put: Any) -> None:
+        put(key := str(SortKey(2**64 - 1, "f" * 16, 0)), **body("x"))
+        await make().areplace_message(message_id_of(key), HumanMessage("y"))
+        assert texts(await make().aget_messages()) == ["y"]
+
+    @pytest.mark.parametrize("number", [*NO_NUMBERS_OF_PARTS, {"N": "100"}])
+    async def test_a_false_number_of_parts_is_removed_in_few_requests(
+        self, make: Make, put: Any, items: Items, through: Through, proxy: Proxy, number: Any
+    ) -> None:
+        first = SortKey((int(time.time() * 1000) - 1000) << 16, "f" * 16, 0)
+        put(str(first), **body("first"), **{PARTS: number})
+        for part in (1, 2, 40):
+            put(str(first.of_part(part)), **body("part"))
+        await make().aadd_messages(humans("fine"))
+        await through().adelete_messages([message_id_of(first)])
+        assert texts(await make().aget_messages()) == ["fine"]
+        assert [REMOVED_BY in item for item in items()] == [True, False], "the parts have gone"
+        assert len(proxy.seen) <= 5
+
+    async def test_many_missing_parts_are_read_again_as_often_as_one(
+        self, make: Make, put: Any, through: Through, proxy: Proxy
+    ) -> None:
+        keys = [old_key(number, 9000 - number) for number in range(40)]
+        for key in keys:
+            put(key, **body("x"), **{PARTS: {"N": "2"}})
+        await make().aadd_messages(humans("fine"))
+        with pytest.raises(UndecodableItemError, match="a part of it is missing") as caught:
+            await through().aget_messages()
+        assert caught.value.message_id == message_id_of(keys[0])
+        assert len(proxy.seen) < 10
+        proxy.seen.clear()
+        assert len((await through().apage(1)).messages) == 1
+        assert proxy.operations() == ["Query"], "what is not returned is not looked into"
+
+    async def test_a_page_of_what_is_large_decompressed_takes_no_more_memory_than_one(
+        self, make: Make, put: Any
+    ) -> None:
+        bomb = zlib.compress(bytes(20_000_000))
+        peaks = []
+        for number in range(12):
+            put(old_key(number, 9000 - number), History={"B": bomb}, Encoding={"S": "zlib"})
+            if number in (0, 11):
+                tracemalloc.start()
+                with pytest.raises(UndecodableItemError, match="it is not the JSON text of a message"):
+                    await make().aget_messages()
+                peaks.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
+        one, twelve = peaks
+        assert twelve < 1.2 * one
 
 
 class TestExactlyOnce:

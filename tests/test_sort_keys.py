@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chathistory_async import _sort_keys
-from chathistory_async._sort_keys import MAX_INDEX, MAX_PARTS, Clock, SortKey, parse
+from chathistory_async._sort_keys import (
+    MAX_CLOCKS,
+    MAX_INDEX,
+    MAX_LEAD_MS,
+    MAX_PARTS,
+    Clock,
+    Clocks,
+    SortKey,
+    parse,
+)
 
 MINUTE_MS = 60_000
 
@@ -99,15 +110,84 @@ def test_the_time_is_the_writers_unless_it_saw_a_later_one() -> None:
     assert clock.next_batch().created_at == (frozen() + MINUTE_MS) / 1000
 
 
-def test_a_time_that_no_clock_can_tell_is_an_error() -> None:
+def at(milliseconds: int) -> SortKey:
+    return SortKey(milliseconds << 16, "f" * 16, 0)
+
+
+YEAR_9999_MS = 253_402_300_799_000
+
+
+@pytest.mark.parametrize("tick", [2**64 - 1, 2**63, at(YEAR_9999_MS).tick, at(frozen() + MAX_LEAD_MS + 1).tick])
+def test_a_time_that_no_clock_can_tell_is_not_followed(tick: int) -> None:
     clock = Clock(frozen)
-    clock.see(SortKey(2**64 - 1, "f" * 16, 0))
-    with pytest.raises(OverflowError):
-        clock.next_batch()
+    impossible = SortKey(tick, "f" * 16, 0)
+    assert not clock.is_possible(impossible)
+    before = clock.next_batch()
+    clock.see(impossible)
+    assert clock.saw_impossible_key
     clock.recover()
-    first = clock.next_batch()
-    clock.recover()
-    assert clock.next_batch() > first, "what is sound is not forgotten"
+    assert not clock.saw_impossible_key
+    after = clock.next_batch()
+    assert after.created_at == frozen() / 1000
+    assert after > before, "what is possible is not forgotten"
+
+
+@pytest.mark.parametrize("minutes", [5, 60, 24 * 60, 365 * 24 * 60, 56 * 365 * 24 * 60])
+def test_a_clock_that_is_wrong_is_followed(minutes: int) -> None:
+    clock = Clock(frozen)
+    clock.see(at(frozen() + minutes * MINUTE_MS))
+    assert not clock.saw_impossible_key
+    assert clock.next_batch() > at(frozen() + minutes * MINUTE_MS)
+
+
+def test_a_key_that_claims_a_time_beyond_the_calendar_has_a_time_all_the_same() -> None:
+    created_at = datetime.fromtimestamp(SortKey(2**64 - 1, "f" * 16, 0).created_at, timezone.utc)
+    assert created_at == datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone.utc)
+
+
+class TestClocks:
+    """The clocks of a process that uses more sessions than it keeps clocks of."""
+
+    @pytest.fixture
+    def clocks(self, monkeypatch: pytest.MonkeyPatch) -> Clocks:
+        clocks = Clocks()
+        monkeypatch.setattr(_sort_keys, "_clocks", clocks)
+        return clocks
+
+    def use_others(self, clocks: Clocks, number: int = MAX_CLOCKS) -> None:
+        for other in range(number):
+            clocks.of("table", f"other {other}").next_batch()
+
+    @pytest.mark.parametrize("minutes", [0, 5, 60, 23 * 60])
+    def test_order_what_a_dropped_one_had_seen_before_what_is_written(self, clocks: Clocks, minutes: int) -> None:
+        seen = at(time.time_ns() // 1_000_000 + minutes * MINUTE_MS)
+        clocks.of("table", "session").see(seen)
+        self.use_others(clocks, 5000)
+        assert clocks.of("table", "session").latest >= seen.tick
+        assert clocks.of("table", "session").next_batch() > seen
+
+    def test_do_not_drop_what_a_handle_holds(self, clocks: Clocks) -> None:
+        held = clocks.of("table", "session")
+        held.see(at(frozen()))
+        self.use_others(clocks)
+        later = at(time.time_ns() // 1_000_000 + 60 * MINUTE_MS)
+        held.see(later)
+        assert clocks.of("table", "session") is held
+        del held
+        self.use_others(clocks)
+        assert clocks.of("table", "session").next_batch() > later
+
+    def test_keep_no_more_than_they_should(self, clocks: Clocks) -> None:
+        self.use_others(clocks, MAX_CLOCKS + 100)
+        gc.collect()
+        assert len(clocks) == MAX_CLOCKS
+
+    @pytest.mark.parametrize("tick", [2**64 - 1, 2**63 - 1, at(time.time_ns() // 1_000_000 + 10**9).tick])
+    def test_do_not_take_over_one_sessions_false_time(self, clocks: Clocks, tick: int) -> None:
+        clocks.of("table", "session").see(SortKey(tick, "f" * 16, 0))
+        self.use_others(clocks)
+        first = clocks.of("table", "another").next_batch()
+        assert abs(first.created_at - time.time()) < 3600
 
 
 def test_threads_get_ticks_of_their_own() -> None:
