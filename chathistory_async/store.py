@@ -57,8 +57,8 @@ class ChatHistoryStore:
             without, and four to six write units more (DynamoDB bills transactions twice, and for the item and its entry
             in the owner's index), and writers on one session are in each other's way. All who write to the table should
             have it on; a session from before is in it from its next append on, and its messages are counted from there.
-            Needs an item collection, and the global secondary index ``SessionsByOwner`` that ``create_table`` makes: the
-            store's first append queries it, and raises ``KeySchemaError`` where it is missing.
+            Needs an item collection, and the global secondary index ``SessionsByOwner`` that ``create_table`` makes.
+            The store's first append queries it, and raises ``KeySchemaError`` where it is missing.
         fast_path: whether DynamoDB's calls take the lean path; as for ``DynamoDBChatMessageHistory``.
 
     Raises:
