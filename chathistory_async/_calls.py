@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from ._clients import DYNAMODB, Clients, Service
+from ._redaction import without_values
 from .errors import (
     ChatHistoryError,
     ClosedError,
@@ -97,7 +99,7 @@ async def call(clients: Clients, request: Request, place: Place) -> dict[str, An
             if "ConditionalCheckFailed" in canceled.codes:
                 raise
             if not canceled.codes <= _RETRYABLE:
-                raise from_cancelled_transaction(canceled.reasons, place) from canceled.__cause__
+                raise from_cancelled_transaction(canceled.reasons, place, request.parameters) from canceled.__cause__
             await retries.wait_after(canceled)
 
 
@@ -157,7 +159,7 @@ async def _send(clients: Clients, request: Request, place: Place) -> dict[str, A
         async with clients.lend(request.service) as lent:
             return await lent.send(request.operation, request.parameters)
     except _SDK_ERRORS as error:
-        raise _mapped(error, place, request.service, request.parameters.get("KeyId")) from error
+        raise _mapped(error, place, request.service, request.parameters) from error
 
 
 async def connect(clients: Clients, place: Place, service: Service = DYNAMODB) -> str:
@@ -191,7 +193,9 @@ _IN_PROGRESS = "TransactionInProgressException"
 _SDK_ERRORS = (ClientError, BotoCoreError, ResponseParserError, ValueError)
 
 
-def _mapped(error: Exception, place: Place, service: Service, key_id: str | None = None) -> Exception:
+def _mapped(
+    error: Exception, place: Place, service: Service, parameters: Mapping[str, Any] = MappingProxyType({})
+) -> Exception:
     """Return what an error of the SDK's means."""
     if isinstance(error, ClientError):
         # Typed as what every error has; those of conditions and transactions have more.
@@ -205,4 +209,18 @@ def _mapped(error: Exception, place: Place, service: Service, key_id: str | None
         if code in (_CONFLICT, _IN_PROGRESS):
             reasons = [{"Code": "TransactionConflict"}]
             return TransactionCanceled(reasons, sent_before=sent_before or code == _IN_PROGRESS)
-    return from_botocore(error, place, service.name, key_id)
+    ours = from_botocore(error, place, service.name, parameters)
+    if isinstance(error, ClientError) and service == DYNAMODB:
+        # It is the cause of ours, and whoever logs that logs its text too.
+        _quote_no_value(error, parameters)
+    return ours
+
+
+def _quote_no_value(error: ClientError, parameters: Mapping[str, Any]) -> None:
+    answer: dict[str, Any] = error.response
+    text = answer["Error"].get("Message", "")
+    shown = without_values(text, parameters)
+    if shown != text:
+        answer["Error"]["Message"] = shown
+        answer.pop("message", None)
+        error.args = (str(error).replace(text, shown),)

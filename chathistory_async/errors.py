@@ -38,6 +38,8 @@ from botocore import exceptions as botocore_exceptions
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from ._redaction import without_values
+
 
 @dataclass(frozen=True)
 class Place:
@@ -212,7 +214,7 @@ def from_botocore(
     error: ClientError | BotoCoreError | ResponseParserError | ValueError,
     place: Place,
     service: str = "dynamodb",
-    key_id: str | None = None,
+    parameters: Mapping[str, object] | None = None,
 ) -> ChatHistoryError:
     """Return our error for one of botocore's; the caller raises it ``from`` that one.
 
@@ -220,15 +222,20 @@ def from_botocore(
         error: botocore's error.
         place: what the request concerned.
         service: the service that was called.
-        key_id: the KMS key that the request named.
+        parameters: those of the request, of which the error quotes no value.
     """
+    parameters = parameters or {}
     name, endpoint = _SERVICES[service]
     if isinstance(error, ClientError):
         if service == "kms":
-            return _from_kms_error(error, place, key_id)
-        return _from_dynamodb_error(error, place) or _from_client_error(error, place, _DYNAMODB_ADVICE)
+            key_id = parameters.get("KeyId")
+            return _from_kms_error(error, place, key_id if isinstance(key_id, str) else None)
+        reason = without_values(_code_and_text(error)[1], parameters)
+        return _from_dynamodb_error(error, place, reason) or _from_client_error(error, place, _DYNAMODB_ADVICE, reason)
     if isinstance(error, _UNREACHABLE):
         return EndpointError(f"{name}'s endpoint does not answer: {error}", place)
+    if isinstance(error, _SSO):
+        return ConfigurationError(f"No usable AWS credentials: {error}; log in with aws sso login", place)
     if isinstance(error, _CREDENTIALS):
         advice = "give a boto3_session, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         return ConfigurationError(f"No usable AWS credentials: {error}; {advice}", place)
@@ -245,10 +252,9 @@ _CREDENTIALS = (
     botocore_exceptions.NoCredentialsError,
     botocore_exceptions.PartialCredentialsError,
     botocore_exceptions.CredentialRetrievalError,
-    botocore_exceptions.UnauthorizedSSOTokenError,
-    botocore_exceptions.TokenRetrievalError,
-    botocore_exceptions.SSOError,
 )
+# The login of IAM Identity Center has expired, or never was.
+_SSO = (botocore_exceptions.SSOError, botocore_exceptions.TokenRetrievalError)
 _DENIED = {
     "AccessDenied",
     "AccessDeniedException",
@@ -324,7 +330,9 @@ _KMS_ADVICE = _Advice(
 )
 
 
-def _from_client_error(error: ClientError, place: Place, advice: _Advice, with_what: str = "") -> ChatHistoryError:
+def _from_client_error(
+    error: ClientError, place: Place, advice: _Advice, reason: str = "", with_what: str = ""
+) -> ChatHistoryError:
     code, _ = _code_and_text(error)
     operation = error.operation_name + with_what
     if code in _DENIED:
@@ -333,10 +341,11 @@ def _from_client_error(error: ClientError, place: Place, advice: _Advice, with_w
         text = f"AWS throttled {operation} and every retry ({code}): {advice.throttled}, or the retries in config"
         return ThrottledError(text, place)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return ServiceError(f"AWS failed {operation} with HTTP status {status} ({code})", place)
+    said = f"{code}: {reason}" if code == "ValidationException" and reason else code
+    return ServiceError(f"AWS failed {operation} with HTTP status {status} ({said})", place)
 
 
-def _from_dynamodb_error(error: ClientError, place: Place) -> ChatHistoryError | None:
+def _from_dynamodb_error(error: ClientError, place: Place, reason: str) -> ChatHistoryError | None:
     code, text = _code_and_text(error)
     if _matches(text, _NO_INDEX_TEXTS):
         advice = "ChatHistoryStore.create_table() adds it and waits until it can be read"
@@ -345,7 +354,7 @@ def _from_dynamodb_error(error: ClientError, place: Place) -> ChatHistoryError |
         advice = "check the name, region and endpoint, or create it with ChatHistoryStore.create_table()"
         return TableNotFoundError(f"The table does not exist: {advice}", place)
     if code == "ValidationException" and _matches(text, _KEY_SCHEMA_TEXTS):
-        return wrong_key(text, place)
+        return wrong_key(reason, place)
     if code == "ValidationException" and _matches(text, _ITEM_SIZE_TEXTS):
         return ItemTooLargeError("The session would outgrow DynamoDB's 400 KB for an item", place)
     return None
@@ -367,15 +376,18 @@ def _from_kms_error(error: ClientError, place: Place, key_id: str | None) -> Cha
             " another session",
             place,
         )
-    return _from_client_error(error, place, _KMS_ADVICE, f" with the key {key_id}" if key_id else "")
+    return _from_client_error(error, place, _KMS_ADVICE, with_what=f" with the key {key_id}" if key_id else "")
 
 
-def from_cancelled_transaction(reasons: Iterable[Mapping[str, object]], place: Place) -> ChatHistoryError:
+def from_cancelled_transaction(
+    reasons: Iterable[Mapping[str, object]], place: Place, parameters: Mapping[str, object]
+) -> ChatHistoryError:
     """Return our error for a transaction that cannot be tried again."""
-    texts = [f"{reason.get('Code')}: {reason.get('Message')}" for reason in reasons if reason.get("Code") != "None"]
-    for text in texts:
+    told = [(str(reason.get("Code")), str(reason.get("Message"))) for reason in reasons if reason.get("Code") != "None"]
+    texts = [f"{code}: {without_values(text, parameters)}" for code, text in told]
+    for (_, text), shown in zip(told, texts, strict=True):
         if _matches(text, _KEY_SCHEMA_TEXTS):
-            return wrong_key(text, place)
+            return wrong_key(shown, place)
     return ServiceError(f"DynamoDB cancelled the transaction ({'; '.join(sorted(set(texts)))})", place)
 
 

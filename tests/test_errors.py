@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 import re
 import socket
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import boto3
 import pytest
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    SSOTokenLoadError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
 from conftest import CREDENTIALS, Make
-from faces import SINGLE_ITEM_FACES, Face, SdkFace
+from faces import SINGLE_ITEM_FACES, AsyncFace, Face, SdkFace
 from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy, Seen
 from samples import humans, texts
@@ -37,6 +45,7 @@ from chathistory_async import (
     WriteConflictError,
     WriteOutcomeUnknownError,
 )
+from chathistory_async._calls import Request, call
 from chathistory_async.errors import Place, from_botocore
 
 Through = Callable[..., DynamoDBChatMessageHistory]
@@ -264,6 +273,70 @@ async def test_access_denied(face: type[Face], make: Make, answering: Any, code:
     error = await failure(AccessDeniedError, face, make(endpoint_url=url), operation)
     assert code in str(error)
     assert isinstance(error.__cause__, ClientError)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Invalid UpdateExpression: Incorrect operand type for operator or function; operand type: S",) * 2,
+        (
+            f"The parameter cannot be converted to a numeric value: {SECRET}",
+            "cannot be converted to a numeric value: …",
+        ),
+        (f"Input collection [{SECRET}, {SECRET}] contains duplicates", "Input collection … contains duplicates"),
+        (f"upper bound operand: AttributeValue: {{S:{SECRET}}}", "upper bound operand: AttributeValue: …"),
+        (f"1 validation error detected: Value '{SECRET}' at 'x' failed", "1 validation error detected: Value … failed"),
+        (f"{SECRET[:15]} (and so on)", "(ValidationException: …)"),
+        ("The key element nested does not do", "The key element … does not do"),
+        ("x " * 400, "x …)"),
+    ],
+    ids=["nothing", "a-value", "a-collection", "an-operand", "in-quotes", "cut-short", "a-name", "long"],
+)
+async def test_what_dynamodb_says_of_a_request_is_told_without_a_value_of_it(
+    make: Make, answering: Any, text: str, shown: str
+) -> None:
+    body = {"__type": "com.amazon.coral.validate#ValidationException", "message": text}
+    history = make(endpoint_url=answering(400, json.dumps(body)))
+    with pytest.raises(ServiceError) as caught:
+        await attempt(AsyncFace(history), "add")
+    assert shown in str(caught.value)
+    assert SECRET[:15] not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.real_engine("moto accepts it")
+async def test_what_an_engine_says_of_a_request_is_told(make: Make) -> None:
+    clients = make()._conversation._clients
+    parameters = {"TableName": make().table_name, "Item": {"SessionId": {"S": "x"}, "tags": {"SS": [SECRET, SECRET]}}}
+    with pytest.raises(ServiceError, match=r"HTTP status 400 \(ValidationException: \w") as caught:
+        await call(clients, Request("put_item", parameters), Place("table"))
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_what_dynamodb_says_of_a_transaction_is_told_without_a_value_of_it(
+    make: Make, answering: Any, collection_table: str
+) -> None:
+    reasons = [{"Code": "None"}, {"Code": "ValidationError", "Message": f"No number: {SECRET}"}]
+    body = {
+        "__type": "#TransactionCanceledException",
+        "Message": "Transaction cancelled",
+        "CancellationReasons": reasons,
+    }
+    history = make(
+        table_name=collection_table, sort_key_name="MessageId", endpoint_url=answering(400, json.dumps(body))
+    )
+    with pytest.raises(ServiceError, match="ValidationError: No number: …") as caught:
+        await history.aadd_messages([HumanMessage(SECRET), HumanMessage(SECRET)])
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UnauthorizedSSOTokenError(), SSOTokenLoadError(error_msg="x"), TokenRetrievalError(provider="sso", error_msg="x")],
+)
+def test_an_expired_login_of_sso_is_to_be_renewed(error: BotoCoreError) -> None:
+    mapped = from_botocore(error, Place("table"))
+    assert type(mapped) is ConfigurationError
+    assert "log in with aws sso login" in str(mapped)
 
 
 @pytest.mark.parametrize(("code", "kind"), [("AccessDenied", AccessDeniedError), ("Throttling", ThrottledError)])
