@@ -73,6 +73,7 @@ MODULES = [
     "_first_append",
     "_fork",
     "errors",
+    "_redaction",
     "local",
 ]
 
