@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import logging
+from asyncio import sleep
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
 from ._calls import Request, call, connect
 from ._clients import Clients
-from .errors import ConfigurationError, KeySchemaError, Place, ServiceError, TableNotFoundError
+from .errors import (
+    ConfigurationError,
+    KeySchemaError,
+    Place,
+    ServiceError,
+    TableNotFoundError,
+    aws_error_of,
+)
 
-# DynamoDB makes and drops an on-demand table in about 10 seconds.
-_POLL_SECONDS = 0.5
-_POLLS = 600
+# DynamoDB makes and drops an on-demand table in about 10 seconds, and builds the index of a large one for hours.
+_FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.5, 15.0
+
+_log = logging.getLogger("chathistory_async")
 
 Schema: TypeAlias = "list[tuple[str, str]]"
 
@@ -25,13 +35,58 @@ class Index(NamedTuple):
     schema: Schema
 
 
-class Table:
-    """The table of a store."""
+class _Waiting:
+    """Waits between looks at a table, longer each time, and tells the log.
 
-    def __init__(self, name: str, clients: Clients) -> None:
+    Args:
+        place: the table.
+        limit_seconds: when to give up, None for never.
+
+    Raises:
+        ValueError: the limit is negative.
+    """
+
+    def __init__(self, place: Place, limit_seconds: float | None) -> None:
+        if limit_seconds is not None and not limit_seconds >= 0:
+            raise ValueError(f"wait_seconds must not be negative, or None, not {limit_seconds!r}")
+        self._place = place
+        self._limit_seconds = limit_seconds
+        self._started = monotonic()
+        self._pause_seconds = _FIRST_POLL_SECONDS
+
+    async def go_on(self, what: str) -> None:
+        """Wait until the next look; ``what`` says what was seen at this one.
+
+        Raises:
+            ServiceError: the limit is reached.
+        """
+        waited = monotonic() - self._started
+        left = None if self._limit_seconds is None else self._limit_seconds - waited
+        if left is not None and left <= 0:
+            raise ServiceError(
+                f"{what} after {waited:.0f} s of waiting. AWS goes on with it: call again to wait for it, or look with"
+                f" `aws dynamodb describe-table --table-name {self._place.table_name}`",
+                self._place,
+            )
+        _log.info("Waiting for %s since %.0f s: %s", self._place, waited, what)
+        await sleep(self._pause_seconds if left is None else min(self._pause_seconds, left))
+        self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_POLL_SECONDS)
+
+
+class Table:
+    """The table of a store.
+
+    Args:
+        name: its name.
+        clients: what to send requests with.
+        wait_seconds: how long to wait for a change of the table at most, None for as long as it takes.
+    """
+
+    def __init__(self, name: str, clients: Clients, wait_seconds: float | None = None) -> None:
         self._name = name
         self._place = Place(name)
         self._clients = clients
+        self._waiting = _Waiting(self._place, wait_seconds)
 
     async def connect(self) -> None:
         """Open the running loop's client."""
@@ -50,9 +105,13 @@ class Table:
     ) -> None:
         """Create the table unless it exists, wait until it and its index are active, and enable TTL."""
         schema = [(partition_key, "HASH")] + ([] if sort_key is None else [(sort_key, "RANGE")])
-        if await self._describe() is None:
-            await self._create(schema, index, kms_key_id, tags)
-        description = await self._when("ACTIVE", "UPDATING")
+        while (description := await self._describe() or {}).get("TableStatus") not in {"ACTIVE", "UPDATING"}:
+            if not description:
+                await self._create(schema, index, kms_key_id, tags)
+            elif description["TableStatus"] not in {"CREATING", "DELETING"}:
+                raise ServiceError(f"The table is {description['TableStatus']}", self._place)
+            else:
+                await self._waiting.go_on(f"the table is {description['TableStatus']}")
         self._check_key_schema("A table of this name", description, description, schema)
         if index is not None:
             await self._ensure_index(schema, index)
@@ -68,7 +127,8 @@ class Table:
         if description is not None and description["TableStatus"] != "DELETING":
             with contextlib.suppress(TableNotFoundError):
                 await self._call("delete_table")
-        await self._when(None)
+        while description is not None and _is_same(description, await self._describe()):
+            await self._waiting.go_on("the table is still there")
 
     async def _create(
         self, schema: Schema, index: Index | None, kms_key_id: str | None, tags: Mapping[str, str]
@@ -88,36 +148,40 @@ class Table:
                 BillingMode="PAY_PER_REQUEST",
                 **options,
             )
-        except ServiceError:
-            # Another process may have been faster (ResourceInUseException).
-            if await self._describe() is None:
+        except ServiceError as error:
+            # Another process was faster, or the table was deleted a moment ago.
+            if aws_error_of(error)[1] != "ResourceInUseException":
                 raise
+            await self._waiting.go_on("a table of this name is being created or deleted")
 
     async def _ensure_index(self, schema: Schema, index: Index) -> None:
         """Add the index to a table that lacks it, and wait until it is active."""
-        description = await self._describe() or {}
-        if _found(description, index) is None:
-            try:
-                await self._call(
-                    "update_table",
-                    AttributeDefinitions=_attributes(schema, index),
-                    GlobalSecondaryIndexUpdates=[{"Create": _defined(index)}],
-                )
-            except ServiceError:
-                # Another process may have been faster.
-                if _found(await self._describe() or {}, index) is None:
-                    raise
-        for _ in range(_POLLS):
+        while True:
             description = await self._describe() or {}
             found = _found(description, index) or {}
-            if found and found["Projection"]["ProjectionType"] != "ALL":
+            if not found:
+                await self._add_index(schema, index)
+                await self._waiting.go_on(f"the index {index.name!r} was added")
+            elif found["Projection"]["ProjectionType"] != "ALL":
                 raise KeySchemaError(
                     f"An index {index.name!r} exists that does not hold all attributes: delete it first", self._place
                 )
-            if found.get("IndexStatus") == "ACTIVE":
+            elif found.get("IndexStatus") == "ACTIVE":
                 return self._check_key_schema(f"An index {index.name!r}", description, found, index.schema)
-            await asyncio.sleep(_POLL_SECONDS)
-        raise ServiceError(f"The index is still not active after {_POLLS * _POLL_SECONDS:.0f} s", self._place)
+            else:
+                await self._waiting.go_on(_progress(description, found))
+
+    async def _add_index(self, schema: Schema, index: Index) -> None:
+        try:
+            await self._call(
+                "update_table",
+                AttributeDefinitions=_attributes(schema, index),
+                GlobalSecondaryIndexUpdates=[{"Create": _defined(index)}],
+            )
+        except ServiceError:
+            # Another process may have been faster.
+            if _found(await self._describe() or {}, index) is None:
+                raise
 
     def _check_key_schema(
         self, what: str, table: Mapping[str, Any], description: Mapping[str, Any], schema: Schema
@@ -155,17 +219,6 @@ class Table:
             )
         return True
 
-    async def _when(self, *statuses: str | None) -> dict[str, Any]:
-        """Wait until the table has one of these statuses, None for its absence."""
-        for _ in range(_POLLS):
-            description = await self._describe() or {"TableStatus": None}
-            if description["TableStatus"] in statuses:
-                return description
-            await asyncio.sleep(_POLL_SECONDS)
-        raise ServiceError(
-            f"The table is still not {statuses[0] or 'gone'} after {_POLLS * _POLL_SECONDS:.0f} s", self._place
-        )
-
     async def _describe(self) -> dict[str, Any] | None:
         try:
             description: dict[str, Any] = (await self._call("describe_table"))["Table"]
@@ -200,6 +253,19 @@ def _found(table: Mapping[str, Any], index: Index) -> dict[str, Any] | None:
             found: dict[str, Any] = description
             return found
     return None
+
+
+def _is_same(table: Mapping[str, Any], there: Mapping[str, Any] | None) -> bool:
+    # Another table of this name may have been created since.
+    return there is not None and there.get("TableId") == table.get("TableId")
+
+
+def _progress(table: Mapping[str, Any], index: Mapping[str, Any]) -> str:
+    backfills = ", AWS fills it with the items of the table" if index.get("Backfilling") else ""
+    return (
+        f"the index {index['IndexName']!r} is {index.get('IndexStatus')}{backfills}"
+        f" (of {table.get('ItemCount', 0):,} items, as counted within the last six hours)"
+    )
 
 
 def _described(schema: list[tuple[str, str, str]]) -> str:

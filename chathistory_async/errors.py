@@ -316,6 +316,12 @@ def _code_and_text(error: ClientError) -> tuple[str, str]:
     return error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
 
 
+def aws_error_of(error: ChatHistoryError) -> tuple[str, str]:
+    """Return the operation and the code of the AWS error that caused one of ours, both empty where there is none."""
+    cause = error.__cause__
+    return (cause.operation_name, _code_and_text(cause)[0]) if isinstance(cause, ClientError) else ("", "")
+
+
 class _Advice(NamedTuple):
     """What to do where the credentials are refused, and where a request is throttled."""
 

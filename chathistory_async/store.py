@@ -260,25 +260,31 @@ class ChatHistoryStore:
         point_in_time_recovery: bool = False,
         table_kms_key_id: str | None = None,
         tags: Mapping[str, str] | None = None,
+        wait_seconds: float | None = None,
     ) -> None:
         """Create the table where it does not exist, on demand, wait until it is active, and enable TTL.
 
         The partition key is ``primary_key_name``, the sort key of an item collection ``sort_key_name``, both text. Does
         nothing to a table that is already so, but for what TTL and ``point_in_time_recovery`` ask for, and for the
-        index of ``session_index``, which is added where it is not there yet.
+        index of ``session_index``, which is added where it is not there yet. AWS builds the index of a large table for
+        hours. The logger "chathistory_async" tells at INFO what is waited for.
 
         Args:
             point_in_time_recovery: enable it. It is never disabled here.
             table_kms_key_id: the KMS key of a new table's encryption at rest, None for AWS's own.
             tags: a new table's tags.
+            wait_seconds: how long to wait at most until the table and its index are active, None for as long as it
+                takes. After that ``ServiceError`` is raised, and TTL and ``point_in_time_recovery`` are not enabled
+                yet. AWS goes on, and a later call does the rest.
 
         Raises:
             KeySchemaError: a table of another key schema has this name, or an index in it. It was not changed.
             ConfigurationError: the table's TTL is on another attribute than ``ttl_key_name``.
+            ValueError: ``wait_seconds`` is negative.
             AccessDeniedError, ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see
                 ``errors``.
         """
-        await self._table().create(
+        await self._table(wait_seconds).create(
             self._primary_key_name,
             self._sort_key_name,
             self._layout.expiry_name,
@@ -288,14 +294,19 @@ class ChatHistoryStore:
             tags=tags or {},
         )
 
-    async def delete_table(self) -> None:
+    async def delete_table(self, *, wait_seconds: float | None = None) -> None:
         """Delete the table with all its sessions and wait until it is gone. Without a table it does nothing.
 
+        Args:
+            wait_seconds: how long to wait at most, None for as long as it takes. After that ``ServiceError`` is raised,
+                and AWS goes on.
+
         Raises:
+            ValueError: ``wait_seconds`` is negative.
             AccessDeniedError, ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see
                 ``errors``.
         """
-        await self._table().delete()
+        await self._table(wait_seconds).delete()
 
     def migrate_from(
         self,
@@ -438,5 +449,5 @@ class ChatHistoryStore:
         history = self.session(session_id)
         return self._clients, history._conversation.place, history._sealing
 
-    def _table(self) -> Table:
-        return Table(self._layout.table_name, self._clients)
+    def _table(self, wait_seconds: float | None = None) -> Table:
+        return Table(self._layout.table_name, self._clients, wait_seconds)

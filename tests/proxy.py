@@ -54,6 +54,7 @@ class Proxy:
 
     Attributes:
         schedule: says which fault a request meets; all pass at first.
+        edit: changes the answers, given as parsed JSON; none at first.
         seen: the requests, in the order of their arrival.
         busiest: how many were under way at once, at most.
         units: the capacity units that each request consumed, if ``measure`` is set.
@@ -61,6 +62,7 @@ class Proxy:
 
     def __init__(self, target: str) -> None:
         self.schedule: Callable[[Seen], Fault] = lambda seen: Fault.NONE
+        self.edit: Callable[[Seen, dict[str, Any]], dict[str, Any]] | None = None
         self.seen: list[Seen] = []
         self.busiest = 0
         self.measure = False
@@ -140,6 +142,10 @@ class Proxy:
         answer = (
             await self._forward(request, body) if fault in {Fault.NONE, Fault.DELAY, *FORWARDED_UNANSWERED} else None
         )
+        if answer is not None and self.edit is not None:
+            assert isinstance(answer.body, bytes)
+            answer.body = json.dumps(self.edit(seen, json.loads(answer.body))).encode()
+            answer.headers.popall("x-amz-crc32", None)
         if fault in {Fault.LOST_ANSWER, Fault.RESET, Fault.ZOMBIE}:
             assert request.transport is not None
             request.transport.abort()

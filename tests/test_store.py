@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from botocore.config import Config
 from conftest import Make
 from langchain_core.messages import HumanMessage
-from proxy import Fault, Proxy
+from proxy import Fault, Proxy, Seen
 from samples import humans, texts
 
 from chathistory_async import (
@@ -21,6 +22,7 @@ from chathistory_async import (
     KeySchemaError,
     ServiceError,
     TableNotFoundError,
+    _table,
 )
 from chathistory_async._clients import _open_slots
 
@@ -129,6 +131,140 @@ async def test_delete_table_is_idempotent(name: str, dynamodb: Any) -> None:
         assert name not in dynamodb.list_tables()["TableNames"]
         with pytest.raises(TableNotFoundError):
             await store.session("a").aget_messages()
+
+
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Has create_table and delete_table wait in no time, by a clock of their own; returns how long they waited."""
+    waited = list[float]()
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(_table, "sleep", sleep)
+    monkeypatch.setattr(_table, "monotonic", lambda: sum(waited))
+    return waited
+
+
+def in_turn(proxy: Proxy, *changes: Callable[[dict[str, Any]], object]) -> None:
+    """Change the next answers to DescribeTable that say that there is the table, one by one."""
+    left = list(changes)
+
+    def edit(seen: Seen, answer: dict[str, Any]) -> dict[str, Any]:
+        if seen.operation == "DescribeTable" and "Table" in answer and left:
+            left.pop(0)(answer["Table"])
+        return answer
+
+    proxy.edit = edit
+
+
+def is_being_built(table: dict[str, Any]) -> None:
+    table["GlobalSecondaryIndexes"][0] |= {"IndexStatus": "CREATING", "Backfilling": True}
+    table["ItemCount"] = 12_345_678
+
+
+async def test_create_table_waits_for_the_index_without_a_limit_and_tells_the_log(
+    name: str, proxy: Proxy, waited: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    in_turn(proxy, *[is_being_built] * 40)
+    with caplog.at_level(logging.INFO, "chathistory_async"):
+        async with ChatHistoryStore(name, endpoint_url=proxy.url, session_index=True) as store:
+            await store.create_table()
+            await store.session("a", owner="b").aadd_messages(humans(1))
+    assert sum(waited) > 500
+    assert waited == sorted(waited)
+    assert (waited[0], waited[-1]) == (0.5, 15)
+    progress = [record for record in caplog.records if "SessionsByOwner" in record.getMessage()]
+    assert len(progress) >= 39
+    assert {(record.name, record.levelname) for record in progress} == {("chathistory_async", "INFO")}
+    told = progress[-1].getMessage()
+    assert f"Waiting for table '{name}' since " in told
+    assert "'SessionsByOwner' is CREATING, AWS fills it with the items of the table (of 12,345,678 items" in told
+
+
+async def test_create_table_waits_as_long_as_it_is_told(
+    name: str, proxy: Proxy, waited: list[float], dynamodb: Any
+) -> None:
+    async with ChatHistoryStore(name, endpoint_url=proxy.url, session_index=True) as store:
+        in_turn(proxy, *[is_being_built] * 100)
+        with pytest.raises(
+            ServiceError, match=r"index 'SessionsByOwner' is CREATING.* after 60 s.*AWS goes on"
+        ) as caught:
+            await store.create_table(wait_seconds=60)
+        assert sum(waited) == 60
+        assert f"aws dynamodb describe-table --table-name {name}" in str(caught.value)
+        with pytest.raises(ServiceError, match="after 0 s"):
+            await store.create_table(wait_seconds=0)
+        in_turn(proxy)
+        await store.create_table(wait_seconds=0)
+        for wrong in (-1, float("nan")):
+            with pytest.raises(ValueError, match="wait_seconds"):
+                await store.create_table(wait_seconds=wrong)
+    assert dynamodb.describe_time_to_live(TableName=name)["TimeToLiveDescription"]["TimeToLiveStatus"] == "ENABLED"
+
+
+async def test_create_table_after_a_table_that_is_being_deleted(
+    name: str, proxy: Proxy, waited: list[float], dynamodb: Any
+) -> None:
+    async with ChatHistoryStore(name, endpoint_url=proxy.url) as store:
+        await store.create_table()
+
+        def delete(table: dict[str, Any]) -> None:
+            table["TableStatus"] = "DELETING"
+
+        def gone(table: dict[str, Any]) -> None:
+            delete(table)
+            dynamodb.delete_table(TableName=name)
+
+        in_turn(proxy, delete, delete, gone)
+        await store.create_table()
+        assert texts(await store.session("a").aget_messages()) == []
+    assert len(waited) >= 3
+    assert proxy.operations().count("CreateTable") == 2
+
+
+async def test_create_table_does_not_wait_for_what_will_not_come(name: str, proxy: Proxy, waited: list[float]) -> None:
+    async with ChatHistoryStore(name, endpoint_url=proxy.url) as store:
+        await store.create_table()
+        in_turn(proxy, lambda table: table.update(TableStatus="INACCESSIBLE_ENCRYPTION_CREDENTIALS"))
+        before = len(waited)
+        with pytest.raises(ServiceError, match="The table is INACCESSIBLE_ENCRYPTION_CREDENTIALS"):
+            await store.create_table()
+        assert len(waited) == before
+
+
+async def test_an_index_that_is_being_deleted_is_added_again(name: str, proxy: Proxy, waited: list[float]) -> None:
+    async with ChatHistoryStore(name, endpoint_url=proxy.url, session_index=True) as store:
+        await store.create_table()
+        assert "UpdateTable" not in proxy.operations()
+        in_turn(
+            proxy,
+            lambda table: None,
+            lambda table: table["GlobalSecondaryIndexes"][0].update(IndexStatus="DELETING"),
+            lambda table: table.pop("GlobalSecondaryIndexes"),
+        )
+        await store.create_table()
+        assert proxy.operations().count("UpdateTable") == 1
+
+
+async def test_delete_table_waits_as_long_as_it_is_told(
+    name: str, answering: Callable[[int, str], str], waited: list[float]
+) -> None:
+    url = answering(200, '{"Table": {"TableStatus": "DELETING", "TableId": "1"}}')
+    async with ChatHistoryStore(name, endpoint_url=url) as store:
+        with pytest.raises(ServiceError, match="the table is still there after 600 s"):
+            await store.delete_table(wait_seconds=600)
+    assert sum(waited) == 600
+
+
+async def test_delete_table_does_not_wait_for_another_table_of_its_name(
+    name: str, proxy: Proxy, waited: list[float]
+) -> None:
+    async with ChatHistoryStore(name, endpoint_url=proxy.url) as store:
+        await store.create_table()
+        in_turn(proxy, lambda table: table.update(TableStatus="DELETING", TableId="the one before"))
+        await store.delete_table()
+        assert await store.session("a").aget_messages() == []
 
 
 async def test_its_settings_hold_for_its_handles(collection_table: str, session_id: str, proxy: Proxy) -> None:
