@@ -464,7 +464,8 @@ def decode_key_value(value: AttributeValue) -> KeyValue:
     """Return the value of a key attribute, as it was given or equal to that."""
     ((kind, content),) = value.items()
     if kind == "N":
-        return Decimal(content) if Decimal(content) % 1 else int(Decimal(content))
+        number = Decimal(content)
+        return int(number) if number == number.to_integral_value() else number
     return bytes_of(content) if kind == "B" else str(content)
 
 

@@ -11,24 +11,30 @@ from langchain_core.messages import BaseMessage
 
 from ._calls import ConditionFailed, Item, Request, TransactionCanceled, call, pause
 from ._clients import Clients
-from ._codec import AttributeValue
+from ._codec import AttributeValue, KeyValue, decode_key_value
 from ._conversation import MAX_ATTEMPTS, now
 from ._indexed_conversation import check_index
 from ._item_collection import MAX_TRANSACTION_ITEMS, ItemCollection, Items, sized
 from ._item_collection_conversation import ItemCollectionConversation
-from ._migration import OTHER_ACTIONS, Digests, Marker, Migration, digest, indexes
+from ._migration import OTHER_ACTIONS, Digests, Marker, Migration, digest
 from ._session_item import SessionItem
 from ._single_item import SingleItem
 from ._single_item_conversation import SingleItemConversation
 from ._slices import at_most, in_order
-from ._sort_keys import SortKey, batch_before, parse
+from ._sort_keys import MAX_INDEX, SortKey, batch_before, parse
 from .errors import (
+    AccessDeniedError,
+    ChatHistoryError,
+    ConfigurationError,
     ItemTooLargeError,
     KmsKeyError,
     MessageNotStorableError,
     Place,
+    ServiceError,
     UndecodableItemError,
     WriteConflictError,
+    WriteOutcomeUnknownError,
+    aws_error_of,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +46,9 @@ _LOOKED_FOR_AT_ONCE = 16
 # Before the clocks of all hosts that write to the target, however wrong they are.
 _BEFORE_NOW_SECONDS = 3600
 
-Outcome: TypeAlias = Literal["copied", "moved", "unchanged", "would_copy", "expired", "absent", "deleted", "failed"]
+Outcome: TypeAlias = Literal[
+    "copied", "moved", "kept", "unchanged", "would_copy", "expired", "absent", "deleted", "diverged", "failed"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +56,26 @@ class MigratedSession:
     """What became of a session.
 
     Attributes:
-        session_id: the session.
-        outcome: "copied", or "unchanged" where all was copied before; "moved" where the source was deleted, too;
-            "would_copy" in a dry run; "expired" and "absent" where the source has expired or holds no messages;
-            "deleted" where the session was moved before and deleted since, with ``delete_source`` its source now too;
-            "failed".
+        session_id: the value of the session's partition key.
+        outcome: one of these:
+
+            - "copied": messages were copied; "unchanged": all messages had been copied before.
+            - "moved": all messages were copied and compared, by this run or earlier ones, and the source was deleted.
+            - "kept": as "moved", but the source was not deleted, because it has attributes that this library does not
+              know. ``error`` names them.
+            - "would_copy": a dry run found messages to copy.
+            - "absent": the source holds no messages; "expired": the source has expired.
+            - "deleted": the session was copied before, and deleted in the target since. With ``delete_source`` the
+              source was deleted too.
+            - "diverged": the source does not continue what was copied of it, so that it is not known which of its
+              messages are new. No more was copied, and nothing was deleted. ``error`` says what to do.
+            - "failed": ``error`` says why. The source was not deleted.
         copied: how many messages this run has copied, or in a dry run would copy.
         total: how many messages have been copied by all runs, those that were removed since among them.
-        error: why it failed, with the error's class; None where it did not. It holds no content.
+        error: why the session was kept, has diverged or failed; None otherwise. It holds no content.
     """
 
-    session_id: str
+    session_id: KeyValue
     outcome: Outcome
     copied: int
     total: int
@@ -69,35 +86,64 @@ class _Overtaken(Exception):
     """Somebody has changed the marker or the source since it was read."""
 
 
-class _NotVerified(Exception):
-    """What was copied does not read back equal."""
+class _Ended(Exception):
+    """The move has ended with an outcome that needs a reason."""
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        super().__init__()
+        self.outcome = outcome
+        self.reason = reason
 
 
-# Of one session. Whatever else goes wrong would go wrong with the others too.
-_FAILURES = (
+_OF_ONE_SESSION = (
     ItemTooLargeError,
     KmsKeyError,
     MessageNotStorableError,
     UndecodableItemError,
     WriteConflictError,
-    _NotVerified,
+    WriteOutcomeUnknownError,
 )
 
 
+def _is_of_one_session(error: ChatHistoryError) -> bool:
+    """Tell whether an error is about what one session holds. Any other would meet the other sessions too."""
+    operation, code = aws_error_of(error)
+    if isinstance(error, ConfigurationError):
+        # Not of the SDK's: a message is encrypted, and there is no kms_key_id.
+        return error.__cause__ is None
+    if isinstance(error, AccessDeniedError):
+        # KMS's answer for the key that a stored message names.
+        return operation == "Decrypt"
+    if isinstance(error, ServiceError):
+        # An update of a damaged item, such as one whose count is text.
+        return code in {"ValidationException", "TransactionCanceledException"}
+    return isinstance(error, _OF_ONE_SESSION)
+
+
 class Found(NamedTuple):
-    """The source's messages, as they are stored, decoded, and as digests; and when they expire, None for never."""
+    """What a source holds.
+
+    Attributes:
+        stored: its messages as they are stored.
+        messages: the messages, decoded.
+        digests: the messages' digests.
+        expiry: when the session expires, in seconds since the epoch; None for never.
+        others: the names of attributes that this library does not know.
+    """
 
     stored: Sequence[AttributeValue]
     messages: list[BaseMessage]
     digests: list[bytes]
     expiry: str | None
+    others: list[str]
 
 
 class Source(SingleItemConversation):
     """A session that is moved from a single item."""
 
     async def look(self) -> Found | Literal["absent", "expired"]:
-        item = await self._get(consistent=True) or {}
+        """Read the session: all of its item, because whoever deletes it must know all that it holds."""
+        item: Item = (await self._call(self._layout.read_whole())).get("Item", {})
         stored = self._layout.stored(item, now())
         if stored.expired:
             return "expired"
@@ -107,10 +153,18 @@ class Source(SingleItemConversation):
             return "absent"
         messages = await self._decode(stored.messages, 0)
         digests = await self._in_slices(lambda message, at: digest(stored.messages[at], message), messages)
-        return Found(stored.messages, messages, digests, item.get(self._layout.expiry_name, {}).get("N"))
+        expiry = item.get(self._layout.expiry_name, {}).get("N")
+        return Found(stored.messages, messages, digests, expiry, self._layout.others(item))
 
     async def delete(self, found: Found) -> None:
-        """Delete the session, unless it holds other messages than were found."""
+        """Delete the session, unless it holds other messages than were found, or attributes that are not ours.
+
+        An attribute that somebody adds after the session was found is deleted: no condition can name it.
+        """
+        if found.others:
+            names = ", ".join(map(repr, found.others))
+            reason = f"the source is not deleted, because it has attributes of others: {names}"
+            raise _Ended("kept", f"{reason} [{self.place}]")
         try:
             await self._call(self._layout.delete_unchanged(found.stored))
         except ConditionFailed as failed:
@@ -141,10 +195,13 @@ class Target(ItemCollectionConversation):
         item: Item | None = (await self._call(migration.read())).get("Item")
         if item is None:
             return None
-        data, sealed = migration.digests(item)
-        marker = migration.marker(item, (await self._open({0: data}))[0] if sealed else data)
-        if marker is None:
-            raise UndecodableItemError("What is in the place of the migration's marker is none", self.place)
+        try:
+            data, sealed = migration.digests(item)
+            marker = migration.marker(item, (await self._open({0: data}))[0] if sealed else data)
+        except (KeyError, ValueError):
+            marker = None
+        if marker is None or not self._clock.is_possible(marker.base):
+            raise UndecodableItemError("The item 'migration', which says what was copied, is damaged", self.place)
         return marker
 
     async def begin(self) -> Marker:
@@ -160,6 +217,8 @@ class Target(ItemCollectionConversation):
         if self._entry is not None:
             await check_index(self._clients, self._entry, self.place)
         migration = Migration(self._layout)
+        if marker.total + len(found.messages) - done > MAX_INDEX:
+            raise ItemTooLargeError(f"More than {MAX_INDEX:,} messages of one session cannot be copied", self.place)
         bodies = await self._encode(found.messages, done)
         keys = [marker.key(marker.total + offset) for offset in range(len(bodies))]
         items = await self._in_slices(
@@ -196,11 +255,13 @@ class Target(ItemCollectionConversation):
     async def verify(self, originals: Mapping[int, BaseMessage], marker: Marker, new: int) -> Marker:
         """Compare messages with what is stored of them, by their indexes, and return the marker that says so.
 
-        Messages from the index ``new`` on were stored a moment ago, and must be there. Earlier ones, of a run that was
-        cut short, may have been removed: they were stored with the marker that counts them, or it would not.
+        Messages from the index ``new`` on were stored a moment ago, and must be there. Earlier ones may have been
+        removed: they were stored with the marker that counts them, or it would not.
         """
         if originals:
             await self._compare(originals, marker, new)
+        if marker.verified == marker.total:
+            return marker
         return await self._store_marker(marker, marker.after_verifying())
 
     async def note_absence(self, marker: Marker) -> None:
@@ -244,14 +305,14 @@ class Target(ItemCollectionConversation):
         for body, message in zip(same, await self._decode(same), strict=True):
             index = index_of[body.key]
             if type(message) is not type(originals[index]) or message != originals[index]:
-                raise _NotVerified(f"message {index} reads back as another one [{self.place}]")
+                raise _Ended("failed", f"message {index} reads back as another one [{self.place}]")
         missing = [index for index in originals if index >= new and index not in bodies]
         if missing and (kept := await self._first_kept()) is not None:
             missing = [index for index in missing if marker.key(index) >= kept]
         removed = await at_most(_LOOKED_FOR_AT_ONCE, lambda index: self._was_removed(marker, index), missing)
         if not all(removed):
             first = missing[removed.index(False)]
-            raise _NotVerified(f"message {first} was copied, and is not there any more [{self.place}]")
+            raise _Ended("failed", f"message {first} was copied, and is not there any more [{self.place}]")
 
     async def _first_kept(self) -> SortKey | None:
         """Return the sort key of the first message that history_size keeps, None where it keeps all."""
@@ -303,22 +364,33 @@ class _Move:
                 await self._target.note_absence(marker)
             return found
         marker = marker or await self._target.begin()
+        known = marker.known(found.digests)
+        if known is None:
+            reason = (
+                "the source does not continue what was copied of it: compare both sessions, append to the target what"
+                " it lacks, and clear the source"
+            )
+            raise _Ended("diverged", f"{reason} [{self._source.place}]")
         if dry_run:
-            new = await self._target.prepare(found, marker.align(found.digests).length, marker)
+            new = await self._target.prepare(found, known, marker)
             self.copied = sum(map(len, new))
             return "would_copy" if new else "unchanged"
-        marker = await self._copy_and_verify(found, marker)
+        marker = await self._copy_and_verify(found, known, marker, again=delete_source)
         if not delete_source:
             return "copied" if self.copied else "unchanged"
         await self._source.delete(found)
         await self._target.note_absence(marker)
         return "moved"
 
-    async def _copy_and_verify(self, found: Found, marker: Marker) -> Marker:
-        aligned = marker.align(found.digests)
-        numbered = zip(indexes(marker, aligned, len(found.messages)), found.messages, strict=True)
-        originals = {index: message for index, message in numbered if index >= marker.verified}
-        done, new = aligned.length, marker.total
+    async def _copy_and_verify(self, found: Found, known: int, marker: Marker, *, again: bool) -> Marker:
+        """Copy the messages that are not known, and compare those that were not compared before, or all ``again``."""
+        new = marker.total
+        originals = {
+            index: message
+            for index, message in enumerate(found.messages, new - known)
+            if again or index >= marker.verified
+        }
+        done = known
         for together in await self._target.prepare(found, done, marker):
             done += len(together)
             after = marker.after_copying(len(together), found.digests[:done])
@@ -326,43 +398,45 @@ class _Move:
             marker = after
             self.copied += len(together)
             self.total = marker.total
-        return marker if marker.verified == marker.total else await self._target.verify(originals, marker, new)
+        return await self._target.verify(originals, marker, new)
 
 
 def migrate(
-    session_ids: Iterable[str] | AsyncIterable[str],
-    open_session: Callable[[str], tuple[Source, Target]],
+    session_ids: Iterable[KeyValue] | AsyncIterable[KeyValue],
+    open_session: Callable[[KeyValue], tuple[Source, Target]],
     *,
     dry_run: bool,
     delete_source: bool,
 ) -> AsyncGenerator[MigratedSession, None]:
     """Move sessions, several at once, and yield what became of each, in order."""
 
-    async def move(session_id: str) -> MigratedSession:
+    async def move(session_id: KeyValue) -> MigratedSession:
         try:
             one = _Move(*open_session(session_id))
-        except ValueError as failure:
-            return MigratedSession(session_id, "failed", 0, 0, f"ValueError: {failure}")
+        except (TypeError, ValueError) as failure:
+            return MigratedSession(session_id, "failed", 0, 0, f"{type(failure).__name__}: {failure}")
         outcome: Outcome
         error = None
         try:
             outcome = await one.run(dry_run=dry_run, delete_source=delete_source)
-        except _FAILURES as failure:
-            name = "" if isinstance(failure, _NotVerified) else f"{type(failure).__name__}: "
-            outcome, error = "failed", f"{name}{failure}"
+        except _Ended as end:
+            outcome, error = end.outcome, end.reason
+        except ChatHistoryError as failure:
+            if not _is_of_one_session(failure):
+                raise
+            outcome, error = "failed", f"{type(failure).__name__}: {failure}"
         return MigratedSession(session_id, outcome, one.copied, one.total, error)
 
     return in_order(_SESSIONS_AT_ONCE, move, session_ids)
 
 
-async def scan_session_ids(layout: SingleItem, clients: Clients) -> AsyncGenerator[str, None]:
+async def scan_session_ids(layout: SingleItem, clients: Clients) -> AsyncGenerator[KeyValue, None]:
     (name, *_) = layout.key
     start_key = None
     while True:
         response = await call(clients, layout.scan_keys(start_key), Place(layout.table_name))
         for item in response["Items"]:
-            (session_id,) = item[name].values()
-            yield session_id
+            yield decode_key_value(item[name])
         start_key = response.get("LastEvaluatedKey")
         if start_key is None:
             return

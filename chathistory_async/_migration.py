@@ -2,7 +2,8 @@
 
 Beside the messages that have been moved into a session's partition lies one more item, the marker, whose sort key is
 outside of the range of the messages'. It says under which sort keys the messages are stored, how many there are, and
-which of them the source held when it was last looked at, as digests in the source's order.
+which of them the source held when it was last looked at, as digests in the source's order. A checksum covers all of
+that: a marker in which anything was changed is refused, because it decides what is deleted.
 
 Exactly once. Messages are stored in one transaction with the marker that counts them, on condition that the marker is
 still what was read. So whoever is killed, sends a request again or works at the same time as another stores what the
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -23,7 +25,7 @@ from langchain_core.messages import BaseMessage
 from ._calls import Item, Request
 from ._codec import AttributeValue, bytes_of
 from ._item_collection import MIGRATION, REVISION, Body, ItemCollection, Items
-from ._sort_keys import SortKey, parse
+from ._sort_keys import MAX_INDEX, SortKey, parse
 
 # Behind "m#~", the end of the messages.
 SORT_KEY = "migration"
@@ -34,7 +36,7 @@ OTHER_ACTIONS = 2
 # Of one session's few thousand messages, two have the same digest once in 2**41 sessions.
 _DIGEST_BYTES = 8
 _BASE, _COPIED, _SEALED, _TOTAL, _VERIFIED = "Base", "Copied", "Sealed", "Total", "Verified"
-_GONE, _DELETED = "Gone", "Deleted"
+_GONE, _DELETED, _CHECK = "Gone", "Deleted", "Check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,58 +74,39 @@ class Marker:
     def without_source(self) -> Marker:
         return self._changed(gone=True)
 
-    def align(self, source: Sequence[bytes]) -> Aligned:
-        """Find out which of the source's messages, as digests, were copied before.
+    def known(self, source: Sequence[bytes]) -> int | None:
+        """Return how many of the source's first messages, as digests, were copied last; None if it has diverged.
 
-        Once the source was gone it is another conversation, which may begin as the old one did; unless it goes on where
-        that one ended: langchain-community, which had read it before it was deleted, has written it back.
+        Once the source was gone it holds another conversation, unless langchain-community, which had read it before,
+        has written it back. Messages that both have in common do not tell which of the two it is.
         """
-        aligned = align(self.copied, source)
-        goes_on = aligned.start + aligned.length == len(self.copied) and aligned.length < len(source)
-        return aligned if goes_on or not self.gone else Aligned(len(self.copied), 0)
+        known = known_of(self.copied, source)
+        return None if self.gone and known else known
 
     def _changed(self, **changes: Any) -> Marker:
         # At most 36 characters, because it is a transaction's ClientRequestToken too.
         return replace(self, revision=secrets.token_urlsafe(18), **changes)
 
 
-class Aligned(NamedTuple):
-    """Which of the source's messages were copied before.
+def known_of(copied: Sequence[bytes], source: Sequence[bytes]) -> int | None:
+    """Return how many of the source's first messages are the last ones that were copied, both as digests.
 
-    Attributes:
-        start: at which position of what was copied the source begins.
-        length: how many of the source's first messages were copied.
+    All that was copied is still there; or history_size has trimmed its front; or nothing of it is left, so that all of
+    the source is new. Which part of it a trim has left is told by the first message of the source that was copied
+    exactly once: it is taken for the same message. Anything else has diverged, which is None.
     """
-
-    start: int
-    length: int
-
-
-def align(copied: Sequence[bytes], source: Sequence[bytes]) -> Aligned:
-    """Find the source's beginning in what was copied before, both as digests.
-
-    Normally all of what was copied is there, or what is left of it after history_size has trimmed the front. The end
-    may be missing too: langchain-community overwrites what others append while it appends. That counts only where it
-    leaves at least half, because one "yes" and "ok" may just be like another.
-    """
-    best = Aligned(len(copied), 0)
-    for start in range(len(copied)):
-        if len(copied) - start <= best.length:
-            break
-        length = 0
-        while start + length < len(copied) and length < len(source) and copied[start + length] == source[length]:
-            length += 1
-        whole_end = start + length == len(copied)
-        if length > best.length and (whole_end or 2 * length >= len(copied)):
-            best = Aligned(start, length)
-    return best
-
-
-def indexes(marker: Marker, aligned: Aligned, number: int) -> list[int]:
-    """Return the index, among the moved messages, of each of so many in the source, those to be copied among them."""
-    first = marker.total - len(marker.copied) + aligned.start
-    new = number - aligned.length
-    return [*range(first, first + aligned.length), *range(marker.total, marker.total + new)]
+    before, there = list(copied), list(source)
+    if there[: len(before)] == before:
+        return len(before)
+    times = Counter(before)
+    if times.keys().isdisjoint(there):
+        return 0
+    once = next((at for at, one in enumerate(there) if times[one] == 1), None)
+    if once is None:
+        return None
+    trimmed = before.index(there[once]) - once
+    left = before[trimmed:] if trimmed > 0 else []
+    return len(left) if left and there[: len(left)] == left else None
 
 
 def digest(stored: AttributeValue, message: BaseMessage) -> bytes:
@@ -177,19 +160,27 @@ class Migration:
         return Request(query.operation, query.parameters | {"Limit": 1})
 
     def digests(self, item: Item) -> Digests:
-        """Read the digests that are in a marker."""
-        state = _state(item)
+        """Read the digests that are in a marker.
+
+        Raises:
+            KeyError, ValueError: it is damaged.
+        """
+        state = item[MIGRATION]["M"]
         if _SEALED in state:
             return Digests(bytes_of(state[_SEALED]["B"]), sealed=True)
-        return Digests(bytes_of(state.get(_COPIED, {}).get("B", b"")), sealed=False)
+        return Digests(bytes_of(state[_COPIED]["B"]) if _COPIED in state else b"", sealed=False)
 
-    def marker(self, item: Item, copied: bytes) -> Marker | None:
-        """Read a marker with its digests, opened; None where the item is none."""
-        state = _state(item)
-        base = parse(state.get(_BASE, {}).get("S", ""))
-        if base is None:
-            return None
-        return Marker(
+    def marker(self, item: Item, copied: bytes) -> Marker:
+        """Read a marker with its digests, opened.
+
+        Raises:
+            KeyError, ValueError: it is damaged.
+        """
+        state = item[MIGRATION]["M"]
+        base = parse(state[_BASE]["S"])
+        if base is None or base != SortKey(base.tick, base.batch, 0):
+            raise ValueError("its base is not the sort key of a first message")
+        marker = Marker(
             base=base,
             copied=tuple(copied[at : at + _DIGEST_BYTES] for at in range(0, len(copied), _DIGEST_BYTES)),
             total=int(state[_TOTAL]["N"]),
@@ -198,6 +189,12 @@ class Migration:
             gone=_GONE in state,
             deleted=_DELETED in state,
         )
+        if not 0 <= marker.verified <= marker.total <= MAX_INDEX or len(marker.copied) > marker.total:
+            raise ValueError("its numbers contradict each other")
+        # mark_deleted() does not read the marker, and leaves the checksum as it was.
+        if not marker.deleted and state[_CHECK] != _check(marker, self.digests(item)):
+            raise ValueError("it was changed")
+        return marker
 
     def items_of(self, key: SortKey, body: Body, now: int, expiry: str | None) -> Items:
         """Return a message's items, which expire when the source does; if it never does, in the target's own time."""
@@ -228,7 +225,8 @@ class Migration:
                 "UpdateExpression": (
                     "SET #migration.#deleted = :true, #revision = :new REMOVE #migration.#copied, #migration.#sealed"
                 ),
-                "ConditionExpression": "attribute_exists(#migration)",
+                # What is no map is damaged, and no migrator copies anything there.
+                "ConditionExpression": "attribute_type(#migration, :map)",
                 "ExpressionAttributeNames": {
                     "#migration": MIGRATION,
                     "#deleted": _DELETED,
@@ -236,7 +234,11 @@ class Migration:
                     "#sealed": _SEALED,
                     "#revision": REVISION,
                 },
-                "ExpressionAttributeValues": {":true": {"BOOL": True}, ":new": {"S": secrets.token_urlsafe(18)}},
+                "ExpressionAttributeValues": {
+                    ":true": {"BOOL": True},
+                    ":map": {"S": "M"},
+                    ":new": {"S": secrets.token_urlsafe(18)},
+                },
             },
         )
 
@@ -267,6 +269,7 @@ class Migration:
             _SEALED if digests.sealed else _COPIED: {"B": digests.data},
             _TOTAL: {"N": str(marker.total)},
             _VERIFIED: {"N": str(marker.verified)},
+            _CHECK: _check(marker, digests),
         }
         if marker.gone:
             state[_GONE] = {"BOOL": True}
@@ -277,6 +280,7 @@ class Migration:
         return {**self.layout.key, self.layout.sort_key_name: {"S": SORT_KEY}}
 
 
-def _state(item: Item) -> dict[str, AttributeValue]:
-    state: dict[str, AttributeValue] = item.get(MIGRATION, {}).get("M", {})
-    return state
+def _check(marker: Marker, digests: Digests) -> AttributeValue:
+    """Return the checksum of all that a marker says, its digests as they are stored."""
+    told = (str(marker.base), marker.total, marker.verified, marker.revision, marker.gone, digests.sealed, digests.data)
+    return {"S": _hash(repr(told).encode()).hex()}

@@ -110,6 +110,14 @@ class SingleItem:
     def read(self, *, consistent: bool) -> Request:
         return Request("get_item", self._get("#messages, #expiry, #writes", self._names(), consistent))
 
+    def read_whole(self) -> Request:
+        """Read all of the item, with the attributes that are not ours."""
+        return Request("get_item", {"TableName": self.table_name, "Key": self.key, "ConsistentRead": True})
+
+    def others(self, item: Item) -> list[str]:
+        """Return the names of an item's attributes that are not ours."""
+        return sorted(item.keys() - {*self.key, self.messages_name, self.expiry_name, WRITES})
+
     def read_identity(self) -> Request:
         """Read as little as tells whether the item exists and which write created it."""
         key_names = {f"#key{index}": name for index, name in enumerate(self.key)}

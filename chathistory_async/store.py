@@ -11,7 +11,7 @@ from botocore.config import Config
 
 from ._bridge import run
 from ._clients import AnySession, ClientOptions, Clients
-from ._codec import encode_key, join_key
+from ._codec import KeyValue, encode_key, join_key
 from ._indexed_conversation import IndexedConversation, SessionInfo
 from ._item_collection import ItemCollection
 from ._migrating import MigratedSession, Source, Target, migrate, scan_session_ids
@@ -311,50 +311,62 @@ class ChatHistoryStore:
     def migrate_from(
         self,
         source: ChatHistoryStore,
-        session_ids: Iterable[str] | AsyncIterable[str],
+        session_ids: Iterable[KeyValue] | AsyncIterable[KeyValue],
         *,
         dry_run: bool = False,
         delete_source: bool = False,
-        owner_of: Callable[[str], str | None] | None = None,
+        owner_of: Callable[[Any], str | None] | None = None,
     ) -> AsyncGenerator[MigratedSession, None]:
-        """Return an iterator that copies sessions from single items into this item collection, and tells of each.
+        """Return an iterator that copies sessions from single items into this item collection, and reports each.
 
         ``async for session in store.migrate_from(source, ids)``, with the settings of the application's stores. Several
-        sessions are under way at once; what became of them comes in the order of the ids. Whoever stops early, or is
-        killed, runs it again: each message is copied once, and what users remove here meanwhile does not come back. The
-        application may go on writing to either side, on langchain-community too, and several may migrate at once. What
-        is appended to the source after a session's turn is copied by the next run.
+        sessions are under way at once; they are reported in the order of the ids, by a ``MigratedSession`` each, which
+        lists the outcomes. An iteration that is stopped early or killed can be run again: each message is copied once,
+        and what users remove from the target meanwhile does not come back. The application may go on writing to both
+        tables, with langchain-community too, and several migrations may run at once. What is appended to the source
+        after a session's turn is copied by the next run.
 
-        What is copied comes before what the application writes here itself, so ``created_at`` of these messages says
-        nothing of when they were added: it is an hour before the session was first copied, or just before its first
-        message that was here. They expire when the source would have expired at the time; those of a source that never
-        expires, by the ``ttl`` here. They are sealed, or not, as this store says.
+        Copied messages come before those that the application writes to the target itself. So ``created_at`` of a
+        copied message is not the time when it was added: it is an hour before the session was first copied, or just
+        before the session's first message in the target. Copied messages expire when the source would have expired at
+        the time of copying; those of a source that never expires, by the ``ttl`` of this store. They are encrypted if
+        this store encrypts.
 
-        What was copied is read again and compared, and only where all of a session is equal, and its source holds
-        nothing else, does ``delete_source`` delete that. Of a session there is an item here, with the sort key
-        "migration", which has to stay as long as its source may be written to.
+        A run finds out how much of a source was copied before. The source may continue what was copied;
+        ``history_size`` may have removed messages from its front; or it may share no message with what was copied, and
+        is then copied whole. Any other source has diverged: for example langchain-community overwrote its end, or the
+        session was deleted and begun anew with a message that it had before. Such a session is left as it is.
 
-        A session takes two reads of the source and the item here, then a ``Query``, a ``TransactWriteItems`` for each
-        98 messages (and with ``session_index`` one or two that find out if the session has an item there), a ``Query``
-        and a ``PutItem``, and with ``delete_source`` a ``DeleteItem`` and a ``PutItem``.
+        Copied messages are read again and compared. ``delete_source`` compares all messages of a source again. It
+        deletes the source only where all of them are equal (or were removed or replaced in the target since), and where
+        the source's item holds nothing else: no other messages, and no attributes that this library does not know. An
+        attribute that somebody adds between the reading and the deletion of the item is deleted with it. The target
+        keeps an item of each session under the sort key "migration", which has to stay there as long as the source may
+        be written to.
+
+        A session costs a read of its source and of the item "migration", a ``Query``, a ``TransactWriteItems`` for each
+        98 messages (with ``session_index`` one or two more, which find out if the session has an item there), a
+        ``Query`` and a ``PutItem``, and with ``delete_source`` a ``DeleteItem`` and a ``PutItem``.
 
         Args:
-            source: a store of ``layout="single_item"``, on another table; its ``kms_key_id`` opens what is sealed.
-            session_ids: the ids, values of the partition key in both tables; ``source.scan_session_ids()`` has all.
-            dry_run: read, and find out if it can be stored, but write nothing.
-            delete_source: delete the source's items of what was moved and compared, and of what was deleted here since.
-            owner_of: whose a session is in the session index, by its id; it stays whose it is there. Needs
-                ``session_index``, by which what is copied is counted, and listed as active an hour before it was first
-                copied, unless it has been active here. A session that was copied without ``session_index`` is in it
-                from its next append on.
+            source: a store of ``layout="single_item"``, on another table; its ``kms_key_id`` decrypts its messages.
+            session_ids: values of the partition key, the same in both tables. ``source.scan_session_ids()`` has all.
+            dry_run: read each session, check that it can be stored, and write nothing.
+            delete_source: delete the sources that were copied and compared, and those of sessions that were copied
+                before and deleted in the target since.
+            owner_of: takes a session's id and returns the session's owner in the session index. An owner that the
+                session has there is not changed. Needs ``session_index``. Copied messages are counted in the index, and
+                the session is listed as active an hour before it was first copied, unless it has been active in the
+                target. A session that was copied without ``session_index`` is in the index from its next append on.
 
         Raises:
             LayoutError: this store is not of an item collection, or ``source`` is not of single items.
             ValueError: ``owner_of`` is given without ``session_index``.
-            TypeError: ``session_ids`` is a str. The iterator raises what follows, and ends the run: sessions under way
-                are left as after a kill. What fails of one session alone is told by its ``error``.
+            TypeError: ``session_ids`` is a str or bytes.
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
-                ServiceError, ClosedError: see ``errors``.
+                ServiceError, ClosedError: see ``errors``. The iterator raises these where the other sessions would meet
+                them too, and ends: sessions under way are left as after a kill. An error of one session alone is
+                reported by its ``MigratedSession``.
         """
         to, out_of = self._layout, source._layout
         if not isinstance(to, ItemCollection):
@@ -362,12 +374,12 @@ class ChatHistoryStore:
         if not isinstance(out_of, SingleItem):
             text = 'A migration leads out of single items: source must be a ChatHistoryStore(..., layout="single_item")'
             raise LayoutError(text, Place(out_of.table_name))
-        if isinstance(session_ids, str):
+        if isinstance(session_ids, (str, bytes)):
             raise TypeError("migrate_from takes an iterable of ids: put the one id in a list")
         if owner_of is not None and not self._session_index:
             raise ValueError("owner_of needs a ChatHistoryStore with session_index=True")
 
-        def open_session(session_id: str) -> tuple[Source, Target]:
+        def open_session(session_id: KeyValue) -> tuple[Source, Target]:
             old = replace(out_of, key=encode_key({source._primary_key_name: session_id}))
             new = replace(to, key=encode_key({self._primary_key_name: session_id}))
             owner = None if owner_of is None else owner_of(session_id)
@@ -379,16 +391,17 @@ class ChatHistoryStore:
 
         return migrate(session_ids, open_session, dry_run=dry_run, delete_source=delete_source)
 
-    def scan_session_ids(self) -> AsyncGenerator[str, None]:
+    def scan_session_ids(self) -> AsyncGenerator[KeyValue, None]:
         """Return an iterator over the ids of all sessions of a table of single items, in no order.
 
-        By ``Scan``, strongly consistent, a megabyte at a time: DynamoDB bills it as a read of the whole table, though
-        only the keys are returned. Nothing else in this library scans.
+        An id is the value of the partition key: a str, or where the key is a number an int or a Decimal, or where it is
+        binary bytes. By ``Scan``, strongly consistent, a megabyte at a time: DynamoDB bills it as a read of the whole
+        table, though only the keys are returned. Nothing else in this library scans.
 
         Raises:
-            LayoutError: the store is not of single items. The iterator raises what follows.
+            LayoutError: the store is not of single items.
             TableNotFoundError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError, ServiceError,
-                ClosedError: see ``errors``.
+                ClosedError: see ``errors``. The iterator raises these.
         """
         if not isinstance(self._layout, SingleItem):
             raise LayoutError(
@@ -444,9 +457,9 @@ class ChatHistoryStore:
                 "The store has no session index: make it with session_index=True", Place(self._layout.table_name)
             )
 
-    def _access(self, session_id: str) -> tuple[Clients, Place, Sealing | None]:
+    def _access(self, session_id: KeyValue) -> tuple[Clients, Place, Sealing | None]:
         """Return what a conversation needs beside its layout."""
-        history = self.session(session_id)
+        history = self.session("", key={self._primary_key_name: session_id})
         return self._clients, history._conversation.place, history._sealing
 
     def _table(self, wait_seconds: float | None = None) -> Table:

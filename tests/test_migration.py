@@ -7,10 +7,12 @@ import random
 import subprocess
 import sys
 import threading
+import uuid
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -37,7 +39,8 @@ from chathistory_async._calls import ConditionFailed, call
 from chathistory_async._codec import decode_message, encode_message, size_of
 from chathistory_async._json_codec import decode_json
 from chathistory_async._migrating import Target
-from chathistory_async._migration import Aligned, Migration, align
+from chathistory_async._migration import Digests, Marker, Migration, known_of
+from chathistory_async._sort_keys import MAX_INDEX, SortKey
 from chathistory_async.errors import Place
 
 COPIES = "moto copies the whole table for every transaction"
@@ -56,7 +59,7 @@ async def target(collection_table: str) -> AsyncIterator[ChatHistoryStore]:
 
 
 async def migrated(
-    target: ChatHistoryStore, source: ChatHistoryStore, ids: Iterable[str], **options: Any
+    target: ChatHistoryStore, source: ChatHistoryStore, ids: Iterable[Any], **options: Any
 ) -> list[MigratedSession]:
     return [session async for session in target.migrate_from(source, ids, **options)]
 
@@ -64,7 +67,7 @@ async def migrated(
 async def outcome(target: ChatHistoryStore, source: ChatHistoryStore, session_id: str, **options: Any) -> Any:
     [session] = await migrated(target, source, [session_id], **options)
     assert session.session_id == session_id
-    assert (session.error is not None) == (session.outcome == "failed")
+    assert (session.error is not None) == (session.outcome in {"failed", "diverged", "kept"})
     return session.outcome, session.copied, session.total
 
 
@@ -95,6 +98,43 @@ def marker(dynamodb: Any, collection_table: str, session_id: str) -> Callable[[]
         return found
 
     return marker
+
+
+ONCE = Config(retries={"total_max_attempts": 1, "mode": "legacy"})
+MANY = Config(retries={"total_max_attempts": 10, "mode": "legacy"}, read_timeout=1)
+# Two transactions, with the fixture.
+THREE = humans(1, 2, 3)
+
+
+@pytest.fixture
+def two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction has room for two messages."""
+    monkeypatch.setattr(Target, "_message_items", 2)
+
+
+@pytest.fixture
+async def proxied(
+    table: str, collection_table: str, proxy: Proxy
+) -> AsyncIterator[Callable[[Config], tuple[ChatHistoryStore, ChatHistoryStore]]]:
+    """Makes a target and a source that are reached through the proxy."""
+    stores = []
+
+    def proxied(config: Config) -> tuple[ChatHistoryStore, ChatHistoryStore]:
+        target = ChatHistoryStore(collection_table, endpoint_url=proxy.url, config=config)
+        source = ChatHistoryStore(table, layout="single_item", endpoint_url=proxy.url, config=config)
+        stores.extend([target, source])
+        return target, source
+
+    yield proxied
+    for store in stores:
+        await store.aclose()
+
+
+Proxied = Callable[[Config], tuple[ChatHistoryStore, ChatHistoryStore]]
+
+
+def is_verification(seen: Seen) -> bool:
+    return seen.operation == "Query" and not seen.body["ScanIndexForward"]
 
 
 class TestSessionIndex:
@@ -251,7 +291,7 @@ class TestOutcomes:
         assert texts(await read(target, session_id)) == ["1", "2"]
         assert await outcome(target, source, session_id, delete_source=True) == ("absent", 0, 2)
 
-    async def test_moved_again_where_langchain_community_writes_it_back(
+    async def test_what_langchain_community_writes_back_has_diverged(
         self,
         source: ChatHistoryStore,
         target: ChatHistoryStore,
@@ -268,20 +308,54 @@ class TestOutcomes:
             patch.setattr(Theirs, "messages", stale)
             theirs.add_messages(humans(3))
         assert texts(theirs.messages) == ["1", "2", "3"]
-        assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, 3)
-        assert texts(await read(target, session_id)) == ["1", "2", "3"]
+        for _ in range(2):
+            assert await outcome(target, source, session_id, delete_source=True) == ("diverged", 0, 2)
+        assert texts(theirs.messages) == ["1", "2", "3"]
+        assert texts(await read(target, session_id)) == ["1", "2"]
 
     @pytest.mark.parametrize("seen_absent", [False, True])
     async def test_moved_again_where_old_code_begins_anew(
         self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, item: Any, seen_absent: bool
     ) -> None:
-        for number, answer in enumerate(["hello", "hey", "hello"], start=1):
-            await source.session(session_id).aadd_messages(humans("hi", answer))
+        for number in range(1, 4):
+            await source.session(session_id).aadd_messages(humans(f"question {number}", f"answer {number}"))
             assert await outcome(target, source, session_id, delete_source=True) == ("moved", 2, 2 * number)
             if seen_absent:
                 assert await outcome(target, source, session_id) == ("absent", 0, 2 * number)
         assert item() is None
-        assert texts(await read(target, session_id)) == ["hi", "hello", "hi", "hey", "hi", "hello"]
+        assert texts(await read(target, session_id))[::2] == ["question 1", "question 2", "question 3"]
+
+    async def test_a_conversation_that_begins_as_the_one_before_has_diverged(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans("hi"))
+        assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, 1)
+        await source.session(session_id).aadd_messages(humans("hi", "how are you?"))
+        assert await outcome(target, source, session_id, delete_source=True) == ("diverged", 0, 1)
+        assert texts(await read(source, session_id)) == ["hi", "how are you?"]
+
+    async def test_what_a_diverged_session_says_helps(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, update: Any, item: Any
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        before = item()["History"]
+        await source.session(session_id).aadd_messages(humans("overwritten"))
+        await outcome(target, source, session_id)
+        update(History=before)
+        await source.session(session_id).aadd_messages(humans("secret"))
+        for options in ({}, {"dry_run": True}, {"delete_source": True}):
+            [session] = await migrated(target, source, [session_id], **options)
+            assert (session.outcome, session.copied, session.total) == ("diverged", 0, 3)
+        assert session.error is not None
+        assert "append to the target what it lacks, and clear the source" in session.error
+        assert session_id in session.error
+        assert "secret" not in session.error
+        await target.session(session_id).aadd_messages((await read(source, session_id))[-1:])
+        await source.session(session_id).aclear()
+        assert await outcome(target, source, session_id) == ("absent", 0, 3)
+        await source.session(session_id).aadd_messages(humans("later"))
+        assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, 4)
+        assert texts(await read(target, session_id)) == ["1", "2", "overwritten", "later", "secret"]
 
     @pytest.mark.parametrize("history", [{"L": [{"S": "no message"}]}, {"S": "no list"}, {"L": [{"B": b"sealed?"}]}])
     async def test_failed_and_the_others_go_on(
@@ -329,22 +403,233 @@ class TestOutcomes:
             assert await read(source, session_id) == []
 
     async def test_cleared_before_it_was_compared(
-        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, dynamodb: Any, collection_table: str
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied, proxy: Proxy
     ) -> None:
         await source.session(session_id).aadd_messages(humans(1, 2, 3))
-        await outcome(target, source, session_id)
-        # As a run leaves it that is killed between the two.
-        dynamodb.update_item(
-            TableName=collection_table,
-            Key={"SessionId": {"S": session_id}, "MessageId": {"S": "migration"}},
-            UpdateExpression="SET #migration.#verified = :none",
-            ExpressionAttributeNames={"#migration": "Migration", "#verified": "Verified"},
-            ExpressionAttributeValues={":none": {"N": "0"}},
-        )
+        proxy.schedule = lambda seen: Fault.RESET if is_verification(seen) else Fault.NONE
+        with pytest.raises(EndpointError):
+            await migrated(*proxied(ONCE), [session_id])
         await target.session(session_id).aclear()
         assert await outcome(target, source, session_id) == ("unchanged", 0, 3)
         assert await outcome(target, source, session_id, delete_source=True) == ("moved", 0, 3)
         assert await read(target, session_id) == []
+
+
+HUGE = "9" * 38
+DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no digests": lambda state: state.pop("Copied"),
+    "digests of another type": lambda state: state.update(Copied={"S": "x"}),
+    "digests cut short": lambda state: state.update(Copied={"B": state["Copied"]["B"][:-3]}),
+    "other digests": lambda state: state.update(Copied={"B": b"12345678"}),
+    "encrypted digests that are none": lambda state: state.update(Sealed={"B": b"x"}),
+    "no base": lambda state: state.pop("Base"),
+    "a base that is none": lambda state: state.update(Base={"S": "m#"}),
+    "a base of another type": lambda state: state.update(Base={"N": "1"}),
+    "a base of another time": lambda state: state.update(Base={"S": str(SortKey(1, "0" * 16, 0))}),
+    "no total": lambda state: state.pop("Total"),
+    "another total": lambda state: state.update(Total={"N": "1000"}),
+    "a total below the number of digests": lambda state: state.update(Total={"N": "1"}, Verified={"N": "1"}),
+    "a huge total": lambda state: state.update(Total={"N": HUGE}, Verified={"N": HUGE}),
+    "a negative total": lambda state: state.update(Total={"N": f"-{HUGE}"}, Verified={"N": f"-{HUGE}"}),
+    "a total with a fraction": lambda state: state.update(Total={"N": "2.5"}),
+    "no number of those compared": lambda state: state.pop("Verified"),
+    "a smaller number of those compared": lambda state: state.update(Verified={"N": "1"}),
+    "a huge number of those compared": lambda state: state.update(Verified={"N": HUGE}),
+    "text for a number": lambda state: state.update(Verified={"S": "2"}),
+    "a source that was gone": lambda state: state.update(Gone={"BOOL": True}),
+    "no checksum": lambda state: state.pop("Check"),
+    "another checksum": lambda state: state.update(Check={"N": "1"}),
+    "nothing": lambda state: state.clear(),
+}
+
+
+class TestWhatIsDamaged:
+    """Each fails alone, keeps its source, and the next session goes on."""
+
+    async def all_fail(
+        self,
+        target: ChatHistoryStore,
+        source: ChatHistoryStore,
+        damaged: list[str],
+        error: str = "UndecodableItemError",
+    ) -> None:
+        healthy = f"{damaged[0]}-{uuid.uuid4().hex}"
+        await source.session(healthy).aadd_messages(humans("healthy"))
+        before = [await read(source, session) for session in damaged]
+        *failed, last = await migrated(target, source, [*damaged, healthy], delete_source=True)
+        assert last.outcome == "moved"
+        for name, session in zip(damaged, failed, strict=True):
+            assert (session.outcome, session.copied) == ("failed", 0), name
+            assert (session.error or "").startswith(f"{error}: "), name
+            assert repr(name) in (session.error or ""), name
+        assert [await read(source, session) for session in damaged] == before
+
+    async def test_markers(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, dynamodb: Any, collection_table: str
+    ) -> None:
+        sessions = {f"{session_id}-{what}": damage for what, damage in DAMAGES.items()}
+        for session in sessions:
+            await source.session(session).aadd_messages(humans(1, 2))
+        await migrated(target, source, sessions)
+        for session, damage in sessions.items():
+            key = {"SessionId": {"S": session}, "MessageId": {"S": "migration"}}
+            marker = dynamodb.get_item(TableName=collection_table, Key=key, ConsistentRead=True)["Item"]
+            damage(marker["Migration"]["M"])
+            dynamodb.put_item(TableName=collection_table, Item=marker)
+        encrypted = f"{session_id}-encrypted digests that are none"
+        await self.all_fail(target, source, [session for session in sessions if session != encrypted])
+        await self.all_fail(target, source, [encrypted], "ConfigurationError")
+
+    @pytest.mark.parametrize("damage", [{"Migration": {"S": "no map"}}, {"Revision": {"N": "1"}}, {"Migration": None}])
+    async def test_a_marker_of_another_form(
+        self,
+        source: ChatHistoryStore,
+        target: ChatHistoryStore,
+        session_id: str,
+        dynamodb: Any,
+        collection_table: str,
+        marker: Any,
+        damage: dict[str, Any],
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        await outcome(target, source, session_id)
+        item = {name: value for name, value in (marker() | damage).items() if value is not None}
+        dynamodb.put_item(TableName=collection_table, Item=item)
+        await self.all_fail(target, source, [session_id])
+        async with ChatHistoryStore(collection_table, session_index=True) as indexed:
+            assert await indexed.delete_session(session_id) == 2
+        assert (await outcome(target, source, session_id))[0] in {"failed", "deleted"}
+        assert await read(target, session_id) == []
+
+    @pytest.mark.parametrize(
+        ("marker", "error"),
+        [
+            (Marker(SortKey(2**64 - 1, "0" * 16, 0), total=2), "UndecodableItemError"),
+            (Marker(SortKey(1, "0" * 16, 1), total=2), "UndecodableItemError"),
+            (Marker(SortKey(1, "0" * 16, 0), total=MAX_INDEX + 1), "UndecodableItemError"),
+            (Marker(SortKey(1, "0" * 16, 0), total=10**37), "UndecodableItemError"),
+            (Marker(SortKey(1, "0" * 16, 0), total=1, verified=2), "UndecodableItemError"),
+            (Marker(SortKey(1, "0" * 16, 0), total=MAX_INDEX - 1), "ItemTooLargeError"),
+        ],
+        ids=str,
+    )
+    async def test_a_marker_that_somebody_made_up(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, marker: Marker, error: str
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        layout: Any = target.session(session_id)._layout
+        made_up = marker._changed()
+        request = Migration(layout).advance(marker, made_up, Digests(b"".join(made_up.copied), sealed=False))
+        await call(target._clients, request, Place(layout.table_name))
+        await self.all_fail(target, source, [session_id], error)
+
+    async def test_messages_in_the_target_that_were_compared_before(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, dynamodb: Any, collection_table: str
+    ) -> None:
+        damages: list[dict[str, Any]] = [
+            {"History": {"S": "no JSON"}},
+            {"History": {"N": "1"}},
+            {"History": {"B": b"no JSON"}},
+            {"Encoding": {"S": "unknown"}},
+            {"Encoding": {"S": "zlib"}},
+            {"Encoding": {"S": "aws-encryption-sdk"}},
+        ]
+        sessions = [f"{session_id}-{number}" for number in range(len(damages))]
+        for session in sessions:
+            await source.session(session).aadd_messages(humans("secret"))
+        await migrated(target, source, sessions)
+        for session, damage in zip(sessions, damages, strict=True):
+            [stored] = (await target.session(session).apage(1)).messages
+            key = {"SessionId": {"S": session}, "MessageId": {"S": f"m#{stored.id}-00"}}
+            item = dynamodb.get_item(TableName=collection_table, Key=key, ConsistentRead=True)["Item"]
+            dynamodb.put_item(TableName=collection_table, Item=item | damage)
+        without_key = sessions.pop()
+        await self.all_fail(target, source, sessions)
+        await self.all_fail(target, source, [without_key], "ConfigurationError")
+
+    async def test_another_message_in_the_place_of_one_that_was_compared_before(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, dynamodb: Any, target_items: Any
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        await outcome(target, source, session_id)
+        first, second = target_items()
+        dynamodb.put_item(TableName=target._layout.table_name, Item=first | {"History": second["History"]})
+        assert await outcome(target, source, session_id) == ("unchanged", 0, 2)
+        assert await outcome(target, source, session_id, delete_source=True) == ("failed", 0, 2)
+        assert texts(await read(source, session_id)) == ["1", "2"]
+
+    async def test_items_of_the_index(
+        self, source: ChatHistoryStore, session_id: str, dynamodb: Any, collection_table: str
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        key = {"SessionId": {"S": session_id}, "MessageId": {"S": "session"}}
+        damage = {"MessageCount": {"S": "many"}, "Revision": {"S": "r"}}
+        dynamodb.put_item(TableName=collection_table, Item=key | damage)
+        async with ChatHistoryStore(collection_table, session_index=True) as target:
+            await self.all_fail(target, source, [session_id], "ServiceError")
+
+    async def test_encrypted_messages_without_a_key(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, table: str, kms_key: str
+    ) -> None:
+        async with ChatHistoryStore(table, layout="single_item", kms_key_id=kms_key) as encrypted:
+            await encrypted.session(session_id).aadd_messages(humans("secret"))
+        await source.session(f"{session_id}-2").aadd_messages(humans("plain"))
+        first, second = await migrated(target, source, [session_id, f"{session_id}-2"], delete_source=True)
+        assert (first.outcome, second.outcome) == ("failed", "moved")
+        assert "give kms_key_id" in (first.error or "")
+
+    async def test_a_message_under_a_key_that_may_not_be_used(
+        self, target: ChatHistoryStore, session_id: str, table: str, kms_key: str, proxy: Proxy
+    ) -> None:
+        options: dict[str, Any] = {"layout": "single_item", "kms_key_id": kms_key}
+        async with ChatHistoryStore(table, **options) as writer:
+            await writer.session(session_id).aadd_messages(humans("secret"))
+        proxy.schedule = lambda seen: Fault.DENIED if seen.operation == "Decrypt" else Fault.NONE
+        async with ChatHistoryStore(table, kms_endpoint_url=proxy.url, **options) as source:
+            await source.session(f"{session_id}-2").aadd_messages(humans("plain"))
+            first, second = await migrated(target, source, [session_id, f"{session_id}-2"], delete_source=True)
+        assert (first.outcome, second.outcome) == ("failed", "moved")
+        assert (first.error or "").startswith("AccessDeniedError")
+
+    async def test_ids_that_no_session_can_have(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1))
+        ids: list[Any] = [None, ("a", "b"), 1.5, "\udc80", session_id]
+        *failed, last = await migrated(target, source, ids)
+        assert [session.outcome for session in failed] == ["failed"] * 4
+        assert [(session.error or "").split(":")[0] for session in failed] == ["TypeError"] * 3 + ["ValueError"]
+        assert last.outcome == "copied"
+
+
+class TestAttributesOfOthers:
+    async def test_are_kept_with_their_item(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, update: Any, item: Any
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        update(Notes={"S": "secret"}, Tags={"SS": ["a"]}, expireAt={"N": "9999999999"})
+        assert await outcome(target, source, session_id, dry_run=True, delete_source=True) == ("would_copy", 2, 0)
+        for copied in (2, 0):
+            [session] = await migrated(target, source, [session_id], delete_source=True)
+            assert (session.outcome, session.copied, session.total) == ("kept", copied, 2)
+        assert session.error is not None
+        assert "'Notes', 'Tags'" in session.error
+        assert "secret" not in session.error
+        assert item()["Notes"] == {"S": "secret"}
+        assert texts(await read(target, session_id)) == ["1", "2"]
+        await source.session(session_id).aadd_messages(humans(3))
+        assert await outcome(target, source, session_id) == ("copied", 1, 3)
+
+    async def test_of_a_session_that_was_deleted_in_the_target(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, update: Any, item: Any
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1))
+        await outcome(target, source, session_id)
+        await mark_deleted(target, session_id)
+        update(Notes={"S": "x"})
+        assert await outcome(target, source, session_id) == ("deleted", 0, 1)
+        assert await outcome(target, source, session_id, delete_source=True) == ("kept", 0, 1)
+        assert item()["Notes"] == {"S": "x"}
 
 
 class TestWhatIsRefused:
@@ -528,18 +813,6 @@ class TestWhatIsCopied:
         assert await outcome(target, source, session_id) == ("copied", 1, 4)
         assert await read(target, session_id) == await read(source, session_id)
 
-    async def test_what_a_race_in_the_source_has_lost_is_kept(
-        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, item: Any, update: Any
-    ) -> None:
-        await source.session(session_id).aadd_messages(humans(1, 2))
-        before = item()["History"]
-        await source.session(session_id).aadd_messages(humans("lost"))
-        await outcome(target, source, session_id)
-        update(History=before)
-        await source.session(session_id).aadd_messages(humans(3))
-        assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, 4)
-        assert texts(await read(target, session_id)) == ["1", "2", "lost", "3"]
-
     async def test_what_users_removed_here_does_not_come_back(
         self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str
     ) -> None:
@@ -552,43 +825,6 @@ class TestWhatIsCopied:
         await source.session(session_id).aadd_messages(humans(5))
         assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, 5)
         assert texts(await history.aget_messages()) == ["1", "replaced", "4", "5"]
-
-
-ONCE = Config(retries={"total_max_attempts": 1, "mode": "legacy"})
-MANY = Config(retries={"total_max_attempts": 10, "mode": "legacy"}, read_timeout=1)
-# Two transactions, with the fixture.
-THREE = humans(1, 2, 3)
-
-
-@pytest.fixture
-def two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A transaction has room for two messages."""
-    monkeypatch.setattr(Target, "_message_items", 2)
-
-
-@pytest.fixture
-async def proxied(
-    table: str, collection_table: str, proxy: Proxy
-) -> AsyncIterator[Callable[[Config], tuple[ChatHistoryStore, ChatHistoryStore]]]:
-    """Makes a target and a source that are reached through the proxy."""
-    stores = []
-
-    def proxied(config: Config) -> tuple[ChatHistoryStore, ChatHistoryStore]:
-        target = ChatHistoryStore(collection_table, endpoint_url=proxy.url, config=config)
-        source = ChatHistoryStore(table, layout="single_item", endpoint_url=proxy.url, config=config)
-        stores.extend([target, source])
-        return target, source
-
-    yield proxied
-    for store in stores:
-        await store.aclose()
-
-
-Proxied = Callable[[Config], tuple[ChatHistoryStore, ChatHistoryStore]]
-
-
-def is_verification(seen: Seen) -> bool:
-    return seen.operation == "Query" and not seen.body["ScanIndexForward"]
 
 
 @pytest.mark.usefixtures("two_at_a_time")
@@ -887,28 +1123,110 @@ async def test_all_sessions_of_a_table(target: ChatHistoryStore, session_id: str
 
 
 @pytest.mark.parametrize(
-    ("copied", "source", "aligned"),
+    ("kind", "ids"),
     [
-        ("", "abc", (0, 0)),
-        ("abc", "abc", (0, 3)),
-        ("abc", "abcd", (0, 3)),
-        ("abc", "bcd", (1, 2)),
-        ("abc", "xyz", (3, 0)),
-        ("abca", "ax", (3, 1)),
-        ("aaa", "aaaa", (0, 3)),
-        # Overwritten at the end, alone or beside a trim, even where the beginning looks like the end.
-        ("abcd", "abce", (0, 3)),
-        ("abca", "abcd", (0, 3)),
-        ("abcdef", "bcdex", (1, 4)),
-        ("abcd", "abc", (0, 3)),
-        # A new conversation that begins as an old one has.
-        ("abcd", "ax", (4, 0)),
-        ("abcd", "bx", (4, 0)),
+        ("N", [7, -1, 10**37 + 1, 10**100, Decimal("0.1"), Decimal(f"1{'0' * 30}.5")]),
+        ("B", [b"7", b"\x00\xff"]),
     ],
 )
-def test_alignment(copied: str, source: str, aligned: tuple[int, int]) -> None:
-    as_digests = [[letter.encode() for letter in text] for text in (copied, source)]
-    assert align(*as_digests) == Aligned(*aligned)
+async def test_keys_keep_their_types(dynamodb: Any, kind: str, ids: list[Any]) -> None:
+    with keyed_table(dynamodb, SessionId=kind) as old, keyed_table(dynamodb, SessionId=kind, MessageId="S") as new:
+        async with ChatHistoryStore(old, layout="single_item") as source, ChatHistoryStore(new) as target:
+            for session in ids:
+                await source.session("", key={"SessionId": session}).aadd_messages(humans(session))
+            found = [session async for session in source.scan_session_ids()]
+            assert sorted(found) == sorted(ids)
+            assert {type(session) for session in found} == {type(session) for session in ids}
+            moved = await migrated(target, source, found, delete_source=True)
+            assert [(one.session_id, one.outcome) for one in moved] == [(session, "moved") for session in found]
+            for session in ids:
+                history = target.session("", key={"SessionId": session})
+                assert texts(await history.aget_messages()) == [str(session)]
+            assert [session async for session in source.scan_session_ids()] == []
+
+
+@contextmanager
+def keyed_table(dynamodb: Any, **types: str) -> Iterator[str]:
+    """A table with keys of these types."""
+    name = f"keyed-{uuid.uuid4().hex}"
+    dynamodb.create_table(
+        TableName=name,
+        KeySchema=[{"AttributeName": key, "KeyType": role} for key, role in zip(types, ("HASH", "RANGE"))],
+        AttributeDefinitions=[{"AttributeName": key, "AttributeType": kind} for key, kind in types.items()],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1})
+    yield name
+    dynamodb.delete_table(TableName=name)
+
+
+def digests_of(text: str) -> list[bytes]:
+    return [letter.encode() for letter in text]
+
+
+@pytest.mark.parametrize(
+    ("copied", "source", "known"),
+    [
+        ("", "abc", 0),
+        ("abc", "abc", 3),
+        ("abc", "abcd", 3),
+        ("aaa", "aaaa", 3),
+        # Trimmed, down to nothing.
+        ("abc", "bcd", 2),
+        ("abc", "cde", 1),
+        ("abc", "bc", 2),
+        ("abac", "acd", 2),
+        ("abcbd", "bdxyz", 2),
+        ("abc", "xyz", 0),
+        # Which "a" it is that a trim has left cannot be told.
+        ("abca", "ax", None),
+        ("aaa", "aax", None),
+        # Overwritten at the end, alone or beside a trim.
+        ("abcd", "abce", None),
+        ("abcd", "abc", None),
+        ("abcdef", "bcdex", None),
+        # Begun anew, with a message that there was before.
+        ("abcd", "ax", None),
+        ("abcd", "xya", None),
+        ("abcd", "xcd", None),
+    ],
+)
+def test_what_is_known_of_a_source(copied: str, source: str, known: int | None) -> None:
+    before, there = digests_of(copied), digests_of(source)
+    assert known_of(before, there) == known
+    assert Marker(SortKey(0, "0" * 16, 0), tuple(before)).known(there) == known
+
+
+@pytest.mark.parametrize(
+    ("copied", "source", "known"),
+    [("abc", "abcd", None), ("abc", "bcd", None), ("abc", "xa", None), ("abc", "xy", 0)],
+)
+def test_what_is_known_of_a_source_that_was_gone(copied: str, source: str, known: int | None) -> None:
+    marker = Marker(SortKey(0, "0" * 16, 0), tuple(digests_of(copied)), gone=True)
+    assert marker.known(digests_of(source)) == known
+
+
+class Compared(bytes):
+    """A digest that counts the comparisons."""
+
+    times = 0
+    __hash__ = bytes.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Compared.times += 1
+        return bytes.__eq__(self, other)
+
+
+@pytest.mark.parametrize(
+    "copied", ["a" * 2600, "b" + "a" * 2599, "ab" * 1300, "a" * 2599 + "b", "ba" + "a" * 2597 + "c"]
+)
+@pytest.mark.parametrize(
+    "source", ["a" * 2600, "a" * 2599 + "b", "a" * 1300 + "b" + "a" * 1299, "ab" * 1299 + "a", "a" * 2597 + "cd"]
+)
+def test_a_source_is_compared_in_linear_time(copied: str, source: str) -> None:
+    Compared.times = 0
+    known_of([Compared(letter.encode()) for letter in copied], [Compared(letter.encode()) for letter in source])
+    assert Compared.times < 4 * (len(copied) + len(source))
 
 
 SESSIONS = 500
