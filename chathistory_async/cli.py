@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterable, Iterable
-from typing import TextIO
+from contextlib import aclosing
+from decimal import Decimal
+from typing import Any, TextIO
 
 import aioboto3
 from langchain_core.messages import AIMessage, HumanMessage
 
+from ._codec import KeyValue
 from .errors import ChatHistoryError
 from .history import DynamoDBChatMessageHistory
 from .local import local_engine
@@ -33,7 +37,45 @@ CONVERSATIONS = {
 }
 
 
-@click.group()
+# What a process that SIGINT ends exits with.
+_INTERRUPTED = 130
+
+
+class _NotDone(click.ClickException):
+    """The command could not run, or not to its end: exit code 2, as for wrong usage."""
+
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    """Commands that show an error in one line, and never a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # What the terminal or the pipe cannot encode is escaped.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        try:
+            return super().invoke(ctx)
+        except ChatHistoryError as error:
+            raise _NotDone(in_one_line(error)) from error
+        except click.Abort as error:
+            # A question that was not answered.
+            raise _NotDone("Nothing was done") from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            sys.exit(_INTERRUPTED)
+        except BrokenPipeError:
+            # Whoever read the output has ended. The interpreter flushes it once more when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(_NotDone.exit_code)
+
+
+def in_one_line(value: object) -> str:
+    """Return a value's text with all that could move the cursor, hide text or begin another line escaped."""
+    text = str(value) if isinstance(value, (str, int, Decimal, Exception)) else repr(value)
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+@click.group(cls=_Commands)
 @click.version_option(package_name="chathistory-async")
 def main() -> None:
     """LangChain chat message history on DynamoDB."""
@@ -91,7 +133,12 @@ def _read_synchronously(endpoint_url: str, session: aioboto3.Session) -> list[st
 @main.command()
 @click.argument("source_table")
 @click.argument("target_table")
-@click.option("--ids", type=click.File(), help="A file of session ids, one a line; - for standard input.")
+@click.option(
+    "--ids",
+    # Lines that are not UTF-8 fail as sessions.
+    type=click.File(encoding="utf-8-sig", errors="surrogateescape"),
+    help="A file of session ids, one a line; - for standard input.",
+)
 @click.option("--scan", is_flag=True, help="All sessions of the source: reads all of the table.")
 @click.option("--dry-run", is_flag=True, help="Find out what would be copied, and write nothing.")
 @click.option("--delete-source", is_flag=True, help="Delete each source that was copied, and read again and compared.")
@@ -127,16 +174,23 @@ def migrate(
 ) -> None:
     """Copy sessions from single items (langchain-community's) into an item collection.
 
-    While the application runs, and as often as you like: it goes on where it was stopped, and copies what has been
-    appended since. Ends with 1 if a session failed.
+    It may run while the application runs, and as often as you like: it goes on where it was stopped, and copies what
+    has been appended since.
+
+    Exit code 0: all was done. 1: all sessions were looked at, and some failed, have diverged, or were kept although
+    they should be deleted. 2: the command could not run, or not to its end: wrong usage, settings, table, credentials
+    or connection. 130: it was interrupted.
     """
-    if (ids is None) != scan:
+    if ids is not None and scan:
+        raise click.UsageError("Give --ids or --scan, not both")
+    if ids is None and not scan:
         raise click.UsageError("Say which sessions: --ids or --scan")
     deletes = delete_source and not dry_run
     if deletes and not yes:
         if ids is not None and ids.name == "<stdin>":
             raise click.UsageError("Standard input has the ids: --yes is needed to delete the source")
-        click.confirm(f"Shall sessions be gone from {source_table} once they are copied?", abort=True)
+        if not click.confirm(f"Delete sessions from {source_table} after copying and verifying them?"):
+            raise _NotDone("Nothing was done")
     open_store = functools.partial(
         ChatHistoryStore,
         primary_key_name=primary_key_name,
@@ -145,16 +199,20 @@ def migrate(
         region_name=region,
         endpoint_url=endpoint_url,
     )
-    source = open_store(source_table, layout="single_item", kms_key_id=source_kms_key_id)
-    target = open_store(
-        target_table, sort_key_name=sort_key_name, ttl=ttl, session_index=session_index, kms_key_id=target_kms_key_id
-    )
-    lines = None if ids is None else filter(None, (line.rstrip("\r\n") for line in ids))
     try:
-        failed = asyncio.run(_migrate(source, target, lines, dry_run=dry_run, delete_source=delete_source))
-    except ChatHistoryError as error:
-        raise click.ClickException(str(error)) from error
-    sys.exit(1 if failed else 0)
+        source = open_store(source_table, layout="single_item", kms_key_id=source_kms_key_id)
+        target = open_store(
+            target_table,
+            sort_key_name=sort_key_name,
+            ttl=ttl,
+            session_index=session_index,
+            kms_key_id=target_kms_key_id,
+        )
+    except (ValueError, ModuleNotFoundError) as error:
+        raise click.UsageError(in_one_line(error)) from error
+    lines = None if ids is None else filter(None, (line.rstrip("\r\n") for line in ids))
+    done = asyncio.run(_migrate(source, target, lines, dry_run=dry_run, delete_source=delete_source))
+    sys.exit(0 if done else 1)
 
 
 async def _migrate(
@@ -164,18 +222,22 @@ async def _migrate(
     *,
     dry_run: bool,
     delete_source: bool,
-) -> int:
-    """Show the progress, and return how many sessions failed."""
+) -> bool:
+    """Show the progress, and return whether everything was done that was asked for."""
     sessions, copied = Counter[str](), 0
     async with source, target:
-        chosen: Iterable[str] | AsyncIterable[str] = source.scan_session_ids() if ids is None else ids
-        async for one in target.migrate_from(source, chosen, dry_run=dry_run, delete_source=delete_source):
-            click.echo(f"{one.outcome:>10}  +{one.copied} of {one.total}  {one.session_id}  {one.error or ''}".rstrip())
-            sessions[one.outcome] += 1
-            copied += one.copied
+        chosen: Iterable[KeyValue] | AsyncIterable[KeyValue] = source.scan_session_ids() if ids is None else ids
+        async with aclosing(
+            target.migrate_from(source, chosen, dry_run=dry_run, delete_source=delete_source)
+        ) as progress:
+            async for one in progress:
+                counts = f"{one.outcome:>10}  +{one.copied} of {one.total}"
+                click.echo(f"{counts}  {in_one_line(one.session_id)}  {in_one_line(one.error or '')}".rstrip())
+                sessions[one.outcome] += 1
+                copied += one.copied
     outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in sessions.most_common()) or "none"
     click.echo(f"Sessions: {outcomes}. Messages {'to copy' if dry_run else 'copied'}: {copied:,}.")
-    return sessions["failed"]
+    return not sessions.keys() & {"failed", "diverged", "kept"}
 
 
 if __name__ == "__main__":

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from conftest import created_table
+from proxy import Fault, Proxy, Seen
 from samples import humans, texts
 
 from chathistory_async import DynamoDBChatMessageHistory
-from chathistory_async.cli import CONVERSATIONS
+from chathistory_async.cli import CONVERSATIONS, in_one_line, main
 
 
 def chathistory(*arguments: str, typed: str = "", aws: bool = False) -> subprocess.CompletedProcess[str]:
@@ -47,12 +51,12 @@ def test_help(arguments: list[str]) -> None:
 
 
 @pytest.fixture
-def tables(collection_table: str) -> Iterator[tuple[str, str]]:
+def tables() -> Iterator[tuple[str, str]]:
     """A table with two sessions in single items, and one to migrate them to."""
-    with created_table(layout="single_item") as source:
+    with created_table(layout="single_item") as source, created_table() as target:
         for session in ("alice", "bob"):
             DynamoDBChatMessageHistory(source, session).add_messages(humans(1, 2))
-        yield source, collection_table
+        yield source, target
 
 
 def migrate(tables: tuple[str, str], *options: str, typed: str = "") -> tuple[int, list[str]]:
@@ -96,26 +100,157 @@ def test_migrate_ends_with_1_where_a_session_failed(tables: tuple[str, str], dyn
 
 
 def test_migrate_deletes_nothing_unasked(tables: tuple[str, str]) -> None:
-    code, _ = migrate(tables, "--scan", "--delete-source", typed="n\n")
-    assert code == 1
+    for answer in ("n\n", "\n", ""):
+        code, _, error = in_process("migrate", *tables, "--scan", "--delete-source", typed=answer)
+        assert code == 2
+        assert error.splitlines()[-1] == "Error: Nothing was done"
     code, _ = migrate(tables, "--ids", "-", "--delete-source", typed="alice\n")
     assert code == 2
     assert texts(DynamoDBChatMessageHistory(tables[0], "alice").messages) == ["1", "2"]
-    code, _ = migrate(tables, "--scan", "--delete-source", typed="y\n")
+    code, lines = migrate(tables, "--scan", "--delete-source", typed="y\n")
     assert code == 0
+    assert lines[0].startswith(f"Delete sessions from {tables[0]} after copying and verifying them? [y/N]: ")
     assert DynamoDBChatMessageHistory(tables[0], "alice").messages == []
 
 
-@pytest.mark.parametrize("options", [[], ["--scan", "--ids", "-"]])
-def test_migrate_wants_to_know_which_sessions(options: list[str]) -> None:
-    done = chathistory("migrate", "old", "new", *options)
-    assert (done.returncode, "--ids or --scan" in done.stderr) == (2, True)
+def in_process(*arguments: str, typed: str | bytes = "") -> tuple[int, str, str]:
+    """Run a command here, which takes a second less than a process of its own."""
+    done = CliRunner().invoke(main, arguments, input=typed)
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    return done.exit_code, done.stdout, done.stderr
 
 
-def test_migrate_says_what_is_wrong() -> None:
-    done = chathistory("migrate", "old", "new", "--ids", "-", typed="alice", aws=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("Error: The table does not exist")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "Say which sessions: --ids or --scan"),
+        (["--scan", "--ids", "-"], "Give --ids or --scan, not both"),
+        (["--scan", "--history-messages-key", "SessionId"], "The attributes' names must differ"),
+        (["--scan", "--sort-key-name", "History"], "The attributes' names must differ"),
+        (["--scan", "--session-index", "--ttl-key-name", "Title"], "The attributes' names must differ"),
+        (["--scan", "--primary-key-name", ""], "The attributes' names must differ and not be empty"),
+        (["--scan", "--source-kms-key-id", ""], "kms_key_id"),
+        (["--scan", "--ttl", "0"], "--ttl"),
+    ],
+)
+def test_wrong_usage_is_one_line(options: list[str], said: str) -> None:
+    code, shown, error = in_process("migrate", "old", "new", *options)
+    assert (code, shown) == (2, "")
+    assert said in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+
+def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "chathistory_async._sealing", None)
+    code, _, error = in_process("migrate", "old", "new", "--scan", "--target-kms-key-id", "alias/chat")
+    assert code == 2
+    assert "Error: " in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "The table does not exist"),
+        (["--endpoint-url", "nowhere"], "nowhere"),
+        (["--endpoint-url", "http://127.0.0.1:9"], "does not answer"),
+    ],
+)
+def test_what_cannot_run_ends_with_2(monkeypatch: pytest.MonkeyPatch, options: list[str], said: str) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    code, shown, error = in_process("migrate", "old", "new", "--ids", "-", *options, typed="alice")
+    assert (code, shown) == (2, "")
+    assert error.startswith("Error: ")
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+def test_what_is_not_as_it_should_be_ends_with_1(tables: tuple[str, str], dynamodb: Any) -> None:
+    key = {"SessionId": {"S": "bob"}}
+    options: dict[str, Any] = {"UpdateExpression": "SET Notes = :x", "ExpressionAttributeValues": {":x": {"S": "x"}}}
+    dynamodb.update_item(TableName=tables[0], Key=key, **options)
+    code, shown, _ = in_process("migrate", *tables, "--ids", "-", "--delete-source", "--yes", typed="bob")
+    assert code == 1
+    assert "kept  +2 of 2  bob  the source is not deleted, because it has attributes of others: 'Notes'" in shown
+    history = DynamoDBChatMessageHistory(tables[0], "alice")
+    in_process("migrate", *tables, "--ids", "-", typed="alice")
+    history.clear()
+    history.add_messages(humans(1, "other"))
+    code, shown, _ = in_process("migrate", *tables, "--ids", "-", typed="alice")
+    assert code == 1
+    assert "diverged  +0 of 2  alice  the source does not continue" in shown
+
+
+FORGED = "x\n    copied  +9 of 9  bob"
+HOSTILE = [FORGED, "\x1b[2J\x1b]0;title\x07", "\u202eecila", "a\rb\x08", "\x85\u2028", "a\u200bb"]
+
+
+def test_ids_are_shown_in_one_line_and_without_control_characters(tables: tuple[str, str], dynamodb: Any) -> None:
+    for session in HOSTILE:
+        dynamodb.put_item(TableName=tables[0], Item={"SessionId": {"S": session}, "History": {"S": "no list"}})
+    DynamoDBChatMessageHistory(tables[0], "日本 👋").add_messages(humans(1))
+    code, shown, _ = in_process("migrate", *tables, "--scan")
+    assert code == 1
+    lines = shown.splitlines()
+    assert len(lines) == 2 + len(HOSTILE) + 1 + 1
+    assert all(line.isprintable() for line in lines)
+    assert sum(line.startswith("    failed  +0 of 0  ") for line in lines) == len(HOSTILE)
+    assert any(r"failed  +0 of 0  x\n    copied  +9 of 9  bob  UndecodableItemError" in line for line in lines)
+    assert any(r"\x1b[2J\x1b]0;title\x07" in line for line in lines)
+    assert any(r"\u202eecila" in line for line in lines)
+    assert any("+1 of 1  日本 👋" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("a\\b", "a\\b"), (5, "5"), (Decimal("0.10"), "0.10"), (b"\x00a", r"b'\x00a'"), ("\udcff'", r"\udcff'"), ("", "")],
+)
+def test_in_one_line(value: object, shown: str) -> None:
+    assert in_one_line(value) == shown
+
+
+def test_ids_that_are_not_utf_8_fail_alone(tables: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "ids").write_bytes(b"\xef\xbb\xbfalice\r\nb\xffob\nbob\n")
+    code, shown, _ = in_process("migrate", *tables, "--ids", str(tmp_path / "ids"))
+    lines = [line.split() for line in shown.splitlines()]
+    assert code == 1
+    assert [line[0] for line in lines[:3]] == ["copied", "failed", "copied"]
+    assert lines[1][4:6] == [r"b\udcffob", "ValueError:"]
+
+
+def test_what_a_terminal_cannot_show_is_escaped(tables: tuple[str, str]) -> None:
+    DynamoDBChatMessageHistory(tables[0], "日本").add_messages(humans(1))
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-m", "chathistory_async.cli", "migrate", *tables, "--scan"]
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert rb"+1 of 1  \u65e5\u672c" in done.stdout
+
+
+def test_a_reader_that_ends_early_is_no_traceback(tables: tuple[str, str]) -> None:
+    command = [sys.executable, "-u", "-m", "chathistory_async.cli", "migrate", *tables, "--scan"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as done:
+        assert done.stdout is not None
+        assert done.stderr is not None
+        done.stdout.close()
+        assert done.stderr.read() == b""
+    assert done.returncode == 2
+
+
+def test_ctrl_c_is_no_traceback(tables: tuple[str, str], proxy: Proxy) -> None:
+    # Who starts the tests in a shell's background has them ignore it, and their children too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, "-m", "chathistory_async.cli", "migrate", *tables, "--scan", "--endpoint-url", proxy.url]
+    try:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+
+            def interrupt(seen: Seen) -> Fault:
+                process.send_signal(signal.SIGINT)
+                return Fault.DELAY
+
+            proxy.schedule = interrupt
+            shown, error = process.communicate(timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (process.returncode, shown, error.strip()) == (130, "", "Interrupted.")
 
 
 def test_version() -> None:
