@@ -157,8 +157,8 @@ def _chats(rows: Rows) -> Iterator[Plot]:
         "appends_and_reads",
         f"Appending takes {number(shares[0])}, reading 20 messages {number(shares[1])} of langchain-community's CPU",
         "From LangChain's messages to what is sent and back, one at a time on the stub; CPU of the whole process. Ours"
-        " also proves that each message reads back equal, makes its handle anew each time, and stores it exactly once"
-        " under retries, which the code that calls aioboto3 and aiodynamo by hand does not.",
+        " also proves that each message reads back as it was dumped, makes its handle anew each time, and stores it"
+        " exactly once under retries, which the code that calls aioboto3 and aiodynamo by hand does not.",
         figure,
     )
 

@@ -1,17 +1,21 @@
 """Messages to DynamoDB attribute values and back, without loss; sizes; refusals that name the path to the value.
 
 The stored form of a message is that of langchain-core's ``message_to_dict``, a map ``{"type", "data"}``, which is
-also what langchain-community writes.
+also what langchain-community writes, in its plain form (``_plain``). For a value that DynamoDB has no form for there is
+a mark, a map with a single name: ``{"$chathistory": text}``, with the value's JSON text (``_json_text``). To
+langchain-community that is a dict like another. The name of a map that would look like a mark has a ``$`` more.
 """
 
 from __future__ import annotations
 
 import base64
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Context, Decimal, Inexact
 from typing import Any, TypeAlias, TypeVar
 
+from boto3.dynamodb.types import TypeDeserializer
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -27,14 +31,27 @@ from langchain_core.messages import (
     SystemMessageChunk,
     ToolMessage,
     ToolMessageChunk,
+    get_buffer_string,
     messages_from_dict,
 )
 from pydantic import ValidationError
 
+from ._json_text import from_text, is_unicode, to_text
+from ._plain import (
+    FIRST_AMBIGUOUS_INTEGER,
+    Default,
+    Encoder,
+    Refused,
+    dump_of,
+    encode_elements,
+    encode_entries,
+    first_loss,
+    path_step,
+    plain_message,
+)
 from .errors import MessageNotStorableError, UndecodableItemError
 
 AttributeValue: TypeAlias = dict[str, Any]
-Encoder: TypeAlias = Callable[[Any, int], Any]
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -47,34 +64,25 @@ _MIN_EXPONENT, _MAX_EXPONENT = -130, 125
 _MIN_NUMBER = 1e-130
 # The list of messages, a message's map and its "data" map lie around every value of a message.
 _LEVELS_AROUND_DATA = 3
-# From here on a number with few digits may be either an int or a float of another value (10**40 != 1e40).
-# Below it each integral float is written with all its digits, so that int() gives back its exact value.
-_FIRST_AMBIGUOUS_INTEGER = 10**_MAX_DIGITS
+_MARK = "$chathistory"
+_LOOKS_MARKED = re.compile(r"\$+chathistory")
 
 
-class Refused(Exception):
-    """A value that cannot be stored: what is wrong with it, and the path to it, built from the inside out."""
+def encode_message(message: BaseMessage, position: int, default: Default | None = None) -> AttributeValue:
+    """Return the attribute value of a message, proved to read back as a message whose dump has the same plain form.
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        self.path = ""
-
-    def inside(self, step: str) -> Refused:
-        self.path = step + self.path
-        return self
-
-
-def encode_message(message: BaseMessage, position: int) -> AttributeValue:
-    """Return the attribute value of a message, proved to read back equal to it.
+    Text with surrogates is stored without them where langchain-core has no place for anything but text, such as the
+    content: a pair becomes the character that it stands for, another one U+FFFD.
 
     Args:
         message: the message.
         position: its index in the caller's batch, for the error text.
+        default: what converts a value that has no plain form, None for nothing.
 
     Raises:
-        MessageNotStorableError: it would not read back equal; the text names the path, never the content.
+        MessageNotStorableError: it would not read back so; the text names the path, never the content.
     """
-    return encoded(_encode_message, message, f"messages[{position}]")
+    return encoded(lambda message: _encode_message(message, default), message, f"messages[{position}]")
 
 
 def encoded(encode: Callable[[In], Out], value: In, name: str) -> Out:
@@ -89,40 +97,125 @@ def encoded(encode: Callable[[In], Out], value: In, name: str) -> Out:
     raise MessageNotStorableError(text)
 
 
-def _encode_message(message: BaseMessage) -> AttributeValue:
-    data = data_of(message)
-    value = {"M": {"type": _encode(message.type, _LEVELS_AROUND_DATA), "data": _encode(data, _LEVELS_AROUND_DATA - 1)}}
-    check_reads_back(_message, value, message)
+def _encode_message(message: BaseMessage, default: Default | None) -> AttributeValue:
+    try:
+        data = dump_of(message)
+        value = _map_of(message.type, _encode(data, _LEVELS_AROUND_DATA - 1)["M"])
+        if reads_back(_message(value), message, data):
+            return value
+    except (Refused, Undecodable, RecursionError):
+        pass
+    return _encode_with_marks(plain_message(message, default))
+
+
+def _map_of(kind: str, fields: dict[str, AttributeValue]) -> AttributeValue:
+    return {"M": {"type": _encode(kind, _LEVELS_AROUND_DATA), "data": {"M": fields}}}
+
+
+def reads_back(back: BaseMessage, message: BaseMessage, data: dict[str, Any]) -> bool:
+    """Tell whether what was read back is a message, or has the same dump as one of another class."""
+    return back == message or dump_of(back) == data
+
+
+def check_reads_back(decode: Callable[[Out], BaseMessage], stored: Out, plain: dict[str, Any]) -> None:
+    """Refuse a message whose stored form is decoded into one whose dump lacks anything."""
+    try:
+        back = plain_message(decode(stored))
+    except Undecodable as error:
+        raise Refused(f"nothing could read it back ({error})", error.path or _unreadable_field(plain)) from None
+    if (path := first_loss(plain["data"], back["data"])) is not None:
+        raise Refused("langchain-core would not read it back as it is", path)
+
+
+def _unreadable_field(plain: dict[str, Any]) -> str:
+    """Return the path to the field without which langchain-core could read a message, empty where there is none."""
+    for name in plain["data"]:
+        others = {other: value for other, value in plain["data"].items() if other != name}
+        try:
+            rebuild({"type": plain["type"], "data": others})
+        except Undecodable:
+            continue
+        return path_step(name)
+    return ""
+
+
+def _encode_with_marks(plain: dict[str, Any]) -> AttributeValue:
+    """Encode a message's plain form, with marks where langchain-core can read the message with them."""
+    kind, data, marking = plain["type"], dict(plain["data"]), _Marking()
+    for name in data:
+        _map_name(name)
+    fields = encode_entries(marking.encode, data, _LEVELS_AROUND_DATA)
+    if marking.used and not _can_others_read(_map_of(kind, fields)):
+        unicode = {name: _in_unicode(value) for name, value in data.items()}
+        without = encode_entries(marking.encode, unicode, _LEVELS_AROUND_DATA)
+        for name, value in data.items():
+            if unicode[name] != value and not _can_others_read(_map_of(kind, {**without, name: fields[name]})):
+                data[name], fields[name] = unicode[name], without[name]
+        if not _can_others_read(_map_of(kind, fields)):
+            reason = "DynamoDB has no form for a value in it, and langchain-core reads no other"
+            raise Refused(reason, _unreadable_field(TypeDeserializer().deserialize(_map_of(kind, fields))))
+    stored = _map_of(kind, fields)
+    check_reads_back(_message, stored, {"type": kind, "data": data})
+    return stored
+
+
+def _can_others_read(stored: AttributeValue) -> bool:
+    """Tell whether langchain-community could read a message and print it."""
+    try:
+        get_buffer_string(messages_from_dict([TypeDeserializer().deserialize(stored)]))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
+    return True
+
+
+def _in_unicode(value: Any) -> Any:
+    """Return a value with text that UTF-8 can represent."""
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list):
+        return [_in_unicode(element) for element in value]
+    if isinstance(value, dict):
+        return {_in_unicode(name): _in_unicode(element) for name, element in value.items()}
     return value
 
 
-def data_of(message: BaseMessage) -> dict[str, Any]:
-    """Return what ``message_to_dict`` has under "data"."""
-    if not isinstance(message, BaseMessage):
-        raise Refused(f"{type(message).__name__} is not a langchain_core message")
-    try:
-        # As message_to_dict() does, but pydantic's warnings would print the values they warn of.
-        return message.model_dump(warnings=False)
-    except (ValueError, TypeError) as error:
-        raise Refused(f"its model_dump() fails with {type(error).__name__}") from None
+class _Marking:
+    """Encodes plain values, with marks in the places of those that DynamoDB has no form for.
+
+    Attributes:
+        used: whether there was any.
+    """
+
+    def __init__(self) -> None:
+        self.used = False
+
+    def encode(self, value: Any, level: int) -> AttributeValue:
+        can_be_map = level < MAX_NESTING - 1
+        try:
+            if can_be_map and type(value) is list:
+                return {"L": encode_elements(self.encode, value, level + 1)}
+            if can_be_map and type(value) is dict:
+                extra = "$" if _looks_marked(value) else ""
+                entries = {extra + _map_name(name): element for name, element in value.items()}
+                return {"M": encode_entries(self.encode, entries, level + 1)}
+            return _encode(value, level)
+        except Refused:
+            if not can_be_map:
+                # Too deep even for a mark: the list or dict around it becomes one.
+                raise
+            self.used = True
+            return {"M": {_MARK: {"S": to_text(value).decode()}}}
 
 
-def check_reads_back(decode: Callable[[Out], BaseMessage], stored: Out, message: BaseMessage) -> None:
-    """Refuse a message whose stored form is decoded into anything else."""
-    try:
-        back = decode(stored)
-    except Undecodable as error:
-        raise Refused(f"it would not be readable again ({error})") from None
-    if type(back) is not type(message):
-        raise Refused(f"a {type(message).__name__} would come back as a {type(back).__name__}; convert it first")
-    if back != message:
-        raise Refused("it would not read back equal to what it is now")
+def _looks_marked(value: Mapping[str, object]) -> bool:
+    return len(value) == 1 and _LOOKS_MARKED.fullmatch(next(iter(value))) is not None
 
 
 def _encode(value: object, level: int) -> AttributeValue:
-    if value is None:
-        return {"NULL": True}
-    encode = _ENCODERS.get(type(value)) or encoder_of_subclass(_ENCODERS, value)
+    """Encode a plain value, and refuse any other, and what DynamoDB has no form for."""
+    encode = _ENCODERS.get(type(value))
+    if encode is None:
+        raise Refused(f"{type(value).__name__} has no stored form")
     encoded_value: AttributeValue = encode(value, level)
     return encoded_value
 
@@ -132,25 +225,18 @@ def _encode_str(value: Any, level: int) -> AttributeValue:
 
 
 def plain_text(value: str) -> str:
-    """Return the text itself, of a subclass of str too."""
+    """Return a text itself, of a subclass of str too."""
     text = value if type(value) is str else str.__str__(value)
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise Refused("the text holds a lone surrogate, which UTF-8 cannot represent") from None
+    if not is_unicode(text):
+        raise Refused("the text holds surrogates, which UTF-8 cannot represent")
     return text
-
-
-def _encode_bool(value: Any, level: int) -> AttributeValue:
-    return {"BOOL": value}
 
 
 def _encode_number(value: Any, level: int) -> AttributeValue:
     # The two common cases, five times as fast: exact by construction.
-    if type(value) is int and -_FIRST_AMBIGUOUS_INTEGER < value < _FIRST_AMBIGUOUS_INTEGER:
+    if type(value) is int and -FIRST_AMBIGUOUS_INTEGER < value < FIRST_AMBIGUOUS_INTEGER:
         return {"N": str(value)}
-    if type(value) is float and not value.is_integer() and _MIN_NUMBER <= abs(value) < _FIRST_AMBIGUOUS_INTEGER:
+    if type(value) is float and not value.is_integer() and _MIN_NUMBER <= abs(value) < FIRST_AMBIGUOUS_INTEGER:
         return {"N": repr(value)}
     text = _number_text(value)
     if _decode_number(text) != value:
@@ -173,14 +259,10 @@ def _number_text(value: int | float | Decimal) -> str:
 
 def _decimal_of(value: int | float | Decimal) -> Decimal:
     if isinstance(value, float):
-        if value.is_integer() and abs(value) < _FIRST_AMBIGUOUS_INTEGER:
+        if value.is_integer() and abs(value) < FIRST_AMBIGUOUS_INTEGER:
             return Decimal(int(value))
         return Decimal(float.__repr__(value))
     return Decimal(value)
-
-
-def _encode_binary(value: Any, level: int) -> AttributeValue:
-    return {"B": bytes(value)}
 
 
 def _encode_set(value: Any, level: int) -> AttributeValue:
@@ -194,46 +276,22 @@ def _encode_set(value: Any, level: int) -> AttributeValue:
 
 def _encode_list(value: Any, level: int) -> AttributeValue:
     _check_nesting(level)
-    return {"L": encode_elements(_encode, value, level + 1)}
-
-
-def encode_elements(encode: Encoder, elements: Iterable[object], level: int) -> list[Any]:
-    """Encode a list's elements, each with its index in the path of a refusal."""
-    results = []
-    for index, element in enumerate(elements):
-        try:
-            results.append(encode(element, level))
-        except Refused as refused:
-            raise refused.inside(f"[{index}]") from None
-    return results
+    return {"L": [_encode(element, level + 1) for element in value]}
 
 
 def _encode_map(value: Any, level: int) -> AttributeValue:
     _check_nesting(level)
-    if "" in value:
-        raise Refused("DynamoDB has no empty names in a map").inside("['']")
-    return {"M": encode_entries(_encode, value, level + 1)}
+    return {"M": {_map_name(name): _encode(element, level + 1) for name, element in value.items()}}
 
 
-def encode_entries(encode: Encoder, entries: Mapping[Any, object], level: int) -> dict[str, Any]:
-    """Encode a dict's values, each with its name in the path of a refusal."""
-    results = {}
-    for name, element in entries.items():
-        try:
-            results[_map_key(name)] = encode(element, level)
-        except Refused as refused:
-            raise refused.inside(_path_step(name)) from None
-    return results
-
-
-def _map_key(name: object) -> str:
+def _map_name(name: object) -> str:
     if type(name) is not str:
         raise Refused(f"a map's keys must be text, not {type(name).__name__}")
-    return plain_text(name)
-
-
-def _path_step(name: object) -> str:
-    return f".{name}" if isinstance(name, str) and name.isidentifier() else f"[{name!r}]"
+    if not name:
+        raise Refused("DynamoDB has no empty names in a map", "['']")
+    if not is_unicode(name):
+        raise Refused("DynamoDB has no names with surrogates in a map", path_step(name))
+    return name
 
 
 def _check_nesting(level: int) -> None:
@@ -241,36 +299,29 @@ def _check_nesting(level: int) -> None:
         raise Refused(f"it is nested deeper than DynamoDB's {MAX_NESTING} levels")
 
 
-def refuse_tuple(value: Any, level: int) -> AttributeValue:
-    raise Refused("a tuple would come back as a list; store a list")
-
-
 _ENCODERS: dict[type, Encoder] = {
+    type(None): lambda value, level: {"NULL": True},
     str: _encode_str,
-    bool: _encode_bool,
+    bool: lambda value, level: {"BOOL": value},
     int: _encode_number,
     float: _encode_number,
-    Decimal: _encode_number,
     list: _encode_list,
     dict: _encode_map,
-    tuple: refuse_tuple,
-    bytes: _encode_binary,
-    bytearray: _encode_binary,
+    bytes: lambda value, level: {"B": value},
     set: _encode_set,
-    frozenset: _encode_set,
 }
 
 
-def encoder_of_subclass(encoders: Mapping[type, Encoder], value: object) -> Encoder:
-    """Return the encoder of the type that a value's own type derives from."""
-    for known, encoder in encoders.items():
-        if isinstance(value, known):
-            return encoder
-    raise Refused(f"{type(value).__name__} has no stored form; convert it to text, a number, a list or a dict")
-
-
 class Undecodable(Exception):
-    """An attribute value that is not a message; the text says why and holds no content."""
+    """An attribute value that is not a message; the text says why and holds no content.
+
+    Attributes:
+        path: to the value at fault, empty where that is the message.
+    """
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        super().__init__(reason)
+        self.path = path
 
 
 def decode_message(value: AttributeValue, name: int | str) -> BaseMessage:
@@ -316,14 +367,20 @@ def rebuild(form: Any) -> BaseMessage:
             return messages_from_dict([form])[0]
         kind, validate = _KINDS[name]
         message = object.__new__(kind)
+        has_no_calls = not data.get("tool_calls", True)
         validate(data, self_instance=message)
+        if has_no_calls and getattr(message, "tool_calls", None):
+            # Whoever took them away left them in additional_kwargs, where langchain-core finds them again.
+            message.tool_calls = []  # type: ignore[attr-defined]
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['type']}" for fault in _faults(error))
-        raise Undecodable(f"langchain-core refuses it: {faults}") from None
+        faults = [(fault["loc"], fault["type"]) for fault in _faults(error)]
+        text = "; ".join(f"{'.'.join(map(str, place))}: {kind}" for place, kind in faults)
+        # What follows the field's name tells of alternatives too.
+        raise Undecodable(f"langchain-core refuses it: {text}", "".join(map(path_step, faults[0][0][:1]))) from None
     except KeyError as error:
         raise Undecodable(f"it has no {error}") from None
     except ValueError:
-        raise Undecodable("this langchain-core does not know its type") from None
+        raise Undecodable("this langchain-core does not know its type", ".type") from None
     except (TypeError, AttributeError) as error:
         raise Undecodable(f"langchain-core fails on it with {type(error).__name__}") from None
     return message
@@ -369,7 +426,7 @@ def _decode(value: AttributeValue) -> Any:
     return _DECODERS[kind](content)
 
 
-def _decode_map(content: Mapping[str, AttributeValue]) -> dict[str, Any]:
+def _decode_map(content: Mapping[str, AttributeValue]) -> Any:
     result: dict[str, Any] = {}
     for name, value in content.items():
         # What most of a message is made of: with a call for each of these it takes 1.8 times as long.
@@ -383,7 +440,20 @@ def _decode_map(content: Mapping[str, AttributeValue]) -> dict[str, Any]:
             result[name] = [_decode(element) for element in value["L"]] if value["L"] else []
         else:
             result[name] = _decode(value)
-    return result
+    return _unmarked(result) if len(result) == 1 else result
+
+
+def _unmarked(value: dict[str, Any]) -> Any:
+    ((name, content),) = value.items()
+    if name[:1] != "$" or not _looks_marked(value):
+        return value
+    if name != _MARK:
+        return {name[1:]: content}
+    try:
+        return from_text(content)
+    except (ValueError, TypeError, RecursionError):
+        # Of somebody else's.
+        return value
 
 
 def _decode_number(text: str) -> int | float:
@@ -394,7 +464,7 @@ def _decode_number(text: str) -> int | float:
         return approximate
     number = Decimal(text)
     # copy_abs(), because abs() rounds to the context's 28 digits.
-    if number == number.to_integral_value() and number.copy_abs() < _FIRST_AMBIGUOUS_INTEGER:
+    if number == number.to_integral_value() and number.copy_abs() < FIRST_AMBIGUOUS_INTEGER:
         return int(number)
     return float(number)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 
 from ._calls import Request, call
 from ._clients import Clients
+from ._plain import Default
 from ._slices import in_slices
 from .errors import (
     ChatHistoryError,
@@ -27,6 +29,8 @@ from .errors import (
 if TYPE_CHECKING:
     # At run time it needs an extra, and its SDK takes 0.2 s to import: only who encrypts does.
     from ._sealing import Sealing
+
+_LOGGER = logging.getLogger("chathistory_async")
 
 In = TypeVar("In")
 Name = TypeVar("Name", int, str)
@@ -73,13 +77,23 @@ class Conversation(ABC):
         place: the session's name in errors.
         sealing: what seals the messages, None to store them in the clear.
         consistent_read: whether reads are strongly consistent.
+        default: what converts a value that has no plain form, None for nothing.
     """
 
-    def __init__(self, clients: Clients, place: Place, sealing: Sealing | None, *, consistent_read: bool) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        place: Place,
+        sealing: Sealing | None,
+        *,
+        consistent_read: bool,
+        default: Default | None = None,
+    ) -> None:
         self.place = place
         self._clients = clients
         self._sealing = sealing
         self._consistent_read = consistent_read
+        self._default = default
 
     @abstractmethod
     async def read(self, limit: int | None = None, *, whole_turns: bool = False) -> list[BaseMessage]:
@@ -140,7 +154,12 @@ class Conversation(ABC):
     async def _in_slices(self, convert: Callable[[In, int], Out], values: Iterable[In], first: int = 0) -> list[Out]:
         try:
             return await in_slices(convert, values, first)
-        except (MessageNotStorableError, UndecodableItemError) as error:
+        except MessageNotStorableError as error:
+            located = self._located(error)
+            # For callers whose framework swallows the error, as RunnableWithMessageHistory does.
+            _LOGGER.error("Nothing was stored: %s", located)  # noqa: TRY400  # a traceback would tell nothing more
+            raise located from None
+        except UndecodableItemError as error:
             raise self._located(error) from None
 
     def _located(self, error: ChatHistoryError) -> ChatHistoryError:

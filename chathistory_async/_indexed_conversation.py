@@ -20,6 +20,7 @@ from ._item_collection import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection, I
 from ._item_collection_conversation import ItemCollectionConversation, refused
 from ._json_codec import decode_value, encode_value
 from ._migration import Migration
+from ._plain import Default
 from ._session_item import INDEX_NAME, SessionItem, StoredSession, is_alive, query_sessions, read_session
 from ._sort_keys import SortKey
 from .errors import ItemTooLargeError, Place, SessionNotFoundError, UndecodableItemError
@@ -72,8 +73,9 @@ class IndexedConversation(ItemCollectionConversation):
         *,
         consistent_read: bool,
         owner: str | None,
+        default: Default | None = None,
     ) -> None:
-        super().__init__(layout, clients, place, sealing, consistent_read=consistent_read)
+        super().__init__(layout, clients, place, sealing, consistent_read=consistent_read, default=default)
         self._entry = SessionItem(layout, owner)
 
     async def clear(self) -> None:
@@ -154,11 +156,12 @@ class IndexedConversation(ItemCollectionConversation):
 
     async def update_metadata(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change some of the metadata, and return them all; what others change meanwhile is not lost."""
+        plain = decode_value(encode_value(dict(changes), "metadata", self._default))
         for attempt in range(MAX_ATTEMPTS):
             stored = await self._stored()
             if stored is None:
                 raise self._not_found()
-            changed = (await self.info_of(stored)).metadata | dict(changes)
+            changed = (await self.info_of(stored)).metadata | plain
             metadata = {name: value for name, value in changed.items() if value is not None}
             value = await self._value(encode_value(metadata, "metadata"), MAX_METADATA_BYTES, "metadata")
             try:

@@ -45,6 +45,7 @@ from ._item_collection import (
     transactions,
 )
 from ._json_codec import decode_json, encode_json
+from ._plain import Default
 from ._settings import check_positive
 from ._slices import Slices, at_most
 from ._sort_keys import PREFIX, SortKey, clock_of, message_id_of, parse
@@ -86,9 +87,16 @@ class ItemCollectionConversation(Conversation):
     _removed_at_once = 16
 
     def __init__(
-        self, layout: ItemCollection, clients: Clients, place: Place, sealing: Sealing | None, *, consistent_read: bool
+        self,
+        layout: ItemCollection,
+        clients: Clients,
+        place: Place,
+        sealing: Sealing | None,
+        *,
+        consistent_read: bool,
+        default: Default | None = None,
     ) -> None:
-        super().__init__(clients, place, sealing, consistent_read=consistent_read)
+        super().__init__(clients, place, sealing, consistent_read=consistent_read, default=default)
         self._layout = layout
         self._clock = clock_of(layout.table_name, repr(layout.key))
         # The latest messages' sort keys, oldest first, where history_size wants to know them; None before a read.
@@ -224,7 +232,9 @@ class ItemCollectionConversation(Conversation):
 
     async def _encode(self, messages: Sequence[BaseMessage], left_out: int = 0) -> list[Body]:
         """Return the bodies of messages but for the first ones; those must be storable too."""
-        texts = (await self._in_slices(encode_json, messages))[left_out:]
+        texts = (await self._in_slices(lambda message, at: encode_json(message, at, self._default), messages))[
+            left_out:
+        ]
         types = [message.type for message in messages][left_out:]
         slices, packed = Slices(), list[tuple[bytes, str]]()
         for position, text in enumerate(texts):

@@ -17,6 +17,7 @@ from ._indexed_conversation import check_index
 from ._item_collection import MAX_TRANSACTION_ITEMS, ItemCollection, Items, sized
 from ._item_collection_conversation import ItemCollectionConversation
 from ._migration import OTHER_ACTIONS, Digests, Marker, Migration, digest
+from ._plain import are_equal
 from ._session_item import SessionItem
 from ._single_item import SingleItem
 from ._single_item_conversation import SingleItemConversation
@@ -304,7 +305,7 @@ class Target(ItemCollectionConversation):
         same = await self._whole([bodies[index] for index in index_of.values()])
         for body, message in zip(same, await self._decode(same), strict=True):
             index = index_of[body.key]
-            if type(message) is not type(originals[index]) or message != originals[index]:
+            if not are_equal(message, originals[index]):
                 raise _Ended("failed", f"message {index} reads back as another one [{self.place}]")
         missing = [index for index in originals if index >= new and index not in bodies]
         if missing and (kept := await self._first_kept()) is not None:

@@ -35,6 +35,7 @@ SORT_KEY = "migration"
 OTHER_ACTIONS = 2
 # Of one session's few thousand messages, two have the same digest once in 2**41 sessions.
 _DIGEST_BYTES = 8
+_LONGEST_DECIMAL_BITS = 128
 _BASE, _COPIED, _SEALED, _TOTAL, _VERIFIED = "Base", "Copied", "Sealed", "Total", "Verified"
 _GONE, _DELETED, _CHECK = "Gone", "Deleted", "Check"
 
@@ -134,7 +135,10 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list):
         return [_canonical(element) for element in value]
     if isinstance(value, set):
-        return sorted(map(repr, value))
+        return sorted(repr(_canonical(element)) for element in value)
+    if type(value) is int and value.bit_length() > _LONGEST_DECIMAL_BITS:
+        # repr() refuses an int of more than 4,300 digits.
+        return hex(value)
     return value
 
 

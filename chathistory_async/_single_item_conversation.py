@@ -22,6 +22,7 @@ from ._conversation import (
     now,
 )
 from ._json_codec import decode_json, encode_json
+from ._plain import Default
 from ._settings import check_positive
 from ._single_item import Hint, SingleItem
 from .errors import ChatHistoryError, ItemTooLargeError, Place, UndecodableItemError, WriteOutcomeUnknownError
@@ -34,9 +35,16 @@ class SingleItemConversation(Conversation):
     """One session in one item of a table."""
 
     def __init__(
-        self, layout: SingleItem, clients: Clients, place: Place, sealing: Sealing | None, *, consistent_read: bool
+        self,
+        layout: SingleItem,
+        clients: Clients,
+        place: Place,
+        sealing: Sealing | None,
+        *,
+        consistent_read: bool,
+        default: Default | None = None,
     ) -> None:
-        super().__init__(clients, place, sealing, consistent_read=consistent_read)
+        super().__init__(clients, place, sealing, consistent_read=consistent_read, default=default)
         self._layout = layout
         self._hint = Hint()
 
@@ -97,8 +105,10 @@ class SingleItemConversation(Conversation):
         """Return the stored forms of those messages that history_size keeps; all of them must be storable."""
         kept = slice(-(self._layout.history_size or 0), None)
         if self._sealing is None:
-            return (await self._in_slices(encode_message, messages))[kept]
-        bodies = (await self._in_slices(encode_json, messages))[kept]
+            return (await self._in_slices(lambda message, at: encode_message(message, at, self._default), messages))[
+                kept
+            ]
+        bodies = (await self._in_slices(lambda message, at: encode_json(message, at, self._default), messages))[kept]
         unsealed: list[AttributeValue] = [{"B": body} for body in bodies]
         if size_of({"L": unsealed}) > MAX_ITEM_BYTES:
             # Before KMS is asked, and in vain.

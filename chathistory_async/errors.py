@@ -12,7 +12,7 @@
     ├── ServiceError               any other refusal or failure of the service
     ├── ItemTooLargeError          the session would outgrow 400 KB in its single item, or a message 4 MB
     ├── PartiallyStoredError       a batch of several transactions was stored in part
-    ├── MessageNotStorableError    a message that would not read back equal (a ValueError)
+    ├── MessageNotStorableError    a value in a message that has no form to be stored in (a ValueError)
     ├── KmsKeyError                the KMS key is missing, disabled, awaiting deletion or of another use
     ├── UndecodableItemError       what is stored under the key is not a chat history
     │   └── DecryptionError        a sealed message was changed or cut short
@@ -148,9 +148,11 @@ class PartiallyStoredError(ChatHistoryError):
 
 
 class MessageNotStorableError(ChatHistoryError, ValueError):
-    """A message, or a session's metadata, would not read back equal to what was given: nothing of it was written.
+    """A value in a message, or in a session's metadata, has no form to be stored in: nothing was written.
 
-    The text names the path to the value, e.g. ``messages[3].response_metadata.logprobs[0]``.
+    It is an object that neither LangChain's dump nor ``default`` makes plain, it contains itself, it is nested too
+    deeply, or langchain-core would not read the message's dump back. The text names the path to the value, e.g.
+    ``messages[3].response_metadata.logprobs[0]``.
     """
 
 

@@ -18,6 +18,7 @@ from ._conversation import Conversation, Page
 from ._indexed_conversation import IndexedConversation
 from ._item_collection import ItemCollection
 from ._item_collection_conversation import ItemCollectionConversation
+from ._plain import Default, check_default
 from ._single_item import SingleItem
 from ._single_item_conversation import SingleItemConversation
 from .errors import ClosedError, Place
@@ -80,9 +81,13 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             the session has no limit of its size. None stores the session in a single item, langchain-community's way.
         fast_path: whether calls to DynamoDB are first tried on a lean path beside the SDK's client, for less than
             a third of its CPU. False sends all by that client: for event handlers, ``Stubber``, tracers that patch it.
+        default: a function that takes a value which has no plain form (see ``aadd_messages``) and returns one that has
+            one, as ``json.dumps`` takes it; what it returns may hold further such values. It may be called more than
+            once for a value, and has to return the same each time. None, or an exception from it, refuses the message.
 
     Raises:
-        TypeError: ``boto3_session``, ``kms_key_id`` or a value in ``key`` is of a type that is not accepted.
+        TypeError: ``boto3_session``, ``kms_key_id``, ``default`` or a value in ``key`` is of a type that is not
+            accepted.
         ValueError: ``ttl`` or ``history_size`` is not a positive integer, ``kms_key_id`` is empty, or two attributes
             have one name.
         ModuleNotFoundError: ``kms_key_id`` was given, and the extra ``kms`` is not installed.
@@ -109,7 +114,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         kms_endpoint_url: str | None = None,
         sort_key_name: str | None = None,
         fast_path: bool = True,
+        default: Default | None = None,
     ) -> None:
+        check_default(default)
         whole_key = join_key(key or {primary_key_name: session_id})
         layout = layout_of(
             sort_key_name,
@@ -124,7 +131,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path
         )
         clients = shared_clients(options, self)
-        self._set_up(session_id, whole_key, layout, clients, kms_key_id, consistent_read, index=None)
+        self._set_up(session_id, whole_key, layout, clients, kms_key_id, consistent_read, default, index=None)
         self._coerce_float_to_decimal = coerce_float_to_decimal
         self._shared_clients: Clients | None = clients
 
@@ -137,10 +144,11 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         clients: Clients,
         kms_key_id: str | None,
         consistent_read: bool,
+        default: Default | None,
         index: Indexed | None,
     ) -> DynamoDBChatMessageHistory:
         history = cls.__new__(cls)
-        history._set_up(session_id, key, layout, clients, kms_key_id, consistent_read, index)
+        history._set_up(session_id, key, layout, clients, kms_key_id, consistent_read, default, index)
         history._coerce_float_to_decimal = False
         history._shared_clients = None
         return history
@@ -153,6 +161,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         clients: Clients,
         kms_key_id: str | None,
         consistent_read: bool,
+        default: Default | None,
         index: Indexed | None,
     ) -> None:
         super().__init__()
@@ -162,6 +171,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         self._kms_key_id = kms_key_id
         self._clients = clients
         self._consistent_read = consistent_read
+        self._default = default
         self._index = index
         place = Place(layout.table_name, self._key)
         sealing = sealing_type(kms_key_id)
@@ -169,15 +179,21 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         self._conversation: Conversation
         if isinstance(layout, SingleItem):
             self._conversation = SingleItemConversation(
-                layout, clients, place, self._sealing, consistent_read=consistent_read
+                layout, clients, place, self._sealing, consistent_read=consistent_read, default=default
             )
         elif index is None:
             self._conversation = ItemCollectionConversation(
-                layout, clients, place, self._sealing, consistent_read=consistent_read
+                layout, clients, place, self._sealing, consistent_read=consistent_read, default=default
             )
         else:
             self._conversation = IndexedConversation(
-                layout, clients, place, self._sealing, consistent_read=consistent_read, owner=index.owner
+                layout,
+                clients,
+                place,
+                self._sealing,
+                consistent_read=consistent_read,
+                owner=index.owner,
+                default=default,
             )
         self._closed = False
 
@@ -315,13 +331,26 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         In a store with a session index, a ``TransactWriteItems`` for one message too, which writes the session's item
         as well.
 
+        What is stored of a message is what LangChain's ``message_to_dict`` has, and its dump comes back: text, numbers,
+        bytes and sets exactly, NaN and infinities too. Tuples come back as lists, a ``Decimal`` as an int or a float,
+        the names of a dict as text, and an object as pydantic dumps it: models and dataclasses as dicts, an ``Enum`` as
+        its value, dates, UUIDs and paths as text, numpy's scalars and arrays as numbers and lists. A message of a
+        subclass comes back as the class of LangChain's that its ``type`` names. What has no such form is given to
+        ``default``. In a single item without ``kms_key_id`` text with surrogates comes back without them where
+        LangChain takes text alone, such as in ``content``: a pair as its character, others as U+FFFD. In a single item
+        floats that are whole come back as ints.
+
+        A message that cannot be stored is also logged at ERROR by the logger ``chathistory_async``, without content,
+        because ``RunnableWithMessageHistory`` swallows the exception.
+
         With ``kms_key_id``, a ``GenerateDataKey`` of KMS comes before, unless the session has a data key in use: one
         serves for five minutes, 1,000 messages or 64 MB. An error that names this operation has written nothing.
 
         Raises:
             TypeError: a message was given instead of a sequence.
             KmsKeyError: the KMS key does not exist, is disabled, or is not for encryption. Nothing was written.
-            MessageNotStorableError: a message would not read back equal. Nothing was written.
+            MessageNotStorableError: a value has no plain form, or langchain-core would not read the message's dump
+                back. Nothing was written; the text names the path to the value.
             ItemTooLargeError: the session would outgrow 400 KB in its single item, or a message 4 MB. Nothing was
                 written.
             PartiallyStoredError: the first transactions of a large batch are stored; it says how many messages that is.
@@ -363,7 +392,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         Raises:
             ValueError: it is not an id.
             MessageNotFoundError: there is no such message, or not any more.
-            MessageNotStorableError: the new message would not read back equal.
+            MessageNotStorableError: the new message cannot be stored, as for ``aadd_messages``.
             ItemTooLargeError: the new message is larger than 4 MB.
             WriteConflictError: other writers were always faster.
             LayoutError: the session is stored in a single item.
@@ -535,7 +564,14 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             raise ValueError("A session cannot be copied to itself")
         layout = replace(self._layout, key=encode_key(whole_key))
         sibling = type(self)._in_store(
-            session_id, whole_key, layout, self._clients, self._kms_key_id, self._consistent_read, self._index
+            session_id,
+            whole_key,
+            layout,
+            self._clients,
+            self._kms_key_id,
+            self._consistent_read,
+            self._default,
+            self._index,
         )
         if self._shared_clients is not None:
             self._shared_clients.users.add(sibling)

@@ -15,6 +15,7 @@ from ._codec import KeyValue, encode_key, join_key
 from ._indexed_conversation import IndexedConversation, SessionInfo
 from ._item_collection import ItemCollection
 from ._migrating import MigratedSession, Source, Target, migrate, scan_session_ids
+from ._plain import Default, check_default
 from ._session_item import INDEX_NAME, KEY_SCHEMA, SessionItem
 from ._sessions import Purged, SessionPage, Sessions
 from ._single_item import SingleItem
@@ -60,9 +61,11 @@ class ChatHistoryStore:
             Needs an item collection, and the global secondary index ``SessionsByOwner`` that ``create_table`` makes.
             The store's first append queries it, and raises ``KeySchemaError`` where it is missing.
         fast_path: whether DynamoDB's calls take the lean path; as for ``DynamoDBChatMessageHistory``.
+        default: what converts a value in a message, or in metadata, that has no plain form; as for
+            ``DynamoDBChatMessageHistory``.
 
     Raises:
-        TypeError: ``boto3_session`` or ``kms_key_id`` is of a type that is not accepted.
+        TypeError: ``boto3_session``, ``kms_key_id`` or ``default`` is of a type that is not accepted.
         ValueError: ``ttl`` or ``history_size`` is not a positive integer, ``kms_key_id`` is empty, two attributes have
             one name, there is no such layout, or it has no session index.
         ModuleNotFoundError: ``kms_key_id`` was given, and the extra ``kms`` is not installed.
@@ -88,7 +91,9 @@ class ChatHistoryStore:
         sort_key_name: str = "MessageId",
         session_index: bool = False,
         fast_path: bool = True,
+        default: Default | None = None,
     ) -> None:
+        check_default(default)
         if layout not in ("item_collection", "single_item"):
             raise ValueError(f'layout must be "item_collection" or "single_item", not {layout!r}')
         if session_index and layout == "single_item":
@@ -96,6 +101,7 @@ class ChatHistoryStore:
         self._primary_key_name = primary_key_name
         self._session_index = session_index
         self._consistent_read = consistent_read
+        self._default = default
         self._clients = Clients(
             ClientOptions(endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path)
         )
@@ -138,7 +144,14 @@ class ChatHistoryStore:
         layout = replace(self._layout, key=encode_key(whole_key))
         index = Indexed(owner) if self._session_index else None
         return DynamoDBChatMessageHistory._in_store(
-            session_id, whole_key, layout, self._clients, self._kms_key_id, self._consistent_read, index
+            session_id,
+            whole_key,
+            layout,
+            self._clients,
+            self._kms_key_id,
+            self._consistent_read,
+            self._default,
+            index,
         )
 
     async def list_sessions(self, owner: str, limit: int, *, before: str | None = None) -> SessionPage:
@@ -207,14 +220,14 @@ class ChatHistoryStore:
 
         Args:
             session_id: as for ``session``.
-            changes: names, and values of JSON's types, bytes or sets; None removes the name. All together may have
-                64 KB, which each append to the session is billed for.
+            changes: names, and values as messages may hold them; None removes the name. All together may have 64 KB,
+                which each append to the session is billed for.
             key: as for ``session``.
 
         Raises:
             SessionNotFoundError: the index has no such session.
             ItemTooLargeError: they are too large.
-            MessageNotStorableError: a value would not read back equal; the text names the path to it.
+            MessageNotStorableError: a value has no plain form; the text names the path to it.
             WriteConflictError: others were always faster. Nothing was written.
             ChatHistoryError: as for ``list_sessions``.
         """

@@ -7,23 +7,25 @@ import copy
 import enum
 import json
 import math
-import uuid
 import warnings
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
-from hypothesis import assume, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
+    ChatMessage,
     HumanMessage,
+    ToolMessage,
     messages_from_dict,
     messages_to_dict,
 )
+from plain_values import EXACT, OBJECTS, REFUSED, nested, same
+from pydantic import field_serializer
 from samples import EVERY_TYPE, FLOATS, described
 
 from chathistory_async import MessageNotStorableError, UndecodableItemError
@@ -36,15 +38,17 @@ from chathistory_async._codec import (
     rebuild,
     size_of,
 )
+from chathistory_async._plain import MAX_NESTING
 
-text = st.text(st.characters(codec="utf-8"))
-storable_floats = st.floats(allow_nan=False, allow_infinity=False).filter(
-    lambda number: number == 0 or 1e-130 <= abs(number) < 9.99e125
-)
-scalars = st.none() | st.booleans() | st.integers(-(10**38) + 1, 10**38 - 1) | storable_floats | text | st.binary()
+MARKS = ["$chathistory", "$$chathistory", "$float", "$other", "$", ""]
+
+text = st.text()
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | text | st.binary()
 values = st.recursive(
     scalars,
-    lambda inner: st.lists(inner) | st.dictionaries(text.filter(bool), inner) | st.sets(text, min_size=1),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(text | st.sampled_from(MARKS), inner) | st.sets(text | st.integers())
+    ),
     max_leaves=20,
 )
 
@@ -142,26 +146,95 @@ def test_the_stored_form_is_that_of_langchain_community(message: BaseMessage) ->
 
 
 @given(values)
-def test_any_storable_value_reads_back_equal(value: Any) -> None:
+@example({"$chathistory": "1"})
+@example([{"$$chathistory": {"": {"$chathistory": "x"}}}])
+def test_any_plain_value_reads_back_equal(value: Any) -> None:
     message = AIMessage("", additional_kwargs={"value": value})
     stored = encode_message(message, 0)
-    assert decode_message(as_plain_json(stored), 0) == message
+    assert same(value, decode_message(as_plain_json(stored), 0).additional_kwargs["value"])
     assert for_request(as_plain_json(stored)) == stored
 
 
-@given(st.floats() | st.integers() | st.decimals(), st.booleans())
-def test_any_number_reads_back_equal_or_is_refused(number: Any, negative: bool) -> None:
-    assume(not (isinstance(number, Decimal) and number.is_snan()))
-    message = HumanMessage("", additional_kwargs={"n": -number if negative else number})
-    try:
-        stored = encode_message(message, 0)
-    except MessageNotStorableError:
-        return
-    digits = stored["M"]["data"]["M"]["additional_kwargs"]["M"]["n"]["N"]
-    assert TypeDeserializer().deserialize({"N": digits}).is_finite()
-    back = decode_message(stored, 0).additional_kwargs["n"]
-    assert back == message.additional_kwargs["n"]
-    assert type(back) in {int, float}
+@given(values)
+def test_langchain_core_reads_past_any_value(value: Any) -> None:
+    stored = encode_message(AIMessage("text", additional_kwargs={"value": value}), 0)
+    [back] = messages_from_dict([TypeDeserializer().deserialize(stored)])
+    assert back.content == "text"
+    again = TypeSerializer().serialize(messages_to_dict([back])[0])
+    assert same(value, decode_message(again, 0).additional_kwargs["value"]), "also when it has written it anew"
+
+
+@given(st.decimals())
+def test_a_decimal_comes_back_as_the_number_that_is_next_to_it(number: Decimal) -> None:
+    back = decode_message(encode_message(HumanMessage("", additional_kwargs={"n": number}), 0), 0).additional_kwargs
+    if number.is_nan():
+        assert math.isnan(back["n"])
+    else:
+        assert float(back["n"]) == float(number)
+
+
+@given(st.integers() | st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_that_dynamodb_has_are_stored_as_such(number: Any) -> None:
+    stored = encode_message(HumanMessage("", additional_kwargs={"n": number}), 0)
+    value = stored["M"]["data"]["M"]["additional_kwargs"]["M"]["n"]
+    if not number or 1e-130 <= abs(number) < 1e38:
+        assert TypeDeserializer().deserialize(value).is_finite()
+        assert not isinstance(number, int) or value == {"N": str(number)}
+
+
+@pytest.mark.parametrize(("value", "expected"), OBJECTS.values(), ids=OBJECTS)
+def test_an_object_comes_back_in_its_plain_form(value: Any, expected: Any) -> None:
+    message = ToolMessage("", tool_call_id="1", artifact=value, additional_kwargs={"a": [value]})
+    back = decode_message(encode_message(message, 0), 0)
+    assert isinstance(back, ToolMessage)
+    assert same(expected, back.artifact)
+    assert same([expected], back.additional_kwargs["a"])
+
+
+@pytest.mark.parametrize("value", EXACT.values(), ids=EXACT)
+@pytest.mark.parametrize("field", ["additional_kwargs", "response_metadata", "args", "content"])
+def test_a_plain_value_comes_back_exactly_in_every_place(field: str, value: Any) -> None:
+    message = AIMessage(
+        [{"type": "x", "v": value}] if field == "content" else "text",
+        tool_calls=[{"name": "f", "args": {"v": value}, "id": "1"}] if field == "args" else [],
+        **{field: {"v": value}} if field in ("additional_kwargs", "response_metadata") else {},
+    )
+    stored = encode_message(message, 0)
+    [theirs] = messages_from_dict([TypeDeserializer().deserialize(stored)])
+    assert theirs.text == message.text
+    back = decode_message(stored, 0)
+    assert isinstance(back, AIMessage)
+    assert same(message.model_dump()["content"], back.content)
+    assert same(message.additional_kwargs, back.additional_kwargs)
+    assert same(message.response_metadata, back.response_metadata)
+    assert same([call["args"] for call in message.tool_calls], [call["args"] for call in back.tool_calls])
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "expected"),
+    [
+        (HumanMessage("x\udc80y"), "content", "x\ufffdy"),
+        (HumanMessage("pair \ud835\udcb3"), "content", "pair \U0001d4b3"),
+        (HumanMessage("x", name="\ud800"), "name", "\ufffd"),
+        (ToolMessage("x", tool_call_id="\udc80"), "tool_call_id", "\ufffd"),
+    ],
+)
+def test_text_that_cannot_be_a_mark_is_stored_without_its_surrogates(
+    message: BaseMessage, field: str, expected: str
+) -> None:
+    message.additional_kwargs["kept"] = ["\ud800", math.inf]
+    stored = encode_message(message, 0)
+    back = decode_message(stored, 0)
+    assert getattr(back, field) == expected
+    assert back.additional_kwargs == {"kept": ["\ud800", math.inf]}
+    assert getattr(messages_from_dict([TypeDeserializer().deserialize(stored)])[0], field) == expected
+
+
+def test_a_call_whose_name_cannot_be_a_mark_keeps_its_arguments() -> None:
+    message = AIMessage("", tool_calls=[{"name": "\ud800", "args": {"a": math.inf, "": "\ud800"}, "id": "1"}])
+    back = decode_message(encode_message(message, 0), 0)
+    assert isinstance(back, AIMessage)
+    assert [(call["name"], call["args"]) for call in back.tool_calls] == [("\ufffd", {"a": math.inf, "": "\ufffd"})]
 
 
 @pytest.mark.parametrize("number", FLOATS)
@@ -184,74 +257,117 @@ def test_subclasses_of_storable_types_are_stored_by_their_value() -> None:
     assert stored == {"color": {"S": "red"}, "level": {"N": "3"}}
 
 
-def nested(levels: int) -> Any:
-    value: Any = "x"
-    for _ in range(levels):
-        value = [value]
-    return value
-
-
-@pytest.mark.parametrize(
-    ("extra", "path", "reason"),
-    [
-        ({"a": math.nan}, ".additional_kwargs.a", "DynamoDB has no number for NaN"),
-        ({"a": [1, {"b": -math.inf}]}, ".additional_kwargs.a[1].b", "DynamoDB has no number for NaN and infinity"),
-        ({"a": 1e126}, ".additional_kwargs.a", "outside DynamoDB's range"),
-        ({"a": 1e-131}, ".additional_kwargs.a", "outside DynamoDB's range"),
-        ({"a": 5e-324}, ".additional_kwargs.a", "outside DynamoDB's range"),
-        ({"a": 10**38 + 1}, ".additional_kwargs.a", "more than DynamoDB's 38 digits"),
-        ({"a": 10**40}, ".additional_kwargs.a", "would come back as another number"),
-        ({"a": Decimal("0.1")}, ".additional_kwargs.a", "would come back as another number"),
-        ({"a": (1, 2)}, ".additional_kwargs.a", "a tuple would come back as a list"),
-        ({"a b": {"c.d": object()}}, ".additional_kwargs['a b']['c.d']", "object has no stored form"),
-        ({"when": datetime(2026, 1, 1)}, ".additional_kwargs.when", "datetime has no stored form"),
-        ({"id": uuid.UUID(int=0)}, ".additional_kwargs.id", "UUID has no stored form"),
-        ({1: "a"}, ".additional_kwargs[1]", "keys must be text, not int"),
-        ({"": "a"}, ".additional_kwargs['']", "no empty names"),
-        ({"a": set()}, ".additional_kwargs.a", "none that is empty"),
-        ({"a": {1, "b"}}, ".additional_kwargs.a", "sets of text, of numbers and of bytes only"),
-        ({"a": {None}}, ".additional_kwargs.a", "sets of text, of numbers and of bytes only"),
-        ({"a": Decimal("NaN12345")}, ".additional_kwargs.a", "no number for NaN and infinity"),
-        ({"a": "\ud800"}, ".additional_kwargs.a", "lone surrogate"),
-        ({"a": nested(28)}, ".additional_kwargs.a" + "[0]" * 27, "nested deeper than DynamoDB's 32 levels"),
-    ],
-)
-def test_what_cannot_be_stored_is_refused_with_its_path(extra: dict[Any, Any], path: str, reason: str) -> None:
+@pytest.mark.parametrize(("extra", "path", "reason"), REFUSED)
+def test_what_has_no_plain_form_is_refused_with_its_path(extra: dict[Any, Any], path: str, reason: str) -> None:
     message = HumanMessage("").model_copy(update={"additional_kwargs": extra})
     text = refusal(message)
-    assert text.startswith(f"messages[3]{path} cannot be stored: ")
+    assert text.startswith(f"messages[3].additional_kwargs{path} cannot be stored: ")
     assert reason in text
 
 
-def test_the_deepest_nesting_that_dynamodb_takes_is_not_refused() -> None:
-    message = HumanMessage("", additional_kwargs={"a": nested(27)})
-    assert decode_message(encode_message(message, 0), 0) == message
+def test_names_of_a_messages_own_fields_have_to_be_dynamodbs() -> None:
+    assert refusal(HumanMessage("", **{"": 1})).startswith("messages[3][''] cannot be stored: DynamoDB has no empty")
 
 
-def test_the_content_itself_can_be_at_fault() -> None:
-    assert refusal(HumanMessage([{"type": "x", "at": math.nan}])).startswith("messages[3].content[0].at cannot")
+@pytest.mark.parametrize("levels", [26, 27, 28, 60, MAX_NESTING - 3])
+@pytest.mark.parametrize("innermost", ["x", math.nan, {"a": 1}, {}, set()], ids=str)
+def test_what_is_deeper_than_dynamodb_allows_comes_back_equal(levels: int, innermost: Any) -> None:
+    value = nested(levels, innermost)
+    stored = encode_message(HumanMessage("", additional_kwargs={"a": value}), 0)
+    assert same(value, decode_message(stored, 0).additional_kwargs["a"])
+    assert depth(stored) <= 31, "the list of messages is the first level of 32"
+    native = innermost == "x" or isinstance(innermost, dict)
+    assert ("$chathistory" in json.dumps(stored)) == (not native or levels + isinstance(innermost, dict) > 27)
+
+
+def depth(value: dict[str, Any]) -> int:
+    """How many levels of lists and maps there are."""
+    ((kind, content),) = value.items()
+    inner = content if kind == "L" else content.values() if kind == "M" else []
+    return (kind in "LM") + max(map(depth, inner), default=0)
 
 
 class Mine(HumanMessage):
-    pass
+    extra: int = 1
+
+
+class Other(AIMessage):
+    """A subclass that another field of its own does not tell apart."""
 
 
 class Unknown(BaseMessage):
     type: str = "unknown"
 
 
+class Failing(HumanMessage):
+    when: int = 1
+
+    @field_serializer("when")
+    def fail(self, value: int) -> int:
+        raise KeyError(SECRET)
+
+
+@pytest.mark.parametrize("message", [Mine(content="x"), Other(content="x", id="1")], ids=described)
+def test_a_subclass_comes_back_as_the_class_that_its_dump_names(message: BaseMessage) -> None:
+    back = decode_message(encode_message(message, 0), 0)
+    assert type(back) is type(message).__mro__[1]
+    assert back.model_dump() == message.model_dump()
+
+
+def test_tool_calls_that_were_taken_away_do_not_come_back() -> None:
+    calls = [{"id": "1", "function": {"name": "f", "arguments": "{}"}, "type": "function"}]
+    message = AIMessage("", additional_kwargs={"tool_calls": calls})
+    assert message.tool_calls
+    assert decode_message(encode_message(message, 0), 0) == message
+    message.tool_calls = []
+    assert decode_message(encode_message(message, 0), 0) == message
+
+
+def test_a_tool_call_without_a_type_gets_one_from_langchain_core() -> None:
+    message = AIMessage("")
+    message.tool_calls = [{"name": "f", "args": {"a": 1}, "id": "1"}]
+    back = decode_message(encode_message(message, 0), 0)
+    assert back == AIMessage("", tool_calls=message.tool_calls)
+
+
 @pytest.mark.parametrize(
-    ("message", "reason"),
+    ("message", "place", "reason"),
     [
-        (Mine(content="x"), "a Mine would come back as a HumanMessage"),
-        (Unknown(content="x"), "this langchain-core does not know its type"),
-        ("text", "str is not a langchain_core message"),
-        (("human", "text"), "tuple is not a langchain_core message"),
-        (HumanMessage("x").model_copy(update={"content": 5}), "langchain-core refuses it: content.str: string_type"),
+        (Unknown(content="x"), ".type", "this langchain-core does not know its type"),
+        ("text", "", "str is not a langchain_core message"),
+        (("human", "text"), "", "tuple is not a langchain_core message"),
+        (Failing(content="x"), ".when", "its serializer fails with PydanticSerializationError"),
+        (
+            HumanMessage("x").model_copy(update={"content": 5}),
+            ".content",
+            "langchain-core refuses it: content.str: string_type",
+        ),
+        (
+            AIMessage("x").model_copy(update={"usage_metadata": {"input_tokens": 10**40}}),
+            ".usage_metadata",
+            "DynamoDB has no form for a value in it, and langchain-core reads no other",
+        ),
+        (
+            AIMessage("x").model_copy(update={"tool_calls": [{"name": "f", "args": {}, "id": "1", "more": 2}]}),
+            ".tool_calls",
+            "nothing could read it back (langchain-core fails on it with TypeError)",
+        ),
+        (
+            ToolMessage("x", tool_call_id="5").model_copy(update={"tool_call_id": 5}),
+            ".tool_call_id",
+            "langchain-core would not read it back as it is",
+        ),
+        (
+            ChatMessage(content="x", role="r").model_copy(update={"role": None, "more": object()}),
+            ".more",
+            "a object has no plain form",
+        ),
     ],
 )
-def test_a_message_that_would_not_come_back_is_refused(message: Any, reason: str) -> None:
-    assert reason in refusal(message)
+def test_a_message_that_would_not_come_back_is_refused(message: Any, place: str, reason: str) -> None:
+    text = refusal(message)
+    assert text.startswith(f"messages[3]{place} cannot be stored: ")
+    assert reason in text
 
 
 SECRET = "the launch code is 0000"

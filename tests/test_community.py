@@ -11,10 +11,13 @@ import pytest
 from conftest import Make
 from faces import PLAIN_FACES, Face
 from langchain_community.chat_message_histories import DynamoDBChatMessageHistory as Theirs
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from plain_values import EXACT, same
+from pydantic import BaseModel
 from samples import EVERY_TYPE, described, humans, texts
 
-from chathistory_async import DynamoDBChatMessageHistory
+from chathistory_async import DynamoDBChatMessageHistory, MessageNotStorableError
 
 # Without the encrypted one, which langchain-community cannot read.
 FACES = PLAIN_FACES
@@ -93,6 +96,66 @@ async def test_our_floats_can_be_read_by_them(face: type[Face], make: Make, thei
     assert theirs.messages[0].additional_kwargs == {"score": Decimal("0.5")}
 
 
+async def test_they_read_past_what_dynamodb_has_no_form_for_and_keep_it(
+    face: type[Face], make: Make, theirs: Theirs
+) -> None:
+    messages = [ToolMessage("text", tool_call_id=name, artifact=value) for name, value in EXACT.items()]
+    await face(make()).add(messages)
+    assert texts(theirs.messages) == ["text"] * len(messages)
+    assert "text" in str(theirs)
+    theirs.add_messages(humans("written anew, with all that was there"))
+    *back, _ = await face(make()).read()
+    for message in back:
+        assert isinstance(message, ToolMessage)
+        assert same(EXACT[message.tool_call_id], message.artifact)
+
+
+async def test_objects_are_stored_as_they_store_them(face: type[Face], make: Make, theirs: Theirs, item: Any) -> None:
+    class Person(BaseModel):
+        name: str
+        tags: tuple[str, ...] = ("x",)
+
+    person = Person(name="Ada")
+    messages: list[BaseMessage] = [
+        AIMessage("", additional_kwargs={"parsed": person}, response_metadata={"rows": [(1, "Ada"), (2, None)]}),
+        ToolMessage("x", tool_call_id="1", artifact=[Document(page_content="x", metadata={"n": 1})]),
+        Mine(content="x", mood="merry"),
+    ]
+    theirs.add_messages([message.model_copy(deep=True) for message in messages])
+    stored_by_them = item()["History"]
+    theirs.clear()
+    await face(make()).add(messages)
+    assert item()["History"] == stored_by_them
+    assert theirs.messages == await face(make()).read()
+
+
+async def test_a_subclass_that_they_could_not_read_again_is_refused(
+    face: type[Face], make: Make, theirs: Theirs, item: Any
+) -> None:
+    with pytest.raises(
+        MessageNotStorableError, match=r"messages\[1\].type cannot be stored: nothing could read it back"
+    ):
+        await face(make()).add([HumanMessage("x"), Unknown(content="x")])
+    assert item() is None
+    theirs.add_messages([Unknown(content="x")])
+    with pytest.raises(ValueError, match="unexpected message type"):
+        _ = theirs.messages
+
+
+class Mine(AIMessage):
+    mood: str = "calm"
+
+
+class Unknown(BaseMessage):
+    type: str = "unknown"
+
+
+async def test_their_dicts_are_never_taken_for_marks(face: type[Face], make: Make, theirs: Theirs) -> None:
+    extra = {"a": {"$set": [1]}, "b": {"$float": "nan"}, "c": {"$dict": []}, "d": {"$chathistory": 1}}
+    theirs.add_messages([HumanMessage("x", additional_kwargs=extra)])
+    assert await face(make()).read() == [HumanMessage("x", additional_kwargs=extra)]
+
+
 def test_the_signature_is_theirs_and_ours_come_after() -> None:
     their_parameters = inspect.signature(Theirs).parameters
     our_parameters = inspect.signature(DynamoDBChatMessageHistory).parameters
@@ -108,6 +171,7 @@ def test_the_signature_is_theirs_and_ours_come_after() -> None:
         "kms_endpoint_url",
         "sort_key_name",
         "fast_path",
+        "default",
     ]
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in ours_only)
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from conftest import Make
 from faces import ALL_FACES, SDK_FACES, Face
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from plain_values import EXACT, OBJECTS, UNDECODABLE_NAME, Holder, same
 from proxy import Proxy
 from samples import EVERY_TYPE, FLOATS, humans, texts
 
-from chathistory_async import DynamoDBChatMessageHistory
+from chathistory_async import DynamoDBChatMessageHistory, MessageNotStorableError
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 Stored = Callable[..., list[Any]]
@@ -57,6 +59,86 @@ async def test_bytes_and_sets_come_back_equal(face: type[Face], make: Make) -> N
     message = HumanMessage("x", additional_kwargs=extra)
     await face(make()).add([message])
     assert await face(make()).read() == [message]
+
+
+async def test_objects_come_back_in_their_plain_form(face: type[Face], make: Make) -> None:
+    given = {name: value for name, (value, _) in OBJECTS.items()}
+    expected = {name: plain for name, (_, plain) in OBJECTS.items()}
+    call: Any = {"name": "f", "args": {"objects": given}, "id": "1"}
+    tool = ToolMessage("x", tool_call_id="1", artifact=[given], additional_kwargs=given, response_metadata=given)
+    await face(make()).add(
+        [HumanMessage("before"), tool, AIMessage([{"type": "x", "objects": given}], tool_calls=[call])]
+    )
+    before, tool_back, answer = await face(make()).read()
+    assert before == HumanMessage("before")
+    assert isinstance(tool_back, ToolMessage)
+    assert isinstance(answer, AIMessage)
+    assert same([expected], tool_back.artifact)
+    assert same(expected, tool_back.additional_kwargs)
+    assert same(expected, tool_back.response_metadata)
+    assert same([{"type": "x", "objects": expected}], answer.content)
+    assert same({"objects": expected}, answer.tool_calls[0]["args"])
+
+
+async def test_plain_values_come_back_exactly(face: type[Face], make: Make) -> None:
+    await face(make()).add(
+        [ToolMessage([{"type": "x", "v": value}], tool_call_id=name, artifact=value) for name, value in EXACT.items()]
+    )
+    for back in await face(make()).read():
+        assert isinstance(back, ToolMessage)
+        assert same(EXACT[back.tool_call_id], back.artifact)
+        assert same([{"type": "x", "v": EXACT[back.tool_call_id]}], back.content)
+
+
+async def test_content_with_surrogates(face: type[Face], make: Make) -> None:
+    messages = [HumanMessage(UNDECODABLE_NAME), AIMessage("a pair: \ud835\udcb3")]
+    await face(make()).add(messages)
+    exact = face.encrypted or face.collection
+    nearest = ["caf\ufffd.txt", "a pair: \U0001d4b3"]
+    assert texts(await face(make()).read()) == (texts(messages) if exact else nearest)
+
+
+class Mine(AIMessage):
+    mood: str = "calm"
+
+
+async def test_a_subclass_comes_back_as_the_class_that_its_dump_names(face: type[Face], make: Make) -> None:
+    await face(make()).add([Mine(content="x", mood="merry")])
+    [back] = await face(make()).read()
+    assert type(back) is AIMessage
+    assert back.model_dump() == Mine(content="x", mood="merry").model_dump()
+
+
+class Connection:
+    pass
+
+
+async def test_what_nothing_else_converts_is_converted_by_default(face: type[Face], make: Make) -> None:
+    def convert(value: Any) -> Any:
+        return {"kind": type(value).__name__, "rows": [(1, Decimal(2))]}
+
+    await face(make(default=convert)).add([ToolMessage("x", tool_call_id="1", artifact=[Connection()])])
+    [back] = await face(make()).read()
+    assert isinstance(back, ToolMessage)
+    assert back.artifact == [{"kind": "Connection", "rows": [[1, 2]]}]
+
+
+async def test_what_has_no_plain_form_is_refused_before_any_write_and_logged(
+    face: type[Face], through: Through, proxy: Proxy, session_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "the launch code is 0000"
+    bad = AIMessage(secret, additional_kwargs={"parsed": Holder(items=[secret, secret, 3, Connection()])})
+    with pytest.raises(MessageNotStorableError) as caught:
+        await face(through()).add([HumanMessage(secret), bad, HumanMessage(secret)])
+    assert not proxy.seen
+    assert str(caught.value).startswith(
+        "messages[1].additional_kwargs.parsed.items[3] cannot be stored: a Connection has no plain form"
+    )
+    [record] = [record for record in caplog.records if record.name == "chathistory_async"]
+    assert record.levelname == "ERROR"
+    assert record.getMessage() == f"Nothing was stored: {caught.value}"
+    assert session_id in record.getMessage()
+    assert secret not in caplog.text
 
 
 async def test_a_handle_sees_what_another_wrote(face: type[Face], make: Make) -> None:

@@ -287,7 +287,7 @@ class TestReplacing:
         await make().aadd_messages(humans(0))
         [stored] = await all_stored(make())
         with pytest.raises(MessageNotStorableError):
-            await make().areplace_message(stored.id, HumanMessage("", additional_kwargs={"a": float("nan")}))
+            await make().areplace_message(stored.id, HumanMessage("", additional_kwargs={"a": object()}))
         assert texts(await make().aget_messages()) == ["0"]
 
     @pytest.mark.parametrize("fault", [*UNANSWERED, Fault.ERROR_500])
@@ -409,6 +409,13 @@ class TestCopying:
         copy = await history.acopy_to("two", key=two)
         assert copy.key == two
         assert texts(await make(key=two).aget_messages()) == ["0"]
+
+    async def test_has_the_same_default(self, make: Make, session_id: str) -> None:
+        history = make(default=lambda value: type(value).__name__)
+        await history.aadd_messages(humans(0))
+        copy = await history.acopy_to(f"{session_id}-copy")
+        await copy.aadd_messages([HumanMessage("1", additional_kwargs={"a": object()})])
+        assert (await copy.aget_messages())[1].additional_kwargs == {"a": "object"}
 
     async def test_to_itself_is_refused(self, make: Make, session_id: str) -> None:
         with pytest.raises(ValueError, match="cannot be copied to itself"):

@@ -160,7 +160,7 @@ async def test_nothing_of_a_batch_with_one_refused_message_is_sent(
     face: type[Face], through: Through, proxy: Proxy
 ) -> None:
     history = through()
-    batch = [*humans(*range(250)), HumanMessage("", response_metadata={"logprobs": [float("nan")]})]
+    batch = [*humans(*range(250)), HumanMessage("", response_metadata={"logprobs": [object()]})]
     with pytest.raises(MessageNotStorableError) as caught:
         await face(history).add(batch)
     assert "messages[250].response_metadata.logprobs[0] cannot be stored" in str(caught.value)

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import json
 import math
-import uuid
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, messages_to_dict
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage, messages_to_dict
+from plain_values import (
+    ADA,
+    ADA_PLAIN,
+    EXACT,
+    OBJECTS,
+    REFUSED,
+    UNDECODABLE_NAME,
+    cyclic,
+    nested,
+    same,
+)
+from pydantic import BaseModel, field_serializer
 from samples import EVERY_TYPE, NESTED, described
 
 from chathistory_async import MessageNotStorableError, UndecodableItemError
-from chathistory_async._json_codec import MAX_NESTING, decode_json, encode_json
+from chathistory_async._json_codec import decode_json, encode_json
+from chathistory_async._plain import MAX_NESTING, plain_value
 
 SECRET = "the launch code is 0000"
-MARKS = ["$bytes", "$set", "$int", "$$set", "$$$int", "$other", "$"]
+MARKS = ["$bytes", "$set", "$int", "$float", "$text", "$dict", "$$set", "$$$int", "$other", "$"]
 
-text = st.text(st.characters(codec="utf-8"))
-numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+text = st.text()
+numbers = st.integers() | st.floats()
 scalars = st.none() | st.booleans() | numbers | text | st.binary()
 values = st.recursive(
     scalars,
@@ -33,9 +45,9 @@ values = st.recursive(
 )
 
 
-def refusal(message: Any) -> str:
+def refusal(message: Any, default: Any = None) -> str:
     with pytest.raises(MessageNotStorableError) as caught:
-        encode_json(message, 3)
+        encode_json(message, 3, default)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None, "its text could hold content"
     return str(caught.value)
@@ -59,23 +71,45 @@ def test_the_text_is_that_of_message_to_dict(message: BaseMessage) -> None:
 
 
 @given(values)
-def test_any_storable_value_reads_back_equal(value: Any) -> None:
-    message = AIMessage("", additional_kwargs={"value": value})
-    back = decode_json(encode_json(message, 0), 0)
-    assert back == message
+def test_any_plain_value_reads_back_equal(value: Any) -> None:
+    back = decode_json(encode_json(AIMessage("", additional_kwargs={"value": value}), 0), 0)
+    assert same(value, back.additional_kwargs["value"])
     assert type(back.additional_kwargs["value"]) is type(value)
 
 
 @given(st.decimals())
-def test_a_decimal_reads_back_equal_or_is_refused(number: Decimal) -> None:
-    assume(not number.is_snan())
-    message = HumanMessage("", additional_kwargs={"n": number})
-    try:
-        back = decode_json(encode_json(message, 0), 0).additional_kwargs["n"]
-    except MessageNotStorableError:
-        return
-    assert back == number
-    assert type(back) in {int, float}
+def test_a_decimal_comes_back_as_the_number_that_is_next_to_it(number: Decimal) -> None:
+    back = decode_json(encode_json(HumanMessage("", additional_kwargs={"n": number}), 0), 0).additional_kwargs["n"]
+    if number.is_nan():
+        assert math.isnan(back)
+    else:
+        assert float(back) == float(number)
+
+
+@pytest.mark.parametrize(("value", "expected"), OBJECTS.values(), ids=OBJECTS)
+def test_an_object_comes_back_in_its_plain_form(value: Any, expected: Any) -> None:
+    message = ToolMessage("", tool_call_id="1", artifact=value, additional_kwargs={"a": [value]})
+    back = decode_json(encode_json(message, 0), 0)
+    assert isinstance(back, ToolMessage)
+    assert same(expected, back.artifact)
+    assert same([expected], back.additional_kwargs["a"])
+
+
+@pytest.mark.parametrize("value", EXACT.values(), ids=EXACT)
+def test_a_plain_value_comes_back_exactly(value: Any) -> None:
+    message = ToolMessage([{"type": "x", "v": value}], tool_call_id="1", artifact=value)
+    back = decode_json(encode_json(message, 0), 0)
+    assert isinstance(back, ToolMessage)
+    assert same(value, back.artifact)
+    assert same([{"type": "x", "v": value}], back.content)
+
+
+@pytest.mark.parametrize("value", ["\ud800", "\ud835\udcb3", UNDECODABLE_NAME])
+def test_text_with_surrogates_comes_back_equal_in_every_field(value: str) -> None:
+    message = HumanMessage(value, name=value, id=value, extra=value)
+    back = decode_json(encode_json(message, 0), 0)
+    assert back == message
+    encode_json(message, 0).decode()
 
 
 @pytest.mark.parametrize(
@@ -100,6 +134,12 @@ def test_a_decimal_reads_back_equal_or_is_refused(number: Decimal) -> None:
         (3.0, 3.0),
         (Decimal("1.5"), 1.5),
         (Decimal(10) ** 20, {"$int": "1" + "0" * 20}),
+        (math.nan, {"$float": "nan"}),
+        (math.inf, {"$float": "inf"}),
+        (-math.inf, {"$float": "-inf"}),
+        ("a\\\udc80", {"$text": "a\\\\\\udc80"}),
+        ("\ud835\udcb3", {"$text": "\\ud835\\udcb3"}),
+        ({"\udc80": b""}, {"$dict": [[{"$text": "\\udc80"}, {"$bytes": ""}]]}),
     ],
     ids=str,
 )
@@ -107,37 +147,20 @@ def test_what_json_has_no_form_for_is_marked(value: Any, form: Any) -> None:
     message = HumanMessage("", additional_kwargs={"v": value})
     stored = encode_json(message, 0)
     assert json.loads(stored)["data"]["additional_kwargs"]["v"] == form
+    assert same(plain_value(value), decode_json(stored, 0).additional_kwargs["v"])
+
+
+def test_an_integer_of_more_digits_than_python_writes_is_hexadecimal() -> None:
+    message = HumanMessage("", additional_kwargs={"n": -(16**5000)})
+    stored = encode_json(message, 0)
+    assert json.loads(stored)["data"]["additional_kwargs"]["n"] == {"$int": "-0x1" + "0" * 5000}
     assert decode_json(stored, 0) == message
 
 
-def nested(levels: int) -> Any:
-    value: Any = b"x"
-    for _ in range(levels):
-        value = [value]
-    return value
-
-
-@pytest.mark.parametrize(
-    ("extra", "path", "reason"),
-    [
-        ({"a": math.nan}, ".additional_kwargs.a", "JSON has no number for nan"),
-        ({"a": [1, {"b": -math.inf}]}, ".additional_kwargs.a[1].b", "JSON has no number for -inf"),
-        ({"a": Decimal("-Infinity")}, ".additional_kwargs.a", "JSON has no number for NaN and infinity"),
-        ({"a": Decimal("1e400")}, ".additional_kwargs.a", "too large for a float"),
-        ({"a": Decimal("0.1")}, ".additional_kwargs.a", "would come back as another number"),
-        ({"a": 10**5000}, ".additional_kwargs.a", "more digits than Python converts"),
-        ({"a": (1, 2)}, ".additional_kwargs.a", "a tuple would come back as a list"),
-        ({"a": {(1, 2)}}, ".additional_kwargs.a", "a tuple would come back as a list"),
-        ({"a b": {"c.d": object()}}, ".additional_kwargs['a b']['c.d']", "object has no stored form"),
-        ({"id": uuid.UUID(int=0)}, ".additional_kwargs.id", "UUID has no stored form"),
-        ({1: "a"}, ".additional_kwargs[1]", "keys must be text, not int"),
-        ({"a": "\ud800"}, ".additional_kwargs.a", "lone surrogate"),
-        ({"a": nested(MAX_NESTING)}, ".additional_kwargs.a" + "[0]" * (MAX_NESTING - 2), "nested deeper than 200"),
-    ],
-)
-def test_what_cannot_be_stored_is_refused_with_its_path(extra: dict[Any, Any], path: str, reason: str) -> None:
+@pytest.mark.parametrize(("extra", "path", "reason"), REFUSED)
+def test_what_has_no_plain_form_is_refused_with_its_path(extra: dict[Any, Any], path: str, reason: str) -> None:
     text = refusal(HumanMessage("").model_copy(update={"additional_kwargs": extra}))
-    assert text.startswith(f"messages[3]{path} cannot be stored: ")
+    assert text.startswith(f"messages[3].additional_kwargs{path} cannot be stored: ")
     assert reason in text
 
 
@@ -147,25 +170,97 @@ def test_the_deepest_nesting_is_not_refused() -> None:
 
 
 class Mine(HumanMessage):
-    pass
+    extra: int = 1
+
+
+def test_a_subclass_comes_back_as_the_class_that_its_dump_names() -> None:
+    back = decode_json(encode_json(Mine(content="x"), 0), 0)
+    assert type(back) is HumanMessage
+    assert back.model_dump() == Mine(content="x").model_dump()
+
+
+class Unknown(BaseMessage):
+    type: str = "unknown"
 
 
 @pytest.mark.parametrize(
-    ("message", "reason"),
+    ("message", "place", "reason"),
     [
-        (Mine(content="x"), "a Mine would come back as a HumanMessage"),
-        ("text", "str is not a langchain_core message"),
-        (HumanMessage("x").model_copy(update={"content": 5}), "langchain-core refuses it: content.str: string_type"),
+        (Unknown(content="x"), ".type", "this langchain-core does not know its type"),
+        ("text", "", "str is not a langchain_core message"),
+        (
+            HumanMessage("x").model_copy(update={"content": 5}),
+            ".content",
+            "langchain-core refuses it: content.str: string_type",
+        ),
     ],
 )
-def test_a_message_that_would_not_come_back_is_refused(message: Any, reason: str) -> None:
-    assert reason in refusal(message)
+def test_a_message_that_would_not_come_back_is_refused(message: Any, place: str, reason: str) -> None:
+    text = refusal(message)
+    assert text.startswith(f"messages[3]{place} cannot be stored: ")
+    assert reason in text
+
+
+class Account:
+    def __repr__(self) -> str:
+        return SECRET
+
+
+def reveal(value: Any) -> Any:
+    raise ValueError(SECRET, value)
 
 
 def test_no_refusal_quotes_content() -> None:
-    assert SECRET not in refusal(AIMessage(SECRET, additional_kwargs={"a": [SECRET, object()]}))
-    for card in ("4111111111111111E+300", "NaN4111111111111111", "0.4111111111111111"):
-        assert "4111" not in refusal(AIMessage("", additional_kwargs={"card": Decimal(card)}))
+    message = AIMessage(SECRET, additional_kwargs={"a": [SECRET, Account(), {Account(): SECRET}]})
+    assert SECRET not in refusal(message)
+    assert SECRET not in refusal(message, default=reveal)
+    assert SECRET not in refusal(message, default=lambda value: {Account(): 1})
+
+
+class TestDefault:
+    def test_converts_what_nothing_else_can(self) -> None:
+        message = AIMessage("", additional_kwargs={"a": [Account(), {"b": Account()}], "model": ADA})
+        stored = encode_json(message, 0, lambda value: {"is": type(value).__name__})
+        plain = {"is": "Account"}
+        assert decode_json(stored, 0).additional_kwargs == {"a": [plain, {"b": plain}], "model": ADA_PLAIN}
+
+    def test_may_return_what_is_converted_in_turn(self) -> None:
+        class Wrapped:
+            pass
+
+        steps: dict[type, Callable[[], Any]] = {Account: lambda: (Wrapped(), ADA), Wrapped: lambda: b"\xff"}
+        stored = encode_json(AIMessage("", additional_kwargs={"a": Account()}), 0, lambda value: steps[type(value)]())
+        assert decode_json(stored, 0).additional_kwargs == {"a": [b"\xff", ADA_PLAIN]}
+
+    def test_is_asked_for_a_model_whose_dump_fails(self) -> None:
+        class Failing(BaseModel):
+            when: int = 1
+
+            @field_serializer("when")
+            def fail(self, value: int) -> int:
+                raise ValueError
+
+        message = AIMessage("kept", additional_kwargs={"a": [Failing()], "b": ADA})
+        assert "additional_kwargs.a[0].when cannot be stored: its serializer fails" in refusal(message)
+        back = decode_json(encode_json(message, 0, lambda value: type(value).__name__), 0)
+        assert back == AIMessage("kept", additional_kwargs={"a": ["Failing"], "b": ADA_PLAIN})
+
+    @pytest.mark.parametrize(
+        ("default", "reason"),
+        [
+            (reveal, "default= fails on a Account with ValueError"),
+            (lambda value: value, "default= returns the Account itself"),
+            (lambda value: Account(), "nested deeper than 200 levels"),
+        ],
+    )
+    def test_is_held_to_what_it_returns(self, default: Any, reason: str) -> None:
+        text = refusal(AIMessage("", additional_kwargs={"a": [Account()]}), default=default)
+        assert text.startswith("messages[3].additional_kwargs.a[0] cannot be stored: ")
+        assert reason in text
+
+    def test_the_path_goes_on_into_what_it_returns(self) -> None:
+        text = refusal(AIMessage("", additional_kwargs={"a": Account()}), default=lambda value: {"b": [cyclic()]})
+        assert text.startswith("messages[3].additional_kwargs.a.b[0].self[1] cannot")
 
 
 def deep_in_the_stack(frames: int, work: Callable[[], Any]) -> Any:
@@ -176,11 +271,13 @@ def test_what_is_stored_is_read_from_deep_in_the_stack_and_what_is_too_deep_is_r
     message = HumanMessage("", additional_kwargs={"a": nested(MAX_NESTING - 2)})
     stored = encode_json(message, 0)
     assert deep_in_the_stack(600, lambda: decode_json(stored, 0)) == message
-    assert "nested" in deep_in_the_stack(700, lambda: refusal(message))
+    assert "additional_kwargs.a[0][0][0]" in (text := deep_in_the_stack(700, lambda: refusal(message)))
+    assert "it is nested too deeply" in text
     value: Any = frozenset()
     for _ in range(3000):
         value = frozenset([value])
-    assert "nested" in refusal(HumanMessage("").model_copy(update={"additional_kwargs": {"a": value}}))
+    text = refusal(HumanMessage("").model_copy(update={"additional_kwargs": {"a": value}}))
+    assert text.startswith("messages[3].additional_kwargs.a cannot be stored: it is nested")
 
 
 @pytest.mark.parametrize(
@@ -195,6 +292,9 @@ def test_what_is_stored_is_read_from_deep_in_the_stack_and_what_is_too_deep_is_r
         (b'{"type": "human", "data": {"content": {"$int": "x"}}}', "it has a $int of another form"),
         (b'{"type": "human", "data": {"content": {"$bytes": "x"}}}', "it has a $bytes of another form"),
         (b'{"type": "human", "data": {"content": {"$set": [[]]}}}', "it has a $set of another form"),
+        (b'{"type": "human", "data": {"content": {"$float": "1"}}}', "it has a $float of another form"),
+        (b'{"type": "human", "data": {"content": {"$text": 1}}}', "it has a $text of another form"),
+        (b'{"type": "human", "data": {"content": {"$dict": [1]}}}', "it has a $dict of another form"),
         (
             b'{"type": "human", "data": ' + b'{"$a": ' * 9999 + b"1" + b"}" * 10000,
             "it is not the JSON text of a message",

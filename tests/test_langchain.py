@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from conftest import Make
+from faces import ALL_FACES, Face
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
+from pydantic import BaseModel
 from samples import texts
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
+
+FACES = ALL_FACES
 
 
 def answer(messages: list[BaseMessage]) -> AIMessage:
@@ -88,3 +93,39 @@ async def test_history_size_bounds_the_prompt(collection_table: str, session_id:
         for _ in range(4):
             reply = await chain.ainvoke({"question": "more"}, config(session_id))
         assert reply.content.startswith(f"{size + 1} messages so far")
+
+
+class Person(BaseModel):
+    name: str
+
+
+def answering(reply: AIMessage, make: Make) -> Runnable[Any, Any]:
+    model: Runnable[Any, AIMessage] = RunnableLambda(lambda _: reply)
+    return RunnableWithMessageHistory(model, lambda session_id: make(session=session_id))
+
+
+def test_a_turn_with_objects_is_stored_whole(face: type[Face], make: Make, session_id: str) -> None:
+    reply = AIMessage("Ada", additional_kwargs={"parsed": Person(name="Ada")}, response_metadata={"rows": [(1, "Ada")]})
+    chain = answering(reply, make)
+    assert chain.invoke([HumanMessage("who?")], config(session_id)).content == "Ada"
+    question, answer = make(session=session_id).messages
+    assert question == HumanMessage("who?")
+    assert answer == AIMessage(
+        "Ada", additional_kwargs={"parsed": {"name": "Ada"}}, response_metadata={"rows": [[1, "Ada"]]}
+    )
+
+
+def test_a_turn_that_cannot_be_stored_is_told_at_error(
+    face: type[Face], make: Make, session_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    reply = AIMessage("Ada", additional_kwargs={"connection": [threading.Lock()]})
+    chain = answering(reply, make)
+    with caplog.at_level("ERROR", "chathistory_async"):
+        assert chain.invoke([HumanMessage("who?")], config(session_id)) is reply, "the exception is swallowed"
+    assert make(session=session_id).messages == []
+    [record] = [record for record in caplog.records if record.name == "chathistory_async"]
+    assert record.levelname == "ERROR"
+    assert (
+        "messages[1].additional_kwargs.connection[0] cannot be stored: a lock has no plain form" in record.getMessage()
+    )
+    assert f"session SessionId={session_id!r}" in record.getMessage()

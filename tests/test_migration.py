@@ -20,7 +20,8 @@ from botocore.config import Config
 from conftest import created_table
 from langchain_community.chat_message_histories import DynamoDBChatMessageHistory as Theirs
 from langchain_core.chat_history import BaseChatMessageHistory
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from plain_values import EXACT, same
 from proxy import Fault, Proxy, Seen
 from samples import EVERY_TYPE, FLOATS, NESTED, humans, texts
 
@@ -78,6 +79,23 @@ async def read(store: ChatHistoryStore, session_id: str) -> list[BaseMessage]:
 async def mark_deleted(target: ChatHistoryStore, session_id: str) -> None:
     layout: Any = target.session(session_id)._layout
     await call(target._clients, Migration(layout).mark_deleted(), Place(target._layout.table_name))
+
+
+async def test_what_dynamodb_has_no_form_for_is_copied_compared_and_recognised(
+    source: ChatHistoryStore, target: ChatHistoryStore, session_id: str
+) -> None:
+    await source.session(session_id).aadd_messages(
+        [ToolMessage("x", tool_call_id=name, artifact=[value]) for name, value in EXACT.items()]
+    )
+    assert await outcome(target, source, session_id) == ("copied", len(EXACT), len(EXACT))
+    # Which writes all messages anew.
+    Theirs(source._layout.table_name, session_id).add_messages(humans("later"))
+    assert await outcome(target, source, session_id) == ("copied", 1, len(EXACT) + 1)
+    assert (await outcome(target, source, session_id, delete_source=True))[0] == "moved"
+    *back, _ = await read(target, session_id)
+    for message in back:
+        assert isinstance(message, ToolMessage)
+        assert same([EXACT[message.tool_call_id]], message.artifact)
 
 
 @pytest.fixture

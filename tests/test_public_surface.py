@@ -65,6 +65,8 @@ MODULES = [
     "_slices",
     "_json_codec",
     "_codec",
+    "_json_text",
+    "_plain",
     "_calls",
     "_clients",
     "_lane",

@@ -15,6 +15,7 @@ import pytest
 from botocore.config import Config
 from conftest import created_table
 from langchain_core.messages import HumanMessage
+from plain_values import EXACT, OBJECTS, same
 from proxy import Fault, Proxy
 from samples import humans, texts
 
@@ -338,6 +339,15 @@ class TestTitleAndMetadata:
         }
         assert (await info_of(store, session_id)).metadata == {"b": {"c": [1, None]}, "d": b"\x00"}
 
+    async def test_metadata_may_be_objects(self, new_store: NewStore, session_id: str) -> None:
+        store = new_store(default=lambda value: [type(value).__name__])
+        await store.session(session_id).aadd_messages(humans(1))
+        await store.update_metadata(session_id, {"1": "old"})
+        given: Any = {name: value for name, (value, _) in OBJECTS.items()} | EXACT | {1: "new", "other": object()}
+        plain = {name: value for name, (_, value) in OBJECTS.items()} | EXACT | {"1": "new", "other": ["object"]}
+        assert same(plain, await store.update_metadata(session_id, given))
+        assert same(plain, (await info_of(store, session_id)).metadata)
+
     async def test_metadata_of_many_writers_are_all_kept(self, store: ChatHistoryStore, session_id: str) -> None:
         await store.session(session_id).aadd_messages(humans(1))
         await asyncio.gather(*(store.update_metadata(session_id, {f"n{number}": number}) for number in range(12)))
@@ -376,10 +386,11 @@ class TestTitleAndMetadata:
 
     async def test_what_cannot_be_kept_is_refused(self, store: ChatHistoryStore, session_id: str) -> None:
         await store.session(session_id).aadd_messages(humans(1))
-        with pytest.raises(MessageNotStorableError, match=r"metadata\.a\[1\] cannot be stored"):
-            await store.update_metadata(session_id, {"a": [0, float("nan")]})
-        with pytest.raises(MessageNotStorableError, match="title cannot be stored"):
-            await store.set_title(session_id, "\ud800")
+        with pytest.raises(MessageNotStorableError, match=r"metadata\.a\[1\] cannot be stored: a object has no plain"):
+            await store.update_metadata(session_id, {"a": [0, object()]})
+        for title in ["\ud800", "\ud835\udcb3"]:
+            with pytest.raises(MessageNotStorableError, match="title cannot be stored: the text holds surrogates"):
+                await store.set_title(session_id, title)
         with pytest.raises(ItemTooLargeError, match="title of 4,097 bytes is above 4,096"):
             await store.set_title(session_id, "x" * 4097)
         with pytest.raises(ItemTooLargeError, match=r"metadata of .* is above 65,536"):

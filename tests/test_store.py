@@ -36,6 +36,12 @@ async def name(dynamodb: Any) -> AsyncIterator[str]:
         await store.delete_table()
 
 
+@pytest.mark.parametrize("kind", [ChatHistoryStore, DynamoDBChatMessageHistory])
+def test_a_default_that_cannot_be_called_is_refused(kind: Any) -> None:
+    with pytest.raises(TypeError, match="default must be a function or None, not str"):
+        kind("T", **({} if kind is ChatHistoryStore else {"session_id": "s"}), default="str")
+
+
 @pytest.mark.parametrize(
     ("options", "schema"),
     [

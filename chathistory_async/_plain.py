@@ -1,0 +1,330 @@
+"""The plain form of a message: what ``message_to_dict`` has, in values that every codec can store, exactly.
+
+Plain are None, bool, int, float, str, bytes, and sets, lists and dicts of these; the names of a dict are text. Objects
+take the form that pydantic's dump and ``pydantic_core.to_jsonable_python`` have. What they do not know is given to the
+caller's ``default``. What is left is refused, with the path to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any, TypeAlias
+
+from langchain_core.messages import BaseMessage
+from pydantic import BaseModel
+from pydantic_core import SchemaSerializer, core_schema, to_jsonable_python
+
+Encoder: TypeAlias = Callable[[Any, int], Any]
+Default: TypeAlias = Callable[[Any], Any]
+
+# Python's stack holds 1,000 calls, of which a level takes three here and four in a codec.
+MAX_NESTING = 200
+# From here on an integral Decimal may be either an int or a float of another value (10**40 != 1e40).
+FIRST_AMBIGUOUS_INTEGER = 10**38
+_LONGEST_NAME_IN_A_PATH = 60
+_MISSING = object()
+_NESTED_TOO_DEEPLY = "it is nested too deeply"
+_DUMP = SchemaSerializer(core_schema.any_schema())
+
+
+class Refused(Exception):
+    """A value that cannot be stored: what is wrong with it, and the path to it, built from the inside out."""
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        self.reason = reason
+        self.path = path
+
+    def inside(self, step: str) -> Refused:
+        self.path = step + self.path
+        return self
+
+
+def encode_elements(encode: Encoder, elements: Iterable[object], level: int) -> list[Any]:
+    """Encode a list's elements, each with its index in the path of a refusal."""
+    results = []
+    for index, element in enumerate(elements):
+        try:
+            results.append(encode(element, level))
+        except Refused as refused:
+            raise refused.inside(f"[{index}]") from None
+        except RecursionError:
+            raise Refused(_NESTED_TOO_DEEPLY, f"[{index}]") from None
+    return results
+
+
+def encode_entries(encode: Encoder, entries: Mapping[str, object], level: int) -> dict[str, Any]:
+    """Encode a dict's values, each with its name in the path of a refusal."""
+    results = {}
+    for name, element in entries.items():
+        try:
+            results[name] = encode(element, level)
+        except Refused as refused:
+            raise refused.inside(path_step(name)) from None
+        except RecursionError:
+            raise Refused(_NESTED_TOO_DEEPLY, path_step(name)) from None
+    return results
+
+
+def path_step(name: object) -> str:
+    """Return a name as a step of a path."""
+    if not isinstance(name, (str, int)):
+        return f"[a {type(name).__name__}]"
+    if isinstance(name, str) and len(name) > _LONGEST_NAME_IN_A_PATH:
+        name = f"{name[:_LONGEST_NAME_IN_A_PATH]}…"
+    return f".{name}" if isinstance(name, str) and name.isidentifier() else f"[{name!r}]"
+
+
+def first_loss(value: object, back: object) -> str | None:
+    """Return the path to the first value that was not read back equal, None where all were.
+
+    What was read back may hold more: langchain-core gives a tool call its type, where it has none.
+    """
+    if value == back:
+        return None
+    steps: Iterable[tuple[str, object, object]] = ()
+    if isinstance(value, dict) and isinstance(back, dict):
+        steps = ((path_step(name), value[name], back.get(name, _MISSING)) for name in value)
+    elif isinstance(value, list) and isinstance(back, list) and len(value) == len(back):
+        steps = ((f"[{index}]", *pair) for index, pair in enumerate(zip(value, back, strict=True)))
+    else:
+        return ""
+    return next((step + path for step, one, other in steps if (path := first_loss(one, other)) is not None), None)
+
+
+def dump_of(message: BaseMessage) -> dict[str, Any]:
+    """Return what ``message_to_dict`` has under "data", objects among it."""
+    if not isinstance(message, BaseMessage):
+        raise Refused(f"{type(message).__name__} is not a langchain_core message")
+    try:
+        # As message_to_dict() does, but pydantic's warnings would print the values they warn of.
+        return message.model_dump(warnings=False)
+    except Exception as error:  # noqa: BLE001  # a serializer may be anybody's code
+        raise Refused(f"its model_dump() fails with {type(error).__name__}") from None
+
+
+def plain_message(message: BaseMessage, default: Default | None = None) -> dict[str, Any]:
+    """Return what ``message_to_dict`` has of a message, made plain.
+
+    Raises:
+        Refused: something in it has no plain form.
+    """
+    return _Conversion(default).of_message(message)
+
+
+def plain_value(value: object, default: Default | None = None) -> Any:
+    """Return the plain form of a value.
+
+    Raises:
+        Refused: something in it has none.
+    """
+    return _Conversion(default).of(value, 0)
+
+
+def check_default(default: object) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if default is not None and not callable(default):
+        raise TypeError(f"default must be a function or None, not {type(default).__name__}")
+
+
+def are_equal(one: BaseMessage, other: BaseMessage) -> bool:
+    """Tell whether two messages are of one class and have dumps of one plain form, in which NaN equals NaN."""
+    return type(one) is type(other) and (one == other or plain_message(one) == plain_message(other))
+
+
+class _Conversion:
+    """The conversion of one message or value."""
+
+    def __init__(self, default: Default | None) -> None:
+        self._default = default
+        # The ids of what lies around the value that is converted.
+        self._around: set[int] = set()
+
+    def of_message(self, message: BaseMessage) -> dict[str, Any]:
+        try:
+            data = dump_of(message)
+        except Refused:
+            if not isinstance(message, BaseMessage):
+                raise
+            data = _fields_of(message)
+        return {"type": self.of(message.type, 0), "data": self.of(data, 0)}
+
+    def of(self, value: Any, level: int) -> Any:
+        kind = type(value)
+        if kind in _EXACT:
+            return value
+        if kind is float:
+            # One NaN for all, so that equal forms compare equal: containers take one object for equal to itself.
+            return value if value == value else math.nan
+        for kinds, convert in _SCALARS:
+            if isinstance(value, kinds):
+                return self.of(convert(value), level)
+        if id(value) in self._around:
+            raise Refused("it contains itself")
+        if level >= MAX_NESTING:
+            raise Refused(f"it is nested deeper than {MAX_NESTING} levels")
+        self._around.add(id(value))
+        try:
+            return self._of_container(value, level + 1)
+        finally:
+            self._around.discard(id(value))
+
+    def _of_container(self, value: Any, level: int) -> Any:
+        if isinstance(value, dict):
+            return self._of_dict(value, level)
+        if isinstance(value, (list, tuple, deque)):
+            return encode_elements(self.of, value, level)
+        if isinstance(value, (set, frozenset)):
+            elements = [self.of(element, level) for element in value]
+            try:
+                return set(elements)
+            except TypeError:
+                # Of lists, which tuples have become.
+                return elements
+        return self._of_object(value, level)
+
+    def _of_dict(self, value: Mapping[Any, object], level: int) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        for key, element in value.items():
+            try:
+                results[_free_name(key, results)] = self.of(element, level)
+            except Refused as refused:
+                raise refused.inside(path_step(key)) from None
+            except RecursionError:
+                raise Refused(_NESTED_TOO_DEEPLY, path_step(key)) from None
+        return results
+
+    def _of_object(self, value: Any, level: int) -> Any:
+        """Convert an object as pydantic dumps it, else by ``default``."""
+        if _is_numpy(value):
+            return self.of(_unboxed(value), level)
+        try:
+            dump = _pydantic_dump(value)
+        except Exception as error:  # noqa: BLE001  # a serializer may be anybody's code
+            failure = type(error).__name__
+        else:
+            return self.of(dump, level)
+        if self._default is not None:
+            return self.of(self._by_default(self._default, value), level)
+        if not _names_of(value):
+            raise Refused(f"a {type(value).__name__} has no plain form, and there is no default= that converts it")
+        # Which refuses the value that is at fault.
+        self.of(_fields_of(value), level)
+        raise Refused(f"the dump of a {type(value).__name__} fails with {failure}, and there is no default=")
+
+    def _by_default(self, default: Default, value: Any) -> Any:
+        try:
+            converted = default(value)
+        except Exception as error:  # noqa: BLE001  # its text may hold content
+            raise Refused(f"default= fails on a {type(value).__name__} with {type(error).__name__}") from None
+        if converted is value:
+            raise Refused(f"default= returns the {type(value).__name__} itself")
+        return converted
+
+
+_EXACT = {type(None), bool, int, str, bytes}
+
+
+def _number_of(value: Decimal) -> int | float | str:
+    """Return a Decimal as reading an item returns numbers, as text where that would be infinity or endless digits."""
+    if not value.is_finite():
+        return math.nan if value.is_nan() else float(value)
+    if value.copy_abs() < FIRST_AMBIGUOUS_INTEGER and value == value.to_integral_value():
+        return int(value)
+    number = float(value)
+    return number if math.isfinite(number) else str(value)
+
+
+# In this order: an Enum may be text or a number as well.
+_SCALARS: list[tuple[Any, Callable[[Any], Any]]] = [
+    (Enum, lambda value: value.value),
+    (str, str.__str__),
+    (int, int),
+    (float, float),
+    (Decimal, _number_of),
+    ((bytes, bytearray), bytes),
+    (PurePath, str),
+]
+
+
+def _free_name(key: Any, taken: Mapping[str, object]) -> str:
+    name = key if type(key) is str else _name_of(key)
+    if name in taken:
+        raise Refused("another name of this dict has the same text")
+    return name
+
+
+def _name_of(key: Any) -> str:
+    """Return the text of a dict's key, as pydantic has it."""
+    if isinstance(key, (str, PurePath)) and not isinstance(key, Enum):
+        return str.__str__(key) if isinstance(key, str) else str(key)
+    try:
+        (name,) = to_jsonable_python({_unboxed(key) if _is_numpy(key) else key: None})
+    except Exception:  # noqa: BLE001  # whatever it is, the key has no text
+        raise Refused(f"a {type(key).__name__} has no form as the name of an entry") from None
+    return str(name)
+
+
+def _is_numpy(value: object) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, (numpy.generic, numpy.ndarray))
+
+
+def _unboxed(value: Any) -> Any:
+    """Return what a scalar or array of numpy holds. Some of numpy's own types have to be told which."""
+    kind = {"f": float, "M": str}.get(value.dtype.kind)
+    return (value if kind is None else value.astype(kind)).tolist()
+
+
+def _names_of(value: Any) -> list[str]:
+    if isinstance(value, BaseModel):
+        return [*type(value).model_fields, *(value.model_extra or {})]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [field.name for field in dataclasses.fields(value)]
+    return []
+
+
+def _pydantic_dump(value: object) -> Any:
+    """Return what pydantic dumps an object as: in Python's types, or in JSON's where that is the object itself."""
+    if isinstance(value, Iterator):
+        # It would be used up, and whoever appends it again would store an empty list.
+        raise TypeError
+    dump = _DUMP.to_python(value, warnings=False)
+    return to_jsonable_python(value, inf_nan_mode="constants") if type(dump) is type(value) else dump
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    """Return the fields of what cannot be dumped: dumped one by one, and as they are where that fails too."""
+    fields: dict[str, Any] = {}
+    for name in _names_of(value):
+        try:
+            fields |= _dump_of_field(value, name)
+        except Exception as error:  # noqa: BLE001  # a serializer may be anybody's code
+            fields[name] = getattr(value, name)
+            if _can_be_dumped(fields[name]):
+                raise Refused(f"its serializer fails with {type(error).__name__}", path_step(name)) from None
+    return fields
+
+
+def _dump_of_field(value: Any, name: str) -> dict[str, Any]:
+    if isinstance(value, BaseModel):
+        return value.model_dump(include={name}, warnings=False)
+    return {name: _DUMP.to_python(getattr(value, name), warnings=False)}
+
+
+def _can_be_dumped(value: object) -> bool:
+    try:
+        _DUMP.to_python(value, warnings=False)
+    except Exception:  # noqa: BLE001  # a serializer may be anybody's code
+        return False
+    return True
