@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
+from ._binding import Bound
 from ._calls import Request, call
 from ._clients import Clients
 from ._plain import Default
@@ -35,6 +37,7 @@ _LOGGER = logging.getLogger("chathistory_async")
 In = TypeVar("In")
 Name = TypeVar("Name", int, str)
 Out = TypeVar("Out")
+P = ParamSpec("P")
 
 # An attempt fails only where another writer's succeeded or the first guess was wrong: this many are lost in a row
 # only to a crowd that DynamoDB would throttle.
@@ -137,19 +140,19 @@ class Conversation(ABC):
     async def _call(self, request: Request) -> dict[str, Any]:
         return await call(self._clients, request, self.place)
 
-    async def _open(self, sealed: Mapping[Name, bytes], what: str = "message") -> dict[Name, bytes]:
+    async def _open(self, sealed: Mapping[Name, Bound]) -> dict[Name, bytes]:
         """Open sealed bodies, each under the position or the id of what was read."""
         if not sealed:
             return {}
         if self._sealing is None:
-            first = next(iter(sealed))
+            first, (binding, _) = next(iter(sealed.items()))
             raise ConfigurationError(
-                f"Stored {what} {first} is sealed: give kms_key_id, the KMS key for what is to be written, and"
+                f"Stored {binding.name(first)} is sealed: give kms_key_id, the KMS key for what is to be written, and"
                 " the permission kms:Decrypt on the key of what is stored",
                 self.place,
                 first if isinstance(first, str) else None,
             )
-        return await self._sealing.open(sealed, what)
+        return await self._sealing.open(sealed)
 
     async def _in_slices(self, convert: Callable[[In, int], Out], values: Iterable[In], first: int = 0) -> list[Out]:
         try:
@@ -167,6 +170,26 @@ class Conversation(ABC):
 
     def _conflict(self) -> WriteConflictError:
         return WriteConflictError(f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row", self.place)
+
+
+def leaves_nothing_opened(
+    read: Callable[P, Coroutine[Any, Any, Out]],
+) -> Callable[P, Coroutine[Any, Any, Out]]:
+    """Have a method that opens sealed values raise its errors without the frames and errors below it.
+
+    Those who record errors record local variables too, and some errors hold their input: ``UnicodeDecodeError.object``,
+    ``JSONDecodeError.doc``.
+    """
+
+    @functools.wraps(read)
+    async def reading(*args: P.args, **kwargs: P.kwargs) -> Out:
+        try:
+            return await read(*args, **kwargs)
+        except ChatHistoryError as error:
+            error.__context__ = None
+            raise error.with_traceback(None) from error.__cause__
+
+    return reading
 
 
 def check_sequence(messages: object) -> None:

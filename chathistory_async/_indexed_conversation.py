@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,16 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import BaseMessage
 
+from ._binding import Binding
 from ._calls import ConditionFailed, Item, TransactionCanceled, call, pause
 from ._clients import Clients
 from ._codec import AttributeValue, KeyValue, bytes_of, decode_key_value, encoded, plain_text
-from ._conversation import MAX_ATTEMPTS, now
+from ._conversation import MAX_ATTEMPTS, leaves_nothing_opened, now
 from ._item_collection import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection, Items, StoredPart
 from ._item_collection_conversation import ItemCollectionConversation, refused
 from ._json_codec import decode_value, encode_value
 from ._migration import Migration
 from ._plain import Default
-from ._session_item import INDEX_NAME, SessionItem, StoredSession, is_alive, query_sessions, read_session
+from ._session_item import (
+    INDEX_NAME,
+    SORT_KEY,
+    SessionItem,
+    StoredSession,
+    is_alive,
+    query_sessions,
+    read_session,
+)
 from ._sort_keys import SortKey
 from .errors import ItemTooLargeError, Place, SessionNotFoundError, UndecodableItemError
 
@@ -32,6 +41,7 @@ if TYPE_CHECKING:
 MAX_TITLE_BYTES = 4 * 1024
 MAX_METADATA_BYTES = 64 * 1024
 _RECOUNTS = 8
+_TITLE, _METADATA = Binding("title", SORT_KEY), Binding("metadata", SORT_KEY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +133,12 @@ class IndexedConversation(ItemCollectionConversation):
         stored = await self._stored()
         return None if stored is None else await self.info_of(stored)
 
+    @leaves_nothing_opened
     async def info_of(self, stored: StoredSession) -> SessionInfo:
         """Return what the index knows of the session, of which the item was read already."""
-        title, metadata = await self._texts([stored.title, stored.metadata])
+        title, metadata = await self._texts({_TITLE: stored.title, _METADATA: stored.metadata})
         try:
+            text = None if title is None else title.decode()
             names = {} if metadata is None else decode_value(metadata)
             created_at, last_active_at = _time(stored.created_at), _time(stored.last_active)
         except ValueError:
@@ -136,7 +148,7 @@ class IndexedConversation(ItemCollectionConversation):
         return SessionInfo(
             session_id=decode_key_value(stored.partition_key),
             owner=stored.owner,
-            title=None if title is None else title.decode(),
+            title=text,
             created_at=created_at,
             last_active_at=last_active_at,
             # Below nothing, where messages from before the index were removed.
@@ -148,7 +160,7 @@ class IndexedConversation(ItemCollectionConversation):
         """Set or remove the title."""
         value = None
         if title is not None:
-            value = await self._value(encoded(plain_text, title, "title").encode(), MAX_TITLE_BYTES, "title")
+            value = await self._value(encoded(plain_text, title, "title").encode(), MAX_TITLE_BYTES, _TITLE)
         try:
             await self._write(self._entry.set_title(value, now()))
         except ConditionFailed:
@@ -163,7 +175,7 @@ class IndexedConversation(ItemCollectionConversation):
                 raise self._not_found()
             changed = (await self.info_of(stored)).metadata | plain
             metadata = {name: value for name, value in changed.items() if value is not None}
-            value = await self._value(encode_value(metadata, "metadata"), MAX_METADATA_BYTES, "metadata")
+            value = await self._value(encode_value(metadata, "metadata"), MAX_METADATA_BYTES, _METADATA)
             try:
                 await self._write(self._entry.set_metadata(value, stored.metadata, now()))
             except ConditionFailed:
@@ -255,19 +267,23 @@ class IndexedConversation(ItemCollectionConversation):
         except (KeyError, ValueError):
             raise self._damaged() from None
 
-    async def _value(self, text: bytes, max_bytes: int, name: str) -> AttributeValue:
+    async def _value(self, text: bytes, max_bytes: int, binding: Binding) -> AttributeValue:
         if len(text) > max_bytes:
-            raise ItemTooLargeError(f"The {name} of {len(text):,} bytes is above {max_bytes:,} bytes", self.place)
+            raise ItemTooLargeError(
+                f"The {binding.kind} of {len(text):,} bytes is above {max_bytes:,} bytes", self.place
+            )
         if self._sealing is None:
             return {"S": text.decode()}
-        [sealed] = await self._sealing.seal([text])
+        [sealed] = await self._sealing.seal([(binding, text)])
         return {"B": sealed}
 
-    async def _texts(self, values: Sequence[AttributeValue | None]) -> list[bytes | None]:
+    async def _texts(self, values: Mapping[Binding, AttributeValue | None]) -> list[bytes | None]:
         """Return the texts of attribute values, opened where they are sealed."""
-        sealed = {at: bytes_of(value["B"]) for at, value in enumerate(values) if value is not None and "B" in value}
-        opened = await self._open(sealed, "title or metadata")
-        plain = {at: value["S"].encode() for at, value in enumerate(values) if value is not None and "S" in value}
+        there = {at: (binding, value) for at, (binding, value) in enumerate(values.items()) if value is not None}
+        opened = await self._open(
+            {at: (binding, bytes_of(value["B"])) for at, (binding, value) in there.items() if "B" in value}
+        )
+        plain = {at: value["S"].encode() for at, (_, value) in there.items() if "S" in value}
         return [(opened | plain).get(at) for at in range(len(values))]
 
     def _not_found(self) -> SessionNotFoundError:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from langchain_core.messages import BaseMessage
 
+from ._binding import Binding, Bound
 from ._calls import ConditionFailed, Item, Request, TransactionCanceled, pause
 from ._clients import Clients
 from ._codec import AttributeValue
@@ -23,6 +24,7 @@ from ._conversation import (
     StoredMessage,
     check_sequence,
     from_a_human_message,
+    leaves_nothing_opened,
     now,
     smaller,
 )
@@ -102,6 +104,7 @@ class ItemCollectionConversation(Conversation):
         # The latest messages' sort keys, oldest first, where history_size wants to know them; None before a read.
         self._window: list[SortKey] | None = None
 
+    @leaves_nothing_opened
     async def read(self, limit: int | None = None, *, whole_turns: bool = False) -> list[BaseMessage]:
         """Return the latest messages, oldest first, and read no more than them."""
         check_positive("limit", limit)
@@ -146,14 +149,16 @@ class ItemCollectionConversation(Conversation):
     async def append(self, messages: Sequence[BaseMessage]) -> None:
         """Store a batch in order behind all that was seen: all of it or nothing, up to the limits of a transaction."""
         check_sequence(messages)
+        messages = list(messages)
+        if not messages:
+            return
         size = self._layout.history_size
         left_out = max(0, len(messages) - size) if size is not None else 0
-        bodies = await self._encode(list(messages), left_out)
-        if not bodies:
-            return
-        await self._check_table()
+        # Before the messages are sealed: each is bound to its key.
         first = await self._next_batch()
-        keys = [SortKey(first.tick, first.batch, index) for index in range(len(bodies))]
+        keys = [SortKey(first.tick, first.batch, index) for index in range(len(messages) - left_out)]
+        bodies = await self._encode(messages, keys)
+        await self._check_table()
         items = await self._in_slices(lambda key, index: sized(self._layout.items_of(key, bodies[index], now())), keys)
         done = left_out
         for number, together in enumerate(self._divide(items, left_out)):
@@ -199,7 +204,7 @@ class ItemCollectionConversation(Conversation):
     async def replace(self, message_id: str, message: BaseMessage) -> None:
         """Put another message into the place of one, whole or not at all."""
         key = _key_of(message_id)
-        [body] = await self._encode([message])
+        [body] = await self._encode([message], [key])
         revision = {"S": secrets.token_urlsafe(9)}
         for attempt in range(MAX_ATTEMPTS):
             stored = await self._first_part(key)
@@ -218,6 +223,7 @@ class ItemCollectionConversation(Conversation):
                 return
         raise self._conflict()
 
+    @leaves_nothing_opened
     async def copy_to(self, other: Conversation, upto: str | None) -> None:
         """Append the messages, up to one of them, to another session's."""
         last = None if upto is None else _key_of(upto)
@@ -230,8 +236,9 @@ class ItemCollectionConversation(Conversation):
                     del waiting[:_COPIED_AT_ONCE]
         await other.append(waiting)
 
-    async def _encode(self, messages: Sequence[BaseMessage], left_out: int = 0) -> list[Body]:
-        """Return the bodies of messages but for the first ones; those must be storable too."""
+    async def _encode(self, messages: Sequence[BaseMessage], keys: Sequence[SortKey]) -> list[Body]:
+        """Return the bodies of the last messages, as many as there are keys; the others must be storable too."""
+        left_out = len(messages) - len(keys)
         texts = (await self._in_slices(lambda message, at: encode_json(message, at, self._default), messages))[
             left_out:
         ]
@@ -247,10 +254,13 @@ class ItemCollectionConversation(Conversation):
                 Body(data if encoding else data.decode(), encoding, kind)
                 for (data, encoding), kind in zip(packed, types, strict=True)
             ]
-        sealed = await self._sealing.seal([data for data, _ in packed])
+        sealed = await self._sealing.seal(
+            [(Binding("message", key, encoding), data) for key, (data, encoding) in zip(keys, packed, strict=True)]
+        )
         encodings = [",".join(filter(None, (encoding, _SEALED))) for _, encoding in packed]
         return [Body(data, encoding, None) for data, encoding in zip(sealed, encodings, strict=True)]
 
+    @leaves_nothing_opened
     async def _decode(self, bodies: Sequence[Stored]) -> list[BaseMessage]:
         """Return the messages of these bodies, without those that have gone meanwhile."""
         texts = [body for body in bodies if not isinstance(body, StoredPart)]
@@ -263,8 +273,8 @@ class ItemCollectionConversation(Conversation):
             if body.encoding not in _KNOWN_ENCODINGS:
                 raise self._undecodable(body, f"its encoding is {body.encoding[:_LONGEST_QUOTE]!r}")
         contents = {message_id_of(body.key): as_bytes(body.content or b"") for body in bodies}
-        sealed = {message_id_of(body.key) for body in bodies if body.encoding.endswith(_SEALED)}
-        contents |= await self._open({name: content for name, content in contents.items() if name in sealed})
+        sealed = {message_id_of(body.key): _bound(body) for body in bodies if body.encoding.endswith(_SEALED)}
+        contents |= await self._open(sealed)
         # Each is decompressed and decoded before the next one. What comes out of a page's bodies may be a hundred
         # times as large as they are, and must not all be there at once beside the messages.
         messages, slices = list[BaseMessage](), Slices()
@@ -597,6 +607,12 @@ async def _packed(text: bytes) -> tuple[bytes, str]:
         return text, ""
     smaller_text = await compressed(text)
     return (smaller_text, _ZLIB) if len(smaller_text) < len(text) else (text, "")
+
+
+def _bound(body: StoredPart) -> Bound:
+    """Return a sealed body with the binding that belongs to its place."""
+    encoding = body.encoding.removesuffix(_SEALED).rstrip(",")
+    return Binding("message", body.key, encoding), as_bytes(body.content or b"")
 
 
 def _key_of(message_id: object) -> SortKey:

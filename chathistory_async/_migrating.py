@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from langchain_core.messages import BaseMessage
 
+from ._binding import Binding
 from ._calls import ConditionFailed, Item, Request, TransactionCanceled, call, pause
 from ._clients import Clients
 from ._codec import AttributeValue, KeyValue, decode_key_value
-from ._conversation import MAX_ATTEMPTS, now
+from ._conversation import MAX_ATTEMPTS, leaves_nothing_opened, now
 from ._indexed_conversation import check_index
 from ._item_collection import MAX_TRANSACTION_ITEMS, ItemCollection, Items, sized
 from ._item_collection_conversation import ItemCollectionConversation
-from ._migration import OTHER_ACTIONS, Digests, Marker, Migration, digest
+from ._migration import OTHER_ACTIONS, SORT_KEY, Digests, Marker, Migration, digest
 from ._plain import are_equal
 from ._session_item import SessionItem
 from ._single_item import SingleItem
@@ -46,6 +47,7 @@ _SESSIONS_AT_ONCE = 8
 _LOOKED_FOR_AT_ONCE = 16
 # Before the clocks of all hosts that write to the target, however wrong they are.
 _BEFORE_NOW_SECONDS = 3600
+_DIGESTS = Binding("migration", SORT_KEY)
 
 Outcome: TypeAlias = Literal[
     "copied", "moved", "kept", "unchanged", "would_copy", "expired", "absent", "deleted", "diverged", "failed"
@@ -191,6 +193,7 @@ class Target(ItemCollectionConversation):
         self._entry = entry
         self._fitted = 0
 
+    @leaves_nothing_opened
     async def marker(self) -> Marker | None:
         migration = Migration(self._layout)
         item: Item | None = (await self._call(migration.read())).get("Item")
@@ -198,7 +201,7 @@ class Target(ItemCollectionConversation):
             return None
         try:
             data, sealed = migration.digests(item)
-            marker = migration.marker(item, (await self._open({0: data}))[0] if sealed else data)
+            marker = migration.marker(item, (await self._open({0: (_DIGESTS, data)}))[0] if sealed else data)
         except (KeyError, ValueError):
             marker = None
         if marker is None or not self._clock.is_possible(marker.base):
@@ -218,10 +221,11 @@ class Target(ItemCollectionConversation):
         if self._entry is not None:
             await check_index(self._clients, self._entry, self.place)
         migration = Migration(self._layout)
-        if marker.total + len(found.messages) - done > MAX_INDEX:
+        new = len(found.messages) - done
+        if marker.total + new > MAX_INDEX:
             raise ItemTooLargeError(f"More than {MAX_INDEX:,} messages of one session cannot be copied", self.place)
-        bodies = await self._encode(found.messages, done)
-        keys = [marker.key(marker.total + offset) for offset in range(len(bodies))]
+        keys = [marker.key(marker.total + offset) for offset in range(new)]
+        bodies = await self._encode(found.messages, keys)
         items = await self._in_slices(
             lambda key, offset: sized(migration.items_of(key, bodies[offset], now(), found.expiry)), keys
         )
@@ -279,7 +283,7 @@ class Target(ItemCollectionConversation):
         data = b"".join(marker.copied)
         if self._sealing is None:
             return Digests(data, sealed=False)
-        (sealed,) = await self._sealing.seal([data])
+        (sealed,) = await self._sealing.seal([(_DIGESTS, data)])
         return Digests(sealed, sealed=True)
 
     async def _advance(self, request: Request, marker: Marker) -> None:

@@ -1,8 +1,9 @@
-"""Client-side encryption: each message sealed by itself, in the message format of the AWS Encryption SDK.
+"""Client-side encryption: each value sealed by itself, in the message format of the AWS Encryption SDK.
 
 https://docs.aws.amazon.com/encryption-sdk/latest/developer-guide/message-format.html
-The encryption context binds a message to its table, to the names of the key attributes and to the session. AWS's
-CloudTrail shows it in the clear, so the session is in it as a digest.
+The encryption context binds a value to its table, to the names of the key attributes and to the session. AWS's
+CloudTrail shows it in the clear, so the session is in it as a digest. Within the session, the first line of what is
+encrypted binds it: see ``_binding``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from aws_encryption_sdk.materials_managers.base import CryptoMaterialsManager
 from aws_encryption_sdk.structures import DataKey as SDKDataKey
 from aws_encryption_sdk.structures import EncryptedDataKey, MasterKeyInfo
 
+from ._binding import Bound, BoundElsewhere, bind, body_of
 from ._calls import connect
 from ._clients import Clients
 from ._codec import AttributeValue
@@ -49,7 +51,7 @@ _sdk = EncryptionSDKClient(commitment_policy=POLICY, max_encrypted_data_keys=1)
 
 
 class Sealing:
-    """Seals and opens the messages of one session.
+    """Seals and opens the values of one session: messages, title, metadata, digests.
 
     Args:
         key_id: the KMS key to seal with: an id, an ARN or an alias.
@@ -68,20 +70,21 @@ class Sealing:
         """Open the running loop's KMS client, so that the first message does not have to."""
         await connect(clients, place, await kms_of(key_id, clients, place))
 
-    async def seal(self, bodies: Sequence[bytes]) -> list[bytes]:
-        """Seal each body.
+    async def seal(self, bodies: Sequence[Bound]) -> list[bytes]:
+        """Seal each body with its binding.
 
         Raises:
             ChatHistoryError: KMS gives no data key.
         """
-        keys = [await self._keys.for_sealing(len(body)) for body in bodies]
+        keys = [await self._keys.for_sealing(len(body)) for _, body in bodies]
         return await in_slices(self._seal, zip(keys, bodies, strict=True))
 
-    async def open(self, sealed: Mapping[Name, bytes], what: str = "message") -> dict[Name, bytes]:
-        """Open what is sealed, each under its id or its position in the session, and is called so in errors.
+    async def open(self, sealed: Mapping[Name, Bound]) -> dict[Name, bytes]:
+        """Open what is sealed, each under its id or its position in the session, with the binding that belongs there.
 
         Raises:
-            DecryptionError: one is not as it was sealed for this session.
+            DecryptionError: one is not as it was sealed.
+            EncryptionContextError: one was sealed for another session or table, or as another value of this session.
             ChatHistoryError: KMS does not open a data key.
         """
         bodies: dict[Name, bytes] = {}
@@ -89,7 +92,7 @@ class Sealing:
 
         def open_if_known(name: Name, _: int) -> None:
             try:
-                bodies[name] = self._open(sealed[name], what, name)
+                bodies[name] = self._open(sealed[name], name)
             except _UnknownKey as unknown:
                 missing[name] = unknown.wrapped
 
@@ -103,14 +106,14 @@ class Sealing:
         await in_slices(open_if_known, sealed)
         fetched = await at_most(_KEYS_AT_ONCE, fetch, dict.fromkeys(missing.values()))
         keys = {key.wrapped: key for key in fetched}
-        opened = await in_slices(lambda name, _: self._open(sealed[name], what, name, keys), missing)
+        opened = await in_slices(lambda name, _: self._open(sealed[name], name, keys), missing)
         return bodies | dict(zip(missing, opened, strict=True))
 
-    def _seal(self, keyed: tuple[DataKey, bytes], position: int) -> bytes:
-        key, body = keyed
+    def _seal(self, keyed: tuple[DataKey, Bound], position: int) -> bytes:
+        key, (binding, body) = keyed
         sealed: bytes
         sealed, _ = _sdk.encrypt(
-            source=body,
+            source=bind(binding, body),
             materials_manager=_Materials(self.context, self._keys.opened, key),
             encryption_context=self.context,
             algorithm=SUITE,
@@ -118,17 +121,21 @@ class Sealing:
         )
         return sealed
 
-    def _open(
-        self, sealed: bytes, what: str, name: int | str, keys: Mapping[WrappedKey, DataKey] | None = None
-    ) -> bytes:
+    def _open(self, bound: Bound, name: int | str, keys: Mapping[WrappedKey, DataKey] | None = None) -> bytes:
         materials = _Materials(self.context, self._keys.opened if keys is None else keys.get)
+        binding, sealed = bound
+        stored = f"Stored {binding.name(name)}"
         try:
-            return _opened(sealed, materials)
+            return body_of(binding, _opened(sealed, materials))
         except _UnknownKey:
             raise
+        except BoundElsewhere as elsewhere:
+            raise EncryptionContextError(
+                f"{stored} {elsewhere}: who may write to the table has moved or copied it", self._place, _id_of(name)
+            ) from None
         except _OtherContext as other:
             raise EncryptionContextError(
-                f"Stored {what} {name} was sealed for another session or table: its encryption context is"
+                f"{stored} was sealed for another session or table: its encryption context is"
                 f" {other.context}, here it is {self.context}. A table that was restored under another name has to get"
                 " its own back",
                 self._place,
@@ -138,7 +145,7 @@ class Sealing:
             # Whatever the SDK and what it stands on raise on bytes that are not as they were written: of all of them
             # only some have a class of the SDK's.
             raise DecryptionError(
-                f"Stored {what} {name} cannot be opened: it was changed or cut short since it was sealed, or is"
+                f"{stored} cannot be opened: it was changed or cut short since it was sealed, or is"
                 f" not in the AWS Encryption SDK's format ({type(error).__name__})",
                 self._place,
                 _id_of(name),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from langchain_core.messages import BaseMessage
 
+from ._binding import Binding
 from ._calls import LONGEST_PAUSE_SECONDS, ConditionFailed, Item
 from ._clients import Clients
 from ._codec import MAX_ITEM_BYTES, AttributeValue, bytes_of, decode_message, encode_message, size_of
@@ -19,6 +20,7 @@ from ._conversation import (
     Conversation,
     check_sequence,
     from_a_human_message,
+    leaves_nothing_opened,
     now,
 )
 from ._json_codec import decode_json, encode_json
@@ -29,6 +31,9 @@ from .errors import ChatHistoryError, ItemTooLargeError, Place, UndecodableItemE
 
 if TYPE_CHECKING:
     from ._sealing import Sealing
+
+# One for all messages: an append does not read, and cannot know which position a message will have.
+_BINDING = Binding("message")
 
 
 class SingleItemConversation(Conversation):
@@ -113,11 +118,14 @@ class SingleItemConversation(Conversation):
         if size_of({"L": unsealed}) > MAX_ITEM_BYTES:
             # Before KMS is asked, and in vain.
             raise self._too_large(None, unsealed)
-        return [{"B": sealed} for sealed in await self._sealing.seal(bodies)]
+        return [{"B": sealed} for sealed in await self._sealing.seal([(_BINDING, body) for body in bodies])]
 
+    @leaves_nothing_opened
     async def _decode(self, elements: Sequence[AttributeValue], start: int) -> list[BaseMessage]:
         positions = range(max(0, start), len(elements))
-        bodies = await self._open({at: bytes_of(elements[at]["B"]) for at in positions if "B" in elements[at]})
+        bodies = await self._open(
+            {at: (_BINDING, bytes_of(elements[at]["B"])) for at in positions if "B" in elements[at]}
+        )
 
         def decode(position: int, _: int) -> BaseMessage:
             body = bodies.get(position)

@@ -16,7 +16,7 @@
     ├── KmsKeyError                the KMS key is missing, disabled, awaiting deletion or of another use
     ├── UndecodableItemError       what is stored under the key is not a chat history
     │   └── DecryptionError        a sealed message was changed or cut short
-    │       └── EncryptionContextError  it was sealed for another session or table
+    │       └── EncryptionContextError  it was sealed for another session or table, or as another value
     ├── MessageNotFoundError       there is no message of this id
     ├── SessionNotFoundError       the index has no such session
     ├── LayoutError                the operation is for the other layout, most often for a table with a sort key
@@ -168,7 +168,11 @@ class DecryptionError(UndecodableItemError):
 
 
 class EncryptionContextError(DecryptionError):
-    """A sealed message was copied here from another session or table, or the table has been given another name."""
+    """A sealed value was copied here from another session or table, or the table has been given another name.
+
+    Or it was moved within its session: a title into a message, a message to another sort key. The text says what the
+    value was sealed as.
+    """
 
 
 class KmsKeyError(ChatHistoryError):

@@ -58,8 +58,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             A boto3 session lends its credentials, region and profile; loading and refreshing them runs in a thread.
         kms_key_id: the id, ARN or alias (``alias/…``) of a symmetric KMS key: each message is sealed under it before it
             leaves the process, and nothing of it is stored in the clear. None stores in the clear. What was sealed
-            under other keys, or stored in the clear by anybody, is read as well. Needs the extra ``kms``, which the
-            first handle imports (0.1 s).
+            under other keys, or stored in the clear by anybody, is read as well. Each message is bound to its session,
+            and with ``sort_key_name`` to its place in the session. Needs the extra ``kms``, which the first handle
+            imports (0.1 s).
         ttl: seconds from the last append until the session expires, None for never. An expired session reads as
             empty, also while DynamoDB has not deleted it, and an append to it starts afresh. With ``sort_key_name``,
             seconds from the writing of each message until that one expires.
@@ -272,7 +273,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         Raises:
             ValueError: ``limit`` is not a positive integer.
             UndecodableItemError: something stored is not a message that this langchain-core knows.
-            DecryptionError, EncryptionContextError: a sealed message is not as it was sealed for this session.
+            DecryptionError, EncryptionContextError: a sealed message is not as it was sealed for its place.
             ConfigurationError: a message is sealed, and there is no ``kms_key_id``.
             KmsKeyError: a KMS key does not exist, is disabled, or is not for encryption.
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
@@ -383,7 +384,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """Put another message into the place of one, whole or not at all: its id and its place stay.
 
         A ``GetItem`` and a ``TransactWriteItems``. Of two that replace at once the later one stays. Its time to live
-        begins anew. Needs an item collection.
+        begins anew. Needs an item collection. With ``kms_key_id`` the new message is bound to the same place, as the
+        old one was: who may write to the table can put the old one back.
 
         Args:
             message_id: the id that ``apage`` returns.

@@ -170,7 +170,7 @@ class ChatHistoryStore:
         Raises:
             ValueError: ``owner`` or ``limit`` cannot be meant, or ``before`` is not a cursor.
             UndecodableItemError: a session's item is damaged.
-            DecryptionError, EncryptionContextError, KmsKeyError: a title or metadata cannot be opened.
+            DecryptionError, EncryptionContextError, KmsKeyError: a title or metadata cannot be opened, or was moved.
             ConfigurationError: one is sealed, and there is no ``kms_key_id``; or there is no ``session_index``.
             KeySchemaError: the table lacks the index, which ``create_table`` adds.
             TableNotFoundError, AccessDeniedError, ThrottledError, EndpointError, ServiceError, ClosedError: see

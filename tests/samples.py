@@ -21,6 +21,8 @@ from langchain_core.messages import (
     ToolMessageChunk,
 )
 
+from chathistory_async._binding import Binding, Bound
+
 # What langchain-community can store too: no floats, which it refuses by default, no bytes, no sets.
 NESTED: dict[str, Any] = {
     "none": None,
@@ -75,6 +77,14 @@ EVERY_TYPE: list[BaseMessage] = [
     FunctionMessageChunk(content="chunk", name="function"),
     ChatMessageChunk(content="chunk", role="critic"),
 ]
+
+
+# What a message of a single item is bound to.
+A_MESSAGE = Binding("message")
+
+
+def bound(*bodies: bytes) -> list[Bound]:
+    return [(A_MESSAGE, body) for body in bodies]
 
 
 def described(message: BaseMessage) -> str:

@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from conftest import Make
 from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy
-from samples import humans, texts
+from samples import A_MESSAGE, bound, humans, texts
 
 from chathistory_async import (
     AccessDeniedError,
@@ -183,39 +183,39 @@ class TestBounds:
         return sealer
 
     async def test_of_messages(self, sealer: Sealing, proxy: Proxy) -> None:
-        await sealer.seal([b"x"] * (MAX_MESSAGES - 1))
-        await sealer.seal([b"x"])
+        await sealer.seal(bound(b"x") * (MAX_MESSAGES - 1))
+        await sealer.seal(bound(b"x"))
         assert len(proxy.seen) == 1
-        await sealer.seal([b"x"] * (MAX_MESSAGES + 1))
+        await sealer.seal(bound(b"x") * (MAX_MESSAGES + 1))
         assert len(proxy.seen) == 3
 
     async def test_of_bytes(self, sealer: Sealing, proxy: Proxy) -> None:
         half = b"x" * (MAX_BYTES // 2)
-        await sealer.seal([half, half])
+        await sealer.seal(bound(half, half))
         assert len(proxy.seen) == 1
-        await sealer.seal([b"x"])
+        await sealer.seal(bound(b"x"))
         assert len(proxy.seen) == 2
-        await sealer.seal([half + half + b"xx"])
-        await sealer.seal([b"x"])
+        await sealer.seal(bound(half + half + b"xx"))
+        await sealer.seal(bound(b"x"))
         assert len(proxy.seen) == 4, "what is larger than the bound has a key to itself"
 
     async def test_of_age(self, sealer: Sealing, clock: Clock, proxy: Proxy) -> None:
-        [sealed] = await sealer.seal([b"x"])
+        [sealed] = await sealer.seal(bound(b"x"))
         clock.now += MAX_AGE_SECONDS - 1
-        [other] = await sealer.seal([b"y"])
-        assert await sealer.open({0: sealed, 1: other}) == {0: b"x", 1: b"y"}
+        [other] = await sealer.seal(bound(b"y"))
+        assert await sealer.open(dict(enumerate(bound(sealed, other)))) == {0: b"x", 1: b"y"}
         assert proxy.operations() == ["GenerateDataKey"]
         clock.now += 2
-        assert await sealer.open({0: sealed}) == {0: b"x"}
-        await sealer.seal([b"x"])
+        assert await sealer.open({0: (A_MESSAGE, sealed)}) == {0: b"x"}
+        await sealer.seal(bound(b"x"))
         assert proxy.operations() == ["GenerateDataKey", "Decrypt", "GenerateDataKey"]
 
     async def test_of_age_end_what_kms_has_revoked(self, sealer: Sealing, clock: Clock, proxy: Proxy) -> None:
-        [sealed] = await sealer.seal([b"x"])
+        [sealed] = await sealer.seal(bound(b"x"))
         proxy.schedule = lambda seen: Fault.DENIED
-        assert await sealer.open({0: sealed}) == {0: b"x"}
+        assert await sealer.open({0: (A_MESSAGE, sealed)}) == {0: b"x"}
         clock.now += MAX_AGE_SECONDS + 1
-        for attempt in (sealer.open({0: sealed}), sealer.seal([b"x"])):
+        for attempt in (sealer.open({0: (A_MESSAGE, sealed)}), sealer.seal(bound(b"x"))):
             with pytest.raises(AccessDeniedError):
                 await attempt
 
@@ -225,10 +225,10 @@ class TestBounds:
         sealers = [sealing(make(session=f"number-{number}")) for number in range(3)]
         for sealer in sealers:
             sealer._keys._cache = cache
-            await sealer.seal([b"x"])
-        await sealers[2].seal([b"x"])
+            await sealer.seal(bound(b"x"))
+        await sealers[2].seal(bound(b"x"))
         assert len(proxy.seen) == 3
-        await sealers[0].seal([b"x"])
+        await sealers[0].seal(bound(b"x"))
         assert len(proxy.seen) == 4
         assert len(cache._opened) == len(cache._in_use) == 2
 
@@ -275,14 +275,14 @@ class TestKeys:
         here = kms_in("us-east-1").create_key(MultiRegion=True)["KeyMetadata"]["Arn"]
         kms_in("us-east-1").replicate_key(KeyId=here, ReplicaRegion="eu-central-1")
         there = arn_in(here, "eu-central-1")
-        [sealed] = await sealing(make(kms_key_id=here)).seal([b"x"])
+        [sealed] = await sealing(make(kms_key_id=here)).seal(bound(b"x"))
         forms: list[dict[str, Any]] = [
             {"kms_key_id": there},
             {"kms_key_id": there.rpartition("/")[2], "region_name": "eu-central-1"},
         ]
         for number, options in enumerate(forms):
             forget(make(**options))
-            assert await sealing(make(**options)).open({0: sealed}) == {0: b"x"}
+            assert await sealing(make(**options)).open({0: (A_MESSAGE, sealed)}) == {0: b"x"}
             decrypt = [seen for seen in proxy.seen if seen.operation == "Decrypt"][number]
             assert decrypt.body["KeyId"] == there
             assert "/eu-central-1/kms/" in decrypt.authorization
@@ -302,7 +302,7 @@ class TestKeys:
         self, make: Make, kms_key: str, proxy: Proxy, named: Callable[[str], str], reason: str
     ) -> None:
         history = make(region_name="us-east-1")
-        [sealed] = await sealing(history).seal([SECRET.encode()])
+        [sealed] = await sealing(history).seal(bound(SECRET.encode()))
         name = named(kms_key).encode()
         old = len(kms_key).to_bytes(2, "big") + kms_key.encode()
         if named(kms_key).startswith("arn:lost"):
@@ -310,7 +310,7 @@ class TestKeys:
         forged = sealed.replace(old, len(name).to_bytes(2, "big") + name)
         assert forged != sealed
         with pytest.raises((DecryptionError, KmsKeyError), match=reason):
-            await sealing(history).open({0: forged})
+            await sealing(history).open({0: (A_MESSAGE, forged)})
 
 
 class TestEndpoint:
@@ -401,10 +401,10 @@ class TestFailures:
         assert len(await make().aget_messages()) == 1
 
     async def test_an_answer_for_another_key(self, make: Make, answering: Any, kms_key: str) -> None:
-        [sealed] = await sealing(make()).seal([SECRET.encode()])
+        [sealed] = await sealing(make()).seal(bound(SECRET.encode()))
         body = json.dumps({"KeyId": f"{kms_key[:-4]}0000", "Plaintext": base64.b64encode(bytes(32)).decode()})
         with pytest.raises(DecryptionError, match="KMS opened a data key with"):
-            await sealing(make(kms_endpoint_url=answering(200, body))).open({0: sealed})
+            await sealing(make(kms_endpoint_url=answering(200, body))).open({0: (A_MESSAGE, sealed)})
 
     async def test_a_key_store_that_is_not_there(self, make: Make, answering: Any) -> None:
         url = answering(400, '{"__type": "KeyUnavailableException", "message": "no"}')

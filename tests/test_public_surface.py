@@ -61,6 +61,7 @@ MODULES = [
     "_settings",
     "_sort_keys",
     "_sealing",
+    "_binding",
     "_data_keys",
     "_slices",
     "_json_codec",

@@ -51,7 +51,7 @@ def test_example(example: str) -> None:
 
 
 def test_there_are_examples_of_each_use() -> None:
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7
 
 
 @pytest.mark.parametrize("statement", STATEMENTS, ids=["IAM", "key"])

@@ -24,7 +24,7 @@ from aws_encryption_sdk.structures import EncryptedDataKey, MasterKeyInfo
 from conftest import Make
 from langchain_core.messages import AIMessage, HumanMessage
 from proxy import Proxy
-from samples import EVERY_TYPE, humans, texts
+from samples import A_MESSAGE, EVERY_TYPE, bound, humans, texts
 
 from chathistory_async import (
     AccessDeniedError,
@@ -139,16 +139,19 @@ class TestOfficialSdk:
         history.add_messages(messages)
         opened = []
         for element in item()["History"]["L"]:
-            body, header = official.decrypt(source=element["B"], key_provider=provider)
+            plaintext, header = official.decrypt(source=element["B"], key_provider=provider)
             assert header.algorithm is SUITE
             assert header.encryption_context == history.encryption_context
+            line, body = plaintext.split(b"\n", 1)
+            assert line == b'{"value":"message"}'
             opened.append(json.loads(body))
         assert [form["type"] for form in opened] == [message.type for message in messages]
         assert [form["data"]["content"] for form in opened] == texts(messages)
 
     def test_seals_what_we_open(self, make: Make, update: Any, provider: StrictAwsKmsMasterKeyProvider) -> None:
         history = make()
-        text = json.dumps({"type": "human", "data": {"content": "from elsewhere" * 50}}, indent=2)
+        form = json.dumps({"type": "human", "data": {"content": "from elsewhere" * 50}}, indent=2)
+        text = '{"value":"message"}\n' + form
         for frame_length in (0, 128, 4096):
             sealed, _ = official.encrypt(
                 source=text,
@@ -191,16 +194,16 @@ class TestTampering:
 
     @pytest.fixture
     async def sealed(self, make: Make) -> bytes:
-        [sealed] = await sealing(make()).seal([SECRET.encode()])
+        [sealed] = await sealing(make()).seal(bound(SECRET.encode()))
         return sealed
 
     async def refuse(self, make: Make, element: bytes, *kinds: type[Exception]) -> None:
         with pytest.raises(kinds or DecryptionError) as caught:
-            await sealing(make()).open({0: element})
+            await sealing(make()).open({0: (A_MESSAGE, element)})
         assert SECRET not in str(caught.value) + repr(caught.value.__cause__)
 
     async def test_the_untouched_opens(self, make: Make, sealed: bytes) -> None:
-        assert await sealing(make()).open({5: sealed}) == {5: SECRET.encode()}
+        assert await sealing(make()).open({5: (A_MESSAGE, sealed)}) == {5: SECRET.encode()}
 
     @pytest.mark.parametrize("bit", [0x01, 0x80])
     async def test_of_any_byte(self, make: Make, sealed: bytes, bit: int) -> None:
@@ -221,13 +224,13 @@ class TestTampering:
         await self.refuse(make, sealed + sealed)
 
     async def test_leaves_nothing_of_it_in_what_error_trackers_record(self, make: Make) -> None:
-        [sealed] = await sealing(make()).seal([SECRET.encode() * 10_000])
+        [sealed] = await sealing(make()).seal(bound(SECRET.encode() * 10_000))
         keys = [key.plaintext for key in sealing(make())._keys._cache._opened.values()]
         for position in (100, len(sealed) - 60, len(sealed) - 1):
             flipped = bytearray(sealed)
             flipped[position] ^= 1
             with pytest.raises((DecryptionError, KmsKeyError, AccessDeniedError)) as caught:
-                await sealing(make()).open({0: bytes(flipped)})
+                await sealing(make()).open({0: (A_MESSAGE, bytes(flipped))})
             error: BaseException | None = caught.value
             while error is not None:
                 # Without this test's own frame, which knows it all.
@@ -240,7 +243,7 @@ class TestTampering:
 
     async def test_of_the_provider_of_the_data_key(self, make: Make) -> None:
         history = make()
-        [sealed] = await sealing(history).seal([b"x"])
+        [sealed] = await sealing(history).seal(bound(b"x"))
         [key] = [key for key in sealing(history)._keys._cache._opened.values() if key.wrapped.ciphertext in sealed]
         info = MasterKeyInfo("somebody", key.wrapped.key_arn)
         keys = RawKeys(SDKDataKey(info, key.plaintext, key.wrapped.ciphertext))
@@ -260,7 +263,7 @@ class TestTampering:
         assert caught.value.__cause__ is not None
 
     async def test_with_what_is_inside_is_not_a_message(self, make: Make, update: Any) -> None:
-        [sealed] = await sealing(make()).seal([SECRET.encode()])
+        [sealed] = await sealing(make()).seal(bound(SECRET.encode()))
         update(History={"L": [{"B": sealed}]})
         with pytest.raises(UndecodableItemError, match=r"stored message 0 .* not the JSON text of a message"):
             await make().aget_messages()
@@ -291,23 +294,23 @@ class TestContext:
         element = await self.copied(make(), item)
         other = DynamoDBChatMessageHistory("another-table", session_id, **encryption)
         with pytest.raises(EncryptionContextError):
-            await sealing(other).open({0: element["B"]})
+            await sealing(other).open({0: (A_MESSAGE, element["B"])})
 
     @pytest.mark.parametrize(
         "key", [{"SessionId": 5}, {"SessionId": b"5"}, {"Session": "5"}, {"SessionId": "5", "a": "b"}]
     )
     async def test_of_another_key(self, make: Make, key: dict[str, Any]) -> None:
-        [sealed] = await sealing(make(key={"SessionId": "5"})).seal([b"x"])
+        [sealed] = await sealing(make(key={"SessionId": "5"})).seal(bound(b"x"))
         with pytest.raises(EncryptionContextError):
-            await sealing(make(key=key)).open({0: sealed})
+            await sealing(make(key=key)).open({0: (A_MESSAGE, sealed)})
 
     async def test_that_was_forged_does_not_get_past_kms(self, make: Make) -> None:
         mine, other = (sealing(make(session=name)).context for name in ("mine", "other"))
-        [sealed] = await sealing(make(session="mine")).seal([b"x"])
+        [sealed] = await sealing(make(session="mine")).seal(bound(b"x"))
         forged = sealed.replace(mine["session"].encode(), other["session"].encode())
         assert forged != sealed
         with pytest.raises(DecryptionError, match="KMS does not open the data key of a stored message") as caught:
-            await sealing(make(session="other")).open({0: forged})
+            await sealing(make(session="other")).open({0: (A_MESSAGE, forged)})
         assert type(caught.value) is DecryptionError
 
     def test_shows_the_table_and_a_digest(self, make: Make) -> None:
@@ -441,11 +444,11 @@ async def test_the_loop_goes_on_while_a_long_history_is_opened(make: Make) -> No
             turns += 1
 
     history = make()
-    await sealing(history).seal([b"x"])
+    await sealing(history).seal(bound(b"x"))
     task = asyncio.create_task(other())
-    sealed = await sealing(history).seal([b"x" * 300] * 800)
+    sealed = await sealing(history).seal(bound(b"x" * 300) * 800)
     seen = [turns]
-    await sealing(history).open(dict(enumerate(sealed)))
+    await sealing(history).open(dict(enumerate(bound(*sealed))))
     seen.append(turns)
     task.cancel()
     # About 80 µs each, in slices of 2 ms.

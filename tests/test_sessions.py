@@ -364,7 +364,7 @@ class TestTitleAndMetadata:
         item = dynamodb.get_item(TableName=collection_table, Key=key)["Item"]
         assert "secret" not in repr(item)
         assert set(item["Title"]) == set(item["Metadata"]) == {"B"}
-        with pytest.raises(ConfigurationError, match="title or metadata 0 is sealed: give kms_key_id"):
+        with pytest.raises(ConfigurationError, match="Stored title is sealed: give kms_key_id"):
             await new_store().get_session_info(session_id)
 
     async def test_stay_when_messages_come_and_go(self, store: ChatHistoryStore, session_id: str) -> None:
