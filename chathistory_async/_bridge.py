@@ -6,10 +6,10 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
-import functools
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from ._fork import after_fork_in_child, park
 from .errors import BridgeError
@@ -21,6 +21,10 @@ THREAD_NAME = "chathistory_async"
 # Long enough for the connections to say goodbye to a distant endpoint; a process that exits does not wait longer.
 _EXIT_SECONDS = 5.0
 _EXITING = "The interpreter is exiting: no synchronous call can run any more"
+# What Python says where a thread is needed, for a host name or a boto3 session, and none can start any more.
+_EXIT_TEXTS = ("cannot schedule new futures after", "at interpreter shutdown")
+# On Windows Ctrl-C does not interrupt the wait for a lock. Python sees it between two waits.
+_WAIT_SECONDS = 0.1 if sys.platform == "win32" else -1
 
 
 class _PrivateLoop:
@@ -28,13 +32,17 @@ class _PrivateLoop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, name=THREAD_NAME, daemon=True)
+        self.thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         try:
             self.thread.start()
         except RuntimeError:
             # From Python 3.12 on no thread can start in an exit handler.
             self.loop.close()
             raise BridgeError(_EXITING) from None
+        except BaseException:
+            # Ctrl-C ended the wait for the thread: nobody will ever know of it.
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            raise
 
     def stop(self) -> None:
         """Cancel what runs, close what the loop owns (the clients among it) and end the thread."""
@@ -45,7 +53,11 @@ class _PrivateLoop:
             return
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(_EXIT_SECONDS)
-        if not self.thread.is_alive():
+
+    def _run(self) -> None:
+        try:
+            self.loop.run_forever()
+        finally:
             self.loop.close()
 
     async def _drain(self) -> None:
@@ -68,56 +80,88 @@ def run(function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwarg
     Inside a running event loop this blocks that loop; the coroutine itself runs on the private one.
 
     Args:
-        function: the coroutine function. It is called on the private loop, so no coroutine exists where this refuses.
+        function: the coroutine function. It is called on the private loop, and not at all where this refuses.
         args: its positional arguments.
         kwargs: its keyword arguments.
 
     Raises:
         BridgeError: called on the private loop's own thread, or at the interpreter's exit, or cut short by it.
     """
-    loop = _started().loop
-    call = _Call(function, *args, **kwargs)
-    loop.call_soon_threadsafe(call.start)
+    ended, results, errors = threading.Lock(), list[T](), list[BaseException]()
+    ended.acquire()
+
+    async def call() -> None:
+        # The outcome is not taken from the future that the submission returns: Ctrl-C at the moment at which this
+        # thread has locked that future would leave it locked, and the loop would wait for ever to set its result.
+        try:
+            results.append(await function(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001  # it is raised below
+            errors.append(error)
+        finally:
+            ended.release()
+
+    _run_to_its_end(call(), ended)
     try:
-        call.ended.acquire()
-    except BaseException:
-        # Ctrl-C ends the wait, not the coroutine: without this the write would go on behind the caller's back.
-        loop.call_soon_threadsafe(call.cancel)
-        raise
-    try:
-        return call.task.result()
+        return _outcome(results, errors)
     except asyncio.CancelledError:
         raise BridgeError("The call was cut short: the private event loop is shutting down") from None
-    finally:
-        # An error's traceback has this frame, and this the error: it would live until the next garbage collection.
-        del call
+    except Exception as error:
+        if _tells_of_exit(error):
+            raise BridgeError(_EXITING) from error
+        raise
 
 
-class _Call(Generic[T]):
-    """A call on the private loop.
+def _outcome(results: list[T], errors: list[BaseException]) -> T:
+    if errors:
+        # Taken out of the list: the traceback's frames have that, and would keep the error until the next garbage
+        # collection.
+        raise errors.pop()
+    return results.pop()
 
-    concurrent.futures has this too, with more locks and turns of the loop: the synchronous methods added 1.5 times as
-    much to their asynchronous twins.
 
-    Attributes:
-        ended: released by the end of the call.
-        task: what it runs in, once it has begun.
-    """
+def _run_to_its_end(coroutine: Coroutine[Any, Any, None], ended: threading.Lock) -> None:
+    """Run a coroutine on the private loop, and wait for the lock that it releases; cancel it if that is interrupted."""
+    try:
+        # Under the lock that the exit takes: it cancels what was submitted before it, and nothing is submitted after.
+        with _lock:
+            asyncio.run_coroutine_threadsafe(coroutine, _running().loop)
+        while not ended.acquire(timeout=_WAIT_SECONDS):
+            pass
+    except BaseException:
+        # Ctrl-C ends the wait, not the coroutine: without this the write would go on behind the caller's back.
+        _abandon(coroutine)
+        raise
 
-    def __init__(self, function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> None:
-        self.ended = threading.Lock()
-        self.ended.acquire()
-        self._coroutine_function = functools.partial(_awaited, function, *args, **kwargs)
-        self.task: asyncio.Task[T]
 
-    def start(self) -> None:
-        """Begin; on the loop."""
-        self.task = asyncio.create_task(self._coroutine_function())
-        self.task.add_done_callback(lambda _: self.ended.release())
+def _abandon(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Cancel a coroutine that has not ended, and keep it from beginning where it was not submitted."""
 
-    def cancel(self) -> None:
-        """Cut it short; on the loop."""
-        self.task.cancel()
+    def cancel() -> None:
+        for task in asyncio.all_tasks():
+            if task.get_coro() is coroutine:
+                task.cancel()
+                return
+        coroutine.close()
+
+    private = _private
+    # A loop that was closed has ended all that it ran.
+    with contextlib.suppress(RuntimeError):
+        if private is not None:
+            # This runs after the submission, if there was one.
+            private.loop.call_soon_threadsafe(cancel)
+            return
+    coroutine.close()
+
+
+def _tells_of_exit(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that it comes from, is Python's refusal of threads while it exits."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in _EXIT_TEXTS):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def iterate(generator: AsyncGenerator[T, None]) -> Iterator[T]:
@@ -138,22 +182,16 @@ def iterate(generator: AsyncGenerator[T, None]) -> Iterator[T]:
             run(generator.aclose)
 
 
-async def _awaited(function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    # Called here, so that what the call itself raises ends the task, and with it the wait.
-    return await function(*args, **kwargs)
-
-
-def _started() -> _PrivateLoop:
+def _running() -> _PrivateLoop:
+    """Return the private loop, which is started if need be; under the lock."""
     global _private
-    with _lock:
-        if _exiting:
-            raise BridgeError(_EXITING)
-        if _private is None:
-            _private = _PrivateLoop()
-        private = _private
-    if threading.current_thread() is private.thread:
+    if _exiting:
+        raise BridgeError(_EXITING)
+    if _private is None:
+        _private = _PrivateLoop()
+    if threading.current_thread() is _private.thread:
         raise BridgeError("A synchronous method was called on the library's own event loop: await its async twin")
-    return private
+    return _private
 
 
 def _stop_at_exit() -> None:

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from typing import Any, NamedTuple, TypeAlias, Union
 from weakref import WeakKeyDictionary, WeakSet
@@ -83,6 +83,18 @@ class ClientOptions:
             raise TypeError(f"boto3_session must be {accepted}, not {type(self.session).__name__}")
         if self.config is not None and not isinstance(self.config, Config):
             raise TypeError(f"config must be a botocore Config, not {type(self.config).__name__}")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ClientOptions:
+        """Return the options themselves: they are settings, and a deep copy of a session would be another session."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.session is not None:
+            raise TypeError(
+                "What was given a boto3_session cannot be pickled, because AWS sessions cannot: make it anew in the"
+                " other process with a boto3_session of that process, or give none and let the SDK find the credentials"
+            )
+        return ClientOptions, tuple(getattr(self, field.name) for field in fields(self))
 
     def sharing_key(self) -> Hashable:
         """Tell which options may share a client: sessions are compared by identity, configs by value."""
@@ -174,25 +186,65 @@ class _Slot:
 _open_slots: set[_Slot] = set()
 
 
+class Lifetime:
+    """Whether something is closed, and how many are inside its ``async with``: the last one to leave closes it.
+
+    Attributes:
+        closed: whether it was closed and not entered since.
+    """
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._inside = 0
+
+    def enter(self) -> None:
+        with _shared_lock:
+            self._inside += 1
+            self.closed = False
+
+    def leave(self) -> bool:
+        """Close it if nobody is left inside, and return whether it is closed."""
+        with _shared_lock:
+            self._inside = max(0, self._inside - 1)
+            self.closed = self.closed or not self._inside
+            return self.closed
+
+
 class Clients:
     """The clients of one configuration, one for each service and event loop, opened on first use.
 
+    Pickled ones become those that histories without a store share in the other process.
+
     Attributes:
-        users: the open histories without a store that share these clients.
         options: what they are made of.
         first_append: the checks that tables have passed.
-        retired: whether the store that owns them was closed, so that none is to be opened any more.
+        shared: whether histories without a store share them, and not those of one store.
+        users: the open histories without a store that share them.
+        lifetime: that of the store which owns them.
     """
 
-    def __init__(self, options: ClientOptions) -> None:
-        self.users: WeakSet[object] = WeakSet()
-        self.retired = False
+    def __init__(self, options: ClientOptions, *, shared: bool = False) -> None:
         self.options = options
         self.first_append = FirstAppend()
+        self.shared = shared
+        self.users: WeakSet[object] = WeakSet()
+        self.lifetime = Lifetime()
         self._lock = threading.Lock()
         # By the loop itself, not by id(loop): ids are reused.
         self._slots: dict[tuple[asyncio.AbstractEventLoop, Service], _Slot] = {}
         _all.add(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Clients:
+        """Return the clients themselves: the copy of a history shares them, as any history with its settings does."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return shared_clients, (self.options,)
+
+    @property
+    def retired(self) -> bool:
+        """Whether the store that owns them is closed, so that none is to be opened."""
+        return self.lifetime.closed
 
     def lend(self, service: Service = DYNAMODB) -> _Loan:
         """Lend the running loop's client of a service for one call.
@@ -269,12 +321,11 @@ _shared: OrderedDict[Hashable, Clients] = OrderedDict()
 _shared_lock = threading.Lock()
 
 
-def shared_clients(options: ClientOptions, user: object) -> Clients:
-    """Return the clients that all histories with equal options share, with one more user."""
+def shared_clients(options: ClientOptions) -> Clients:
+    """Return the clients that all histories without a store and with equal options share."""
     key = options.sharing_key()
     with _shared_lock:
-        clients = _shared.get(key) or _shared.setdefault(key, Clients(options))
-        clients.users.add(user)
+        clients = _shared.get(key) or _shared.setdefault(key, Clients(options, shared=True))
         _shared.move_to_end(key)
         _drop_unused_shared()
         return clients

@@ -133,6 +133,13 @@ class IndexedConversation(ItemCollectionConversation):
         stored = await self._stored()
         return None if stored is None else await self.info_of(stored)
 
+    async def owner(self) -> str | None:
+        """Return whose the session is: as the handle says, or else as the index does."""
+        if self._entry.owner is not None:
+            return self._entry.owner
+        stored = await self._stored()
+        return None if stored is None else stored.owner
+
     @leaves_nothing_opened
     async def info_of(self, stored: StoredSession) -> SessionInfo:
         """Return what the index knows of the session, of which the item was read already."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
 
 from botocore.config import Config
-from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, get_buffer_string
 
 from ._bridge import iterate, run
-from ._clients import AnySession, ClientOptions, Clients, shared_clients
+from ._clients import AnySession, ClientOptions, Clients, Lifetime, shared_clients
 from ._codec import AttributeValue, KeyValue, encode_key, join_key
 from ._conversation import Conversation, Page
 from ._indexed_conversation import IndexedConversation
@@ -24,7 +24,16 @@ from ._single_item_conversation import SingleItemConversation
 from .errors import ClosedError, Place
 
 if TYPE_CHECKING:
+    from langchain_core.chat_history import BaseChatMessageHistory
+
     from ._sealing import Sealing
+else:
+    try:
+        from langchain_core.chat_history import BaseChatMessageHistory
+    except ImportError:
+
+        class BaseChatMessageHistory:
+            """The base class for langchain-core 2.0, which has none. All that it had is defined below."""
 
 
 class Indexed(NamedTuple):
@@ -44,6 +53,10 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     synchronous twins run them on one private event loop in a thread of its own, and block the calling thread, also
     inside a running event loop. Any number of handles, threads, event loops and hosts may use one session at once.
 
+    A handle can be copied, deeply copied and pickled: the copy is another handle on the same session, with the same
+    settings. A copy in this process has the same clients; that of a store's handle ends with the store. An unpickled
+    one has those of the process that it is in, and does not need the store. A ``boto3_session`` cannot be pickled.
+
     Args:
         table_name: the table.
         session_id: the value of the partition key.
@@ -61,11 +74,13 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             under other keys, or stored in the clear by anybody, is read as well. Each message is bound to its session,
             and with ``sort_key_name`` to its place in the session. Needs the extra ``kms``, which the first handle
             imports (0.1 s).
-        ttl: seconds from the last append until the session expires, None for never. An expired session reads as
-            empty, also while DynamoDB has not deleted it, and an append to it starts afresh. With ``sort_key_name``,
-            seconds from the writing of each message until that one expires.
+        ttl: seconds from the last append until the session expires. With None this handle sets no expiry time: a
+            single item that has one from another writer keeps it, and expires then. An expired session reads as empty,
+            also while DynamoDB has not deleted it, and an append to it starts afresh. With ``sort_key_name``, seconds
+            from the writing of each message until that one expires; with None that message never does.
         ttl_key_name: the attribute of the expiry time, in seconds since the epoch.
-        history_size: how many messages are kept, the latest ones; None for all. With ``sort_key_name``, a fifth more
+        history_size: how many messages are kept, the latest ones; None for all. In a single item, no append leaves
+            more; one that had more before is read whole until the next append. With ``sort_key_name``, a fifth more
             (four at least) may be stored before they are removed, and several times as many by handles that never read;
             only ``apage`` returns them, but where messages are deleted, those that had fallen out may take their
             places.
@@ -117,6 +132,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         fast_path: bool = True,
         default: Default | None = None,
     ) -> None:
+        super().__init__()
         check_default(default)
         whole_key = join_key(key or {primary_key_name: session_id})
         layout = layout_of(
@@ -131,14 +147,12 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         options = ClientOptions(
             endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path
         )
-        clients = shared_clients(options, self)
+        clients = shared_clients(options)
         self._set_up(session_id, whole_key, layout, clients, kms_key_id, consistent_read, default, index=None)
         self._coerce_float_to_decimal = coerce_float_to_decimal
-        self._shared_clients: Clients | None = clients
 
-    @classmethod
+    @staticmethod
     def _in_store(
-        cls,
         session_id: str,
         key: Mapping[str, KeyValue],
         layout: Layout,
@@ -148,10 +162,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         default: Default | None,
         index: Indexed | None,
     ) -> DynamoDBChatMessageHistory:
-        history = cls.__new__(cls)
+        history = DynamoDBChatMessageHistory.__new__(DynamoDBChatMessageHistory)
         history._set_up(session_id, key, layout, clients, kms_key_id, consistent_read, default, index)
         history._coerce_float_to_decimal = False
-        history._shared_clients = None
         return history
 
     def _set_up(
@@ -165,7 +178,6 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         default: Default | None,
         index: Indexed | None,
     ) -> None:
-        super().__init__()
         self._session_id = session_id
         self._key = dict(key)
         self._layout = layout
@@ -174,6 +186,12 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         self._consistent_read = consistent_read
         self._default = default
         self._index = index
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make from the settings what a handle knows of its session."""
+        layout, clients, index, kms_key_id = self._layout, self._clients, self._index, self._kms_key_id
+        consistent_read, default = self._consistent_read, self._default
         place = Place(layout.table_name, self._key)
         sealing = sealing_type(kms_key_id)
         self._sealing = None if sealing is None else sealing(kms_key_id or "", layout.key, clients, place)
@@ -196,7 +214,17 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
                 owner=index.owner,
                 default=default,
             )
-        self._closed = False
+        self._lifetime = Lifetime()
+        if clients.shared:
+            clients.users.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings, and what a subclass has added: a copy is another handle on the same session."""
+        return {name: value for name, value in vars(self).items() if name not in _MADE_ANEW}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin()
 
     @property
     def table_name(self) -> str:
@@ -234,7 +262,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
     @property
     def ttl(self) -> int | None:
-        """Seconds from the last append until the session expires, None for never."""
+        """Seconds from the last append until the session expires, None where this handle sets no expiry time."""
         return self._layout.ttl
 
     @property
@@ -292,14 +320,14 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """
         return self._open_conversation().stream()
 
-    async def apage(self, limit: int, before: str | None = None) -> Page:
+    async def apage(self, limit: int = 50, before: str | None = None) -> Page:
         """Return some of the latest messages with their ids, oldest first, or of those before a cursor.
 
         For scrolling back: ask for a page, then for the page before its ``cursor``, until that is None. A page stays
         the same however much is appended. Needs an item collection.
 
         Args:
-            limit: how many messages at most.
+            limit: how many messages at most, 50 by default.
             before: the cursor of a page, or a message's id: only what comes before it.
 
         Raises:
@@ -425,7 +453,10 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """Append this session's messages to another one of the same table, to branch off, and return its handle.
 
         A hundred messages at a time; a second call appends them again. The copies have ids and times of their own.
-        Needs an item collection.
+        The handle has the class of this one, and its attributes. Needs an item collection.
+
+        With a session index, the new session has the owner that this handle names, or else the owner of this session,
+        which takes a ``GetItem``.
 
         Args:
             session_id: the value of the other session's partition key.
@@ -438,8 +469,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             LayoutError: the session is stored in a single item.
             ChatHistoryError: what ``aget_messages`` and ``aadd_messages`` raise. Some messages may have been copied.
         """
-        other = self._sibling(session_id, key)
-        await self._open_conversation().copy_to(other._conversation, upto)
+        conversation = self._open_conversation()
+        other = await self._sibling(session_id, key)
+        await conversation.copy_to(other._conversation, upto)
         return other
 
     async def aclear(self) -> None:
@@ -464,23 +496,28 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """Close this handle, and its client unless another open handle shares it. A second call does nothing.
 
         A handle of a store leaves the store's client open. Nobody has to call this: clients close with their loop.
+        ``async with`` opens a closed handle again.
         """
-        self._closed = True
-        clients, self._shared_clients = self._shared_clients, None
-        if clients is not None:
+        self._lifetime.closed = True
+        clients = self._clients
+        if clients.shared:
             clients.users.discard(self)
             if not clients.users:
                 await clients.aclose()
 
     async def __aenter__(self) -> DynamoDBChatMessageHistory:
-        """Return the handle itself."""
+        """Return the handle itself, opened again if it was closed."""
+        self._lifetime.enter()
+        if self._clients.shared:
+            self._clients.users.add(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the handle."""
-        await self.aclose()
+        """Close the handle, unless another ``async with`` of it is still open."""
+        if self._lifetime.leave():
+            await self.aclose()
 
     @property
     def messages(self) -> list[BaseMessage]:
@@ -499,7 +536,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """Return an iterator over the session's messages, as ``aiter`` does."""
         return iterate(self.aiter())
 
-    def page(self, limit: int, before: str | None = None) -> Page:
+    def page(self, limit: int = 50, before: str | None = None) -> Page:
         """Return some of the latest messages with their ids, as ``apage`` does."""
         return run(self.apage, limit, before)
 
@@ -553,8 +590,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """Return the table and the session; no content."""
         return f"<{type(self).__name__} {self._conversation.place}>"
 
-    def _sibling(self, session_id: str, key: Key | None) -> DynamoDBChatMessageHistory:
-        """Return a handle on another session with the same settings and clients."""
+    async def _sibling(self, session_id: str, key: Key | None) -> DynamoDBChatMessageHistory:
+        """Return a handle on another session with the same settings, clients and owner."""
         if key is None:
             (name,) = list(self._key)[:1]
             if self._key != {name: self._session_id}:
@@ -564,8 +601,12 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         whole_key = join_key(key)
         if whole_key == self._key:
             raise ValueError("A session cannot be copied to itself")
-        layout = replace(self._layout, key=encode_key(whole_key))
-        sibling = type(self)._in_store(
+        layout, index = replace(self._layout, key=encode_key(whole_key)), self._index
+        if isinstance(self._conversation, IndexedConversation):
+            index = Indexed(await self._conversation.owner())
+        # A subclass keeps what it has added to itself.
+        sibling = copy.copy(self)
+        sibling._set_up(
             session_id,
             whole_key,
             layout,
@@ -573,17 +614,18 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             self._kms_key_id,
             self._consistent_read,
             self._default,
-            self._index,
+            index,
         )
-        if self._shared_clients is not None:
-            self._shared_clients.users.add(sibling)
-            sibling._shared_clients = self._shared_clients
         return sibling
 
     def _open_conversation(self) -> Conversation:
-        if self._closed:
+        if self._lifetime.closed:
             raise ClosedError("The chat history is closed", self._conversation.place)
         return self._conversation
+
+
+# What a copy of a handle makes for itself.
+_MADE_ANEW = {"_sealing", "_conversation", "_lifetime"}
 
 
 def sealing_type(kms_key_id: str | None) -> type[Sealing] | None:

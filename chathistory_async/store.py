@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from botocore.config import Config
 
@@ -27,6 +28,21 @@ if TYPE_CHECKING:
     from ._sealing import Sealing
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _hidden_from_signature(parameter: str) -> Callable[[Method], Method]:
+    """Leave a parameter out of what ``inspect.signature`` tells of a method that is called with and without it."""
+
+    def hide(method: Method) -> Method:
+        signature = inspect.signature(method)
+        shown = [value for name, value in signature.parameters.items() if name != parameter]
+        method.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+        return method
+
+    return hide
+
+
 class ChatHistoryStore:
     """The sessions of one table: settings and clients that all their handles share.
 
@@ -35,6 +51,13 @@ class ChatHistoryStore:
     that uses it, at the first use. Its own methods are asynchronous; plain code calls them with ``asyncio.run``, and
     its handles' methods as they are.
 
+    A store that was closed raises ``ClosedError``, and so do its handles, until ``async with`` opens it again. Any
+    number of ``async with`` may be open at once, on any event loops: the last one to end closes the store. ``aclose``
+    and ``close`` close it at once, whoever uses it.
+
+    A store can be copied, deeply copied and pickled. The copy has the settings and opens clients of its own. A
+    ``boto3_session`` cannot be pickled.
+
     Args:
         table_name: the table.
         endpoint_url: the endpoint, None for the SDK's choice.
@@ -42,9 +65,11 @@ class ChatHistoryStore:
         boto3_session: as for ``DynamoDBChatMessageHistory``; it stays the caller's and is not closed.
         kms_key_id: the KMS key that messages are sealed under, None to store them in the clear; as for
             ``DynamoDBChatMessageHistory``.
-        ttl: seconds from the last append until a session expires, None for never.
+        ttl: seconds from the writing of a message until it expires, or in a single item from the last append until the
+            session does. None as for ``DynamoDBChatMessageHistory``.
         ttl_key_name: the attribute of the expiry time, in seconds since the epoch.
-        history_size: how many messages of a session are kept, the latest ones; None for all.
+        history_size: how many messages of a session are kept, the latest ones; None for all. How exactly that holds is
+            said at ``DynamoDBChatMessageHistory``.
         history_messages_key: the attribute of the messages, or of a message's body.
         region_name: the region, None for the SDK's choice.
         config: a botocore ``Config`` that is merged over ours.
@@ -121,10 +146,14 @@ class ChatHistoryStore:
         self._kms_key_id = kms_key_id
         self._sealing_type = sealing_type(kms_key_id)
 
+    @_hidden_from_signature("key")
     def session(
         self, session_id: str, *, key: Key | None = None, owner: str | None = None
     ) -> DynamoDBChatMessageHistory:
         """Return a handle on a session. No I/O; a handle costs microseconds and need not be kept or closed.
+
+        ``RunnableWithMessageHistory`` calls it with the session's id, or with a ``history_factory_config`` of the
+        fields ``session_id`` and ``owner``. It accepts no further parameter, so ``inspect.signature`` has no ``key``.
 
         Args:
             session_id: the value of the partition key.
@@ -154,7 +183,7 @@ class ChatHistoryStore:
             index,
         )
 
-    async def list_sessions(self, owner: str, limit: int, *, before: str | None = None) -> SessionPage:
+    async def list_sessions(self, owner: str, limit: int = 50, *, before: str | None = None) -> SessionPage:
         """Return an owner's sessions, the last active first.
 
         One ``Query`` of the index ``SessionsByOwner``, which follows the table within a second or so: it cannot be read
@@ -163,7 +192,7 @@ class ChatHistoryStore:
 
         Args:
             owner: the owner.
-            limit: how many at most.
+            limit: how many at most, 50 by default.
             before: the ``cursor`` of a page: only what comes after that page. Sessions that become active meanwhile
                 move to the front, and are not met again.
 
@@ -423,8 +452,11 @@ class ChatHistoryStore:
         return scan_session_ids(self._layout, self._clients)
 
     async def aclose(self) -> None:
-        """Close the clients of all event loops and end the store's handles. A second call does nothing."""
-        self._clients.retired = True
+        """Close the clients of all event loops, at once, and with them the store and its handles.
+
+        Calls under way end first. A second call does nothing. ``async with`` opens the store again.
+        """
+        self._clients.lifetime.closed = True
         await self._clients.aclose()
 
     def close(self) -> None:
@@ -436,18 +468,36 @@ class ChatHistoryStore:
 
         Raises:
             ConfigurationError: the SDK cannot make a client.
-            ClosedError: the store was closed.
+            ClosedError: the store was closed meanwhile.
         """
-        await self._table().connect()
-        if self._sealing_type is not None:
-            await self._sealing_type.connect(self._kms_key_id or "", self._clients, Place(self._layout.table_name))
+        self._clients.lifetime.enter()
+        try:
+            await self._table().connect()
+            if self._sealing_type is not None:
+                await self._sealing_type.connect(self._kms_key_id or "", self._clients, Place(self._layout.table_name))
+        except BaseException:
+            await self._leave()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the store."""
-        await self.aclose()
+        """Close the store, unless another ``async with`` of it is still open."""
+        await self._leave()
+
+    async def _leave(self) -> None:
+        if self._clients.lifetime.leave():
+            await self._clients.aclose()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings, and what a subclass has added."""
+        return vars(self) | {"_clients": self._clients.options, "_sealing_type": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._clients = Clients(state["_clients"])
+        self._sealing_type = sealing_type(self._kms_key_id)
 
     def __repr__(self) -> str:
         """Return the table's name."""

@@ -22,8 +22,8 @@ from engines import SDK_THREADS
 from proxy import Fault, Proxy
 from samples import humans, texts
 
-from chathistory_async import BridgeError, DynamoDBChatMessageHistory
-from chathistory_async._bridge import THREAD_NAME, run
+from chathistory_async import BridgeError, DynamoDBChatMessageHistory, _bridge
+from chathistory_async._bridge import THREAD_NAME, iterate, run
 
 PRELUDE = """
 import asyncio, atexit, os, signal, sys, threading, time, warnings
@@ -205,6 +205,127 @@ def test_an_error_is_gone_once_it_was_handled() -> None:
         gc.enable()
 
 
+def test_a_result_is_gone_once_nobody_holds_it() -> None:
+    class Result:
+        pass
+
+    async def give() -> Result:
+        return Result()
+
+    gc.disable()
+    try:
+        result = weakref.ref(run(give))
+        run(asyncio.sleep, 0)
+        assert result() is None
+    finally:
+        gc.enable()
+
+
+@pytest.fixture(params=["in one wait", "in short waits, as on Windows"])
+def waits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param != "in one wait":
+        monkeypatch.setattr(_bridge, "_WAIT_SECONDS", 0.001)
+
+
+@pytest.mark.usefixtures("waits")
+class TestWaiting:
+    def test_ends_with_the_call(self) -> None:
+        async def slow(error: Exception | None) -> str:
+            await asyncio.sleep(0.02)
+            if error is not None:
+                raise error
+            return "result"
+
+        assert run(slow, None) == "result"
+        # What a wait that has taken too long raises as well.
+        with pytest.raises(asyncio.TimeoutError, match="its own"):
+            run(slow, asyncio.TimeoutError("its own"))
+
+    def test_ends_with_the_generator(self) -> None:
+        async def numbers() -> Any:
+            for number in range(3):
+                await asyncio.sleep(0.005)
+                yield number
+
+        assert list(iterate(numbers())) == [0, 1, 2]
+
+    def test_ends_with_ctrl_c(self) -> None:
+        async def forever() -> None:
+            await asyncio.sleep(3600)
+
+        interrupt_soon()
+        with pytest.raises(KeyboardInterrupt):
+            run(forever)
+        assert run(others_on_the_private_loop) == 0
+
+
+async def others_on_the_private_loop() -> int:
+    # A cancellation takes a turn to be asked for, one to arrive and one to be told.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return len(asyncio.all_tasks()) - 1
+
+
+def interrupted_at(step: int, ended: list[bool]) -> bool:
+    """Make a call that Ctrl-C meets at one of the steps on its way, and tell whether it did.
+
+    Args:
+        step: which of the moments at which Python looks for signals: when a function begins, and when it has ended.
+        ended: what the call adds to when it has ended by itself.
+    """
+    steps = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal steps
+        steps += event != "c_call"
+        if event != "c_call" and steps == step and not ended:
+            raise KeyboardInterrupt
+
+    async def call() -> None:
+        await asyncio.sleep(0.03)
+        ended.append(True)
+
+    sys.setprofile(count)
+    try:
+        run(call)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+# Of a coroutine that was made and not submitted yet.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_ctrl_c_at_any_step_of_a_call_leaves_nothing_that_runs() -> None:
+    run(asyncio.sleep, 0)
+    for step in range(1, 1000):
+        ended: list[bool] = []
+        if not interrupted_at(step, ended):
+            break
+        assert run(others_on_the_private_loop) == 0, step
+        assert not ended
+    assert ended
+    assert step > 20
+
+
+def test_ctrl_c_while_the_thread_starts_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            raise KeyboardInterrupt
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(_bridge, "_private", None)
+    with monkeypatch.context() as context:
+        context.setattr(threading, "Thread", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(asyncio.sleep, 0)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def interrupt_soon() -> None:
     def interrupt() -> None:
         time.sleep(0.3)
@@ -299,6 +420,55 @@ class TestExit:
         """
         assert "cut short" in clean(script(code, before=before))
 
+    def test_a_call_that_is_submitted_meanwhile_is_cut_short_too(self, script: Script) -> None:
+        before = """
+        import atexit
+        @atexit.register
+        def wait():
+            thread.join(30)
+        """
+        code = """
+        history.messages
+        submit, submitting = asyncio.run_coroutine_threadsafe, threading.Event()
+        def slowly(coroutine, loop):
+            if threading.current_thread() is thread:
+                submitting.set()
+                time.sleep(0.5)
+            return submit(coroutine, loop)
+        asyncio.run_coroutine_threadsafe = slowly
+        def call():
+            try:
+                history.messages
+            except BaseException as error:
+                os.write(1, repr(error).encode())
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        submitting.wait()
+        """
+        output = clean(script(code, before=before))
+        assert "BridgeError" in output
+        assert "cut short" in output
+
+    def test_a_call_that_needs_a_thread_is_refused(self, script: Script) -> None:
+        """Of a pool's worker, for which the interpreter waits after it has stopped all starting of threads."""
+        code = """
+        import boto3, concurrent.futures
+        with_thread = DynamoDBChatMessageHistory(table, session, boto3_session=boto3.Session())
+        # With a host name, which asyncio looks up in a thread.
+        elsewhere = DynamoDBChatMessageHistory(table, session, "http://localhost:1")
+        def call():
+            while not concurrent.futures.thread._shutdown:
+                time.sleep(0.01)
+            for history in (with_thread, elsewhere):
+                try:
+                    history.messages
+                except BridgeError as error:
+                    print(error)
+        history.messages
+        concurrent.futures.ThreadPoolExecutor(1).submit(call)
+        """
+        assert clean(script(code)).count("The interpreter is exiting") == 2
+
     def test_within_seconds_whatever_runs(self, script: Script) -> None:
         code = """
         async def stubborn():
@@ -359,7 +529,7 @@ class TestFork:
         code = """
         from chathistory_async import _clients
         history.messages
-        clients = history._shared_clients
+        clients = history._clients
         held = [_bridge._lock, _clients._shared_lock, clients._lock]
         [lock.acquire() for lock in held]
         child = os.fork()

@@ -148,6 +148,14 @@ async def test_a_long_session_is_iterated_over_a_page_at_a_time(through: Through
 
 
 class TestPages:
+    async def test_have_fifty_messages_unless_told(self, make: Make) -> None:
+        await make().aadd_messages(humans(*range(60)))
+        page = await make().apage()
+        assert texts(messages_of(page)) == [str(number) for number in range(10, 60)]
+        assert texts(messages_of(await asyncio.to_thread(make().page, before=page.cursor))) == [
+            str(number) for number in range(10)
+        ]
+
     async def test_lead_back_to_the_beginning(self, make: Make) -> None:
         await make().aadd_messages(humans(*range(10)))
         history, cursor, pages = make(), None, list[list[Any]]()

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Make
+from conftest import Make, created_table, module_or_test
 from faces import ALL_FACES, Face
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from pydantic import BaseModel
-from samples import texts
+from samples import humans, texts
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
 
@@ -129,3 +130,35 @@ def test_a_turn_that_cannot_be_stored_is_told_at_error(
         "messages[1].additional_kwargs.connection[0] cannot be stored: a lock has no plain form" in record.getMessage()
     )
     assert f"session SessionId={session_id!r}" in record.getMessage()
+
+
+@pytest.fixture(scope=module_or_test)
+def indexed_table() -> Iterator[str]:
+    with created_table(session_index=True) as name:
+        yield name
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+async def test_the_owner_may_be_configurable(indexed_table: str, session_id: str, synchronous: bool) -> None:
+    fields = [ConfigurableFieldSpec(id=name, annotation=str) for name in ("session_id", "owner")]
+    model = GenericFakeChatModel(messages=iter([AIMessage("answer")]))
+    async with ChatHistoryStore(indexed_table, session_index=True) as store:
+        chain = RunnableWithMessageHistory(model, store.session, history_factory_config=fields)
+        configured: RunnableConfig = {"configurable": {"session_id": session_id, "owner": f"{session_id}-owner"}}
+        if synchronous:
+            await asyncio.to_thread(chain.invoke, [HumanMessage("hello")], configured)
+        else:
+            await chain.ainvoke([HumanMessage("hello")], configured)
+        [info] = (await store.list_sessions(f"{session_id}-owner")).sessions
+        assert (info.session_id, info.message_count) == (session_id, 2)
+        assert texts(await store.session(session_id).aget_messages()) == ["hello", "answer"]
+
+
+async def test_a_session_may_have_a_whole_key_though_the_signature_does_not_tell(
+    collection_table: str, session_id: str
+) -> None:
+    async with ChatHistoryStore(collection_table) as store:
+        assert list(inspect.signature(store.session).parameters) == ["session_id", "owner"]
+        tenants = store.session("s", key={"SessionId": ("tenant", session_id)})
+        await tenants.aadd_messages(humans(1))
+        assert tenants.key == {"SessionId": f"tenant#{session_id}"}

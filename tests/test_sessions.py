@@ -176,6 +176,30 @@ class TestCount:
         info = await info_of(store, f"{session_id}-2")
         assert (info.message_count, info.owner) == (5, owner)
 
+    @pytest.mark.parametrize("synchronous", [False, True])
+    async def test_of_a_branch_is_its_owners_whichever_handle_branched_it_off(
+        self, store: ChatHistoryStore, session_id: str, owner: str, synchronous: bool
+    ) -> None:
+        await store.session(session_id, owner=owner).aadd_messages(humans(1))
+        history = store.session(session_id)
+        name = f"{session_id}-2"
+        branch = await (asyncio.to_thread(history.copy_to, name) if synchronous else history.acopy_to(name))
+        assert (await info_of(store, name)).owner == owner
+        # So is what is written by the handle that it returned, after it was deleted.
+        await store.delete_session(name)
+        await branch.aadd_messages(humans(1, 2))
+        assert ids((await store.list_sessions(owner)).sessions) == [name, session_id]
+        await store.session(session_id, owner="another").acopy_to(f"{session_id}-3")
+        assert (await info_of(store, f"{session_id}-3")).owner == "another"
+        assert await store.purge_owner(owner) == Purged(2, 3)
+        assert await branch.aget_messages() == []
+
+    async def test_of_a_branch_of_nobodys_session_is_nobodys(self, store: ChatHistoryStore, session_id: str) -> None:
+        await (await store.session(f"{session_id}-none").acopy_to(f"{session_id}-2")).aadd_messages(humans(1))
+        await store.session(session_id).aadd_messages(humans(1))
+        await store.session(session_id).acopy_to(f"{session_id}-3")
+        assert {(await info_of(store, f"{session_id}-{number}")).owner for number in (2, 3)} == {None}
+
     async def test_with_history_size_is_of_what_is_kept(self, new_store: NewStore, session_id: str) -> None:
         store = new_store(history_size=3)
         for number in range(20):
@@ -318,6 +342,14 @@ class TestListing:
     async def test_refuses_what_cannot_be_meant(self, new_store: NewStore, whose: Any, limit: Any) -> None:
         with pytest.raises(ValueError, match="must be"):
             await new_store().list_sessions(whose, limit)
+
+    async def test_has_fifty_on_a_page_unless_told(self, new_store: NewStore, owner: str) -> None:
+        store = new_store()
+        names = [f"{owner}-{number}" for number in range(51)]
+        await asyncio.gather(*(store.session(name, owner=owner).aadd_messages(humans(1)) for name in names))
+        page = await store.list_sessions(owner)
+        assert len(page.sessions) == 50
+        assert len((await store.list_sessions(owner, before=page.cursor)).sessions) == 1
 
 
 class TestTitleAndMetadata:
