@@ -114,7 +114,12 @@ def _map_of(kind: str, fields: dict[str, AttributeValue]) -> AttributeValue:
 
 def reads_back(back: BaseMessage, message: BaseMessage, data: dict[str, Any]) -> bool:
     """Tell whether what was read back is a message, or has the same dump as one of another class."""
-    return back == message or dump_of(back) == data
+    try:
+        if back == message:
+            return True
+    except Exception:  # noqa: BLE001, S110  # of an object in the message, which is compared with a dict
+        pass
+    return dump_of(back) == data
 
 
 def check_reads_back(decode: Callable[[Out], BaseMessage], stored: Out, plain: dict[str, Any]) -> None:
@@ -281,7 +286,18 @@ def _encode_list(value: Any, level: int) -> AttributeValue:
 
 def _encode_map(value: Any, level: int) -> AttributeValue:
     _check_nesting(level)
-    return {"M": {_map_name(name): _encode(element, level + 1) for name, element in value.items()}}
+    entries: dict[str, AttributeValue] = {}
+    for name, element in value.items():
+        if type(name) is not str or not name or not name.isascii():
+            _map_name(name)
+        # What most of a message is made of: with a call for each of these it takes 1.1 to 1.2 times as long.
+        if type(element) is str and element.isascii():
+            entries[name] = {"S": element}
+        elif element is None:
+            entries[name] = {"NULL": True}
+        else:
+            entries[name] = _encode(element, level + 1)
+    return {"M": entries}
 
 
 def _map_name(name: object) -> str:
@@ -440,12 +456,12 @@ def _decode_map(content: Mapping[str, AttributeValue]) -> Any:
             result[name] = [_decode(element) for element in value["L"]] if value["L"] else []
         else:
             result[name] = _decode(value)
-    return _unmarked(result) if len(result) == 1 else result
+    return _unmarked(result) if len(result) == 1 and name[:1] == "$" else result
 
 
 def _unmarked(value: dict[str, Any]) -> Any:
     ((name, content),) = value.items()
-    if name[:1] != "$" or not _looks_marked(value):
+    if not _looks_marked(value):
         return value
     if name != _MARK:
         return {name[1:]: content}
@@ -525,7 +541,9 @@ def _encode_key_value(name: str, value: object) -> AttributeValue:
     if not isinstance(value, (str, int, Decimal, bytes)) or isinstance(value, bool):
         raise TypeError(f"The key attribute {name!r} must be a str, int, Decimal or bytes, not {type(value).__name__}")
     try:
-        return {"N": _number_text(value)} if isinstance(value, (int, Decimal)) else _encode(value, 0)
+        if isinstance(value, (int, Decimal)):
+            return {"N": _number_text(value)}
+        return {"S": plain_text(value)} if isinstance(value, str) else {"B": bytes(value)}
     except Refused as refused:
         raise ValueError(f"The key attribute {name!r} cannot be stored: {refused.reason}") from None
 

@@ -98,8 +98,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         fast_path: whether calls to DynamoDB are first tried on a lean path beside the SDK's client, for less than
             a third of its CPU. False sends all by that client: for event handlers, ``Stubber``, tracers that patch it.
         default: a function that takes a value which has no plain form (see ``aadd_messages``) and returns one that has
-            one, as ``json.dumps`` takes it; what it returns may hold further such values. It may be called more than
-            once for a value, and has to return the same each time. None, or an exception from it, refuses the message.
+            one, as ``json.dumps`` takes it; what it returns may hold further such values. It is called on the event
+            loop, maybe more than once for a value, and has to return the same each time. None, or an exception from it,
+            refuses the message.
 
     Raises:
         TypeError: ``boto3_session``, ``kms_key_id``, ``default`` or a value in ``key`` is of a type that is not

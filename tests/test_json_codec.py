@@ -164,6 +164,18 @@ def test_what_has_no_plain_form_is_refused_with_its_path(extra: dict[Any, Any], 
     assert reason in text
 
 
+@pytest.mark.parametrize(("dicts", "lists", "refused"), [(60, 10, False), (60, 100, True), (90, 1, True)])
+def test_names_with_surrogates_count_as_three_levels(dicts: int, lists: int, refused: bool) -> None:
+    value = nested(lists)
+    for _ in range(dicts):
+        value = {"\ud800": value}
+    message = HumanMessage("", additional_kwargs={"a": value})
+    if refused:
+        assert refusal(message).startswith("messages[3].additional_kwargs.a['\\ud800']['\\ud800']")
+    else:
+        assert decode_json(encode_json(message, 0), 0) == message
+
+
 def test_the_deepest_nesting_is_not_refused() -> None:
     message = HumanMessage("", additional_kwargs={"a": nested(MAX_NESTING - 2)})
     assert decode_json(encode_json(message, 0), 0) == message
