@@ -225,6 +225,15 @@ class TestHistorySize:
             expected = (expected + [str(n) for n in range(start, start + batch)])[-4:]
             assert texts(await face(make(**kept(face, 4))).read()) == expected
 
+    async def test_bounds_what_is_read_of_a_longer_session_at_the_next_append_at_the_latest(
+        self, face: type[Face], make: Make
+    ) -> None:
+        await face(make()).add(humans(1, 2, 3))
+        history = face(make(history_size=2))
+        assert texts(await history.read()) == ["1", "2", "3"][face.collection :]
+        await history.add(humans(4))
+        assert texts(await history.read()) == ["3", "4"]
+
     @pytest.mark.parametrize(("stored", "size", "batch"), [(9, 3, 2), (300, 20, 2), (300, 280, 150), (90, 95, 20)])
     async def test_set_on_a_session_that_outgrew_it(
         self, face: type[Face], make: Make, stored: int, size: int, batch: int

@@ -250,6 +250,7 @@ class TestCopies:
             async with other:
                 assert settings(other.session(session_id)) == settings(history)
                 assert texts(await other.session(session_id).aget_messages()) == ["1"]
+            await other.aclose()
             assert set(_open_slots) == slots
             assert texts(await history.aget_messages()) == ["1"]
         async with COPIES[how](store) as late:
