@@ -223,9 +223,9 @@ class ItemCollection:
             parameters["ExclusiveStartKey"] = start_key
         return Request("query", parameters)
 
-    def get(self, key: SortKey) -> Request:
+    def get(self, key: SortKey, *, consistent: bool = True) -> Request:
         """Read the first item of a message."""
-        return Request("get_item", {"TableName": self.table_name, "Key": self._key(key), "ConsistentRead": True})
+        return Request("get_item", {"TableName": self.table_name, "Key": self._key(key), "ConsistentRead": consistent})
 
     def replace(
         self, stored: StoredPart, items: Sequence[Mapping[str, AttributeValue]], token: str, now: int

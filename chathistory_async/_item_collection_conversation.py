@@ -101,6 +101,7 @@ class ItemCollectionConversation(Conversation):
         super().__init__(clients, place, sealing, consistent_read=consistent_read, default=default)
         self._layout = layout
         self._clock = clock_of(layout.table_name, repr(layout.key))
+        self._sort_key_check = ("sort key", layout.table_name, *layout.key, layout.sort_key_name)
         # The latest messages' sort keys, oldest first, where history_size wants to know them; None before a read.
         self._window: list[SortKey] | None = None
 
@@ -318,6 +319,15 @@ class ItemCollectionConversation(Conversation):
     async def _check_table(self) -> None:
         """Refuse a table in which what is to be appended could not be found; once, before the first append."""
 
+    async def _check_sort_key(self, key: SortKey) -> None:
+        """Refuse a table without the sort key; once, before the first message that is put alone.
+
+        To such a table it is an attribute like any other: the item would be stored as the session itself. All other
+        requests have the sort key where DynamoDB refuses it, or put two items that would be one.
+        """
+        read = self._layout.get(key, consistent=False)
+        await self._clients.first_append.check(self._sort_key_check, lambda: self._call(read))
+
     async def _next_batch(self) -> SortKey:
         """Return the sort key of the first message of a batch, unless it cannot come behind what was seen."""
         if self._clock.saw_impossible_key:
@@ -339,9 +349,11 @@ class ItemCollectionConversation(Conversation):
         items = [item for items in messages for item in items]
         try:
             if len(items) == 1:
+                await self._check_sort_key(first)
                 await self._write(self._layout.put(items[0]))
             else:
                 await self._write(self._layout.put_together(items, token))
+                self._clients.first_append.record(self._sort_key_check)
         except ConditionFailed as failed:
             self._check_stored([(items[0], failed.item)])
         except TransactionCanceled as canceled:
@@ -469,6 +481,7 @@ class ItemCollectionConversation(Conversation):
     async def _query(self, request: Request) -> tuple[list[Item], dict[str, AttributeValue] | None]:
         """Return a page of what is stored, with the key of the next one."""
         response = await self._call(request)
+        self._clients.first_append.record(self._sort_key_check)
         items: list[Item] = response.get("Items", [])
         if len(items) > _LONG_PAGE:
             await asyncio.sleep(0)

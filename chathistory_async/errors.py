@@ -300,6 +300,8 @@ _KEY_SCHEMA_TEXTS = (
     "Query key condition not supported",
     "Query condition missed key schema element",
     "Condition parameter type does not match schema type",
+    # All that moto says of a key without the table's sort key, and of nothing else.
+    "Validation Exception",
 )
 _NO_INDEX_TEXTS = ("does not have the specified index", "Index not found", "Invalid index")
 _ITEM_SIZE_TEXTS = ("Item size has exceeded", "Item size to update has exceeded")

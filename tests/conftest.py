@@ -18,6 +18,7 @@ from proxy import Proxy
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
 from chathistory_async._bridge import run
+from chathistory_async._item_collection_conversation import ItemCollectionConversation
 
 ENGINE = pytest.StashKey[Engine]()
 STOP = pytest.StashKey[Any]()
@@ -265,7 +266,11 @@ def through(proxy: Proxy, make: Make) -> Callable[..., DynamoDBChatMessageHistor
 
     def through(attempts: int = 4, **options: Any) -> DynamoDBChatMessageHistory:
         config = Config(retries={"total_max_attempts": attempts, "mode": "legacy"}, read_timeout=1)
-        return make(endpoint_url=proxy.url, config=config, **options)
+        history = make(endpoint_url=proxy.url, config=config, **options)
+        if isinstance(history._conversation, ItemCollectionConversation):
+            # As in a process that has appended before: the first append reads once, to see if there is a sort key.
+            history._clients.first_append.record(history._conversation._sort_key_check)
+        return history
 
     return through
 

@@ -103,6 +103,14 @@ async def test_wrong_key_schema(
     assert isinstance(error.__cause__, ClientError)
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_a_single_item_in_a_table_with_a_sort_key(
+    face: type[Face], encryption: dict[str, Any], collection_table: str, operation: str
+) -> None:
+    history = DynamoDBChatMessageHistory(collection_table, "x", **encryption)
+    assert "sort_key_name" in str(await failure(KeySchemaError, face, history, operation))
+
+
 @pytest.mark.real_engine("moto does not check a key's type or size")
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("value", [5, b"x", "x" * 2049, ""], ids=["number", "binary", "too-long", "empty"])

@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+from botocore.config import Config
 from conftest import Make
 from faces import COLLECTION_FACES, Face
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -507,22 +508,65 @@ for line in sys.stdin:
 class TestWrongTable:
     """In a table without a sort key every session is an item of langchain-community's."""
 
+    @pytest.fixture
+    def wrong(self, make: Make, table: str, proxy: Proxy) -> DynamoDBChatMessageHistory:
+        """A handle of a process that has done nothing yet, on a table without a sort key."""
+        return make(table_name=table, endpoint_url=proxy.url)
+
     @pytest.mark.parametrize("batch", [1, 3])
     @pytest.mark.parametrize("stored", [0, 5])
-    async def test_no_session_is_replaced_and_no_message_lost_in_silence(
-        self, make: Make, table: str, batch: int, stored: int
+    @pytest.mark.parametrize("read_before", [False, True])
+    async def test_the_first_append_is_refused_and_writes_nothing(
+        self,
+        face: type[Face],
+        make: Make,
+        wrong: DynamoDBChatMessageHistory,
+        item: Callable[[], Any],
+        batch: int,
+        stored: int,
+        read_before: bool,
     ) -> None:
-        single = make(table_name=table, sort_key_name=None)
+        single = make(table_name=wrong.table_name, sort_key_name=None)
         if stored:
             await single.aadd_messages(humans(*range(stored)))
-        wrong = make(table_name=table)
-        if stored or batch > 1:
-            with pytest.raises(KeySchemaError, match="sort_key_name"):
-                await wrong.aadd_messages(humans(*range(batch)))
-            assert len(await single.aget_messages()) == stored
+        before = item()
+        if read_before:
+            with pytest.raises(KeySchemaError):
+                await wrong.aget_messages()
+        for _ in range(2):
+            with pytest.raises(KeySchemaError, match="sort_key_name") as caught:
+                await face(wrong).add(humans(*range(batch)))
+            assert caught.value.session_key == wrong.key
+        assert item() == before
+        assert len(await single.aget_messages()) == stored
 
-    @pytest.mark.real_engine("moto takes a condition on a key that the table does not have")
-    async def test_every_other_method_says_so(self, make: Make, table: str) -> None:
+    async def test_the_first_append_of_one_message_reads_once_to_know(
+        self, face: type[Face], make: Make, proxy: Proxy
+    ) -> None:
+        proxy.measure = True
+        for number in range(3):
+            await face(make(endpoint_url=proxy.url)).add(humans(number))
+        assert proxy.operations() == ["GetItem", "PutItem", "PutItem", "PutItem"]
+        assert proxy.units[0] == 0.5
+
+    async def test_a_read_or_a_batch_shows_the_sort_key_as_well(self, make: Make, proxy: Proxy) -> None:
+        await make(endpoint_url=proxy.url).aget_messages()
+        await make(endpoint_url=proxy.url).aadd_messages(humans(1))
+        assert proxy.operations() == ["Query", "PutItem"]
+        proxy.seen.clear()
+        options: dict[str, Any] = {"endpoint_url": proxy.url, "config": Config(read_timeout=20)}
+        await make(**options).aadd_messages(humans(1, 2))
+        await make(**options).aadd_messages(humans(3))
+        assert proxy.operations() == ["TransactWriteItems", "PutItem"]
+
+    async def test_who_may_not_read_may_append(self, make: Make, proxy: Proxy) -> None:
+        proxy.schedule = lambda seen: Fault.DENIED if seen.operation == "GetItem" else Fault.NONE
+        for number in range(2):
+            await make(endpoint_url=proxy.url, fast_path=False).aadd_messages(humans(number))
+        assert proxy.operations() == ["GetItem", "PutItem", "PutItem"]
+        assert texts(await make().aget_messages()) == ["0", "1"]
+
+    async def test_every_other_method_says_so(self, make: Make, table: str, items_in: Any) -> None:
         some_id = "0" * 16 + "-" + "0" * 16 + "-" + "0" * 6
         for wrong in (make(table_name=table), make(primary_key_name="other"), make(sort_key_name="other")):
             for attempt in (
@@ -533,9 +577,11 @@ class TestWrongTable:
                 wrong.apop_message(),
                 wrong.adelete_messages([some_id]),
                 wrong.areplace_message(some_id, HumanMessage("x")),
+                wrong.aadd_messages(humans(1)),
             ):
                 with pytest.raises(KeySchemaError, match="check primary_key_name, key and sort_key_name"):
                     await attempt
+        assert items_in(table) == []
 
     @pytest.mark.real_engine("moto does not check a key's type or size")
     @pytest.mark.parametrize("batch", [1, 2])
@@ -729,6 +775,8 @@ class TestCost:
     async def test_does_not_grow_with_the_session(self, make: Make, proxy: Proxy) -> None:
         proxy.measure = True
         await self.fill(make, 100)
+        # The first append reads once more.
+        await make(endpoint_url=proxy.url).aadd_messages(humans("first"))
         at_100 = await self.costs(make, proxy)
         assert {name: operations for name, (operations, _) in at_100.items()} == {
             "append": ["PutItem"],
