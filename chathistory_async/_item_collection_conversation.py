@@ -49,7 +49,7 @@ from ._item_collection import (
 from ._json_codec import decode_json, encode_json
 from ._plain import Default
 from ._settings import check_positive
-from ._slices import Slices, at_most
+from ._slices import Slices, Turns, at_most
 from ._sort_keys import PREFIX, SortKey, clock_of, message_id_of, parse
 from .errors import (
     ChatHistoryError,
@@ -70,6 +70,8 @@ _KNOWN_ENCODINGS = {"", _ZLIB, _SEALED, f"{_ZLIB},{_SEALED}"}
 # Of 25 items each; more at once would only meet the throttle of the partition.
 _SWEEPS_AT_ONCE = 4
 _READ_AGAIN = 5
+# Most items are less than a KB, and a Query bills for 4 KB and more.
+_POPPED_AT_ONCE = 16
 # Of what is stored in an error's text: it may be anything.
 _LONGEST_QUOTE = 40
 _DECODED_AT_ONCE = 32
@@ -190,16 +192,17 @@ class ItemCollectionConversation(Conversation):
     async def pop(self) -> BaseMessage | None:
         """Remove the latest message and return it; each message is returned to one caller only."""
         self._window = None
+        turns = Turns()
         for attempt in range(MAX_ATTEMPTS):
-            latest = (await self._latest(1, consistent=True))[-1:]
+            # Others who take messages off leave empty items behind the latest message.
+            latest = (await self._latest(1, at_first=_POPPED_AT_ONCE if attempt else 1, consistent=True))[-1:]
             if not latest:
                 return None
-            if not (whole := await self._whole(latest)):
-                continue
-            [message] = await self._decode(whole)
-            if await self._remove(whole[0].key, whole[0]):
-                return message
-            await pause(attempt)
+            if whole := await self._whole(latest):
+                [message] = await self._decode(whole)
+                if await self._remove(whole[0].key, whole[0]):
+                    return message
+            await turns.wait()
         raise self._conflict()
 
     async def replace(self, message_id: str, message: BaseMessage) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ._calls import Item, Request
-from ._codec import AttributeValue, for_request, has_passed
+from ._codec import MAX_ITEM_BYTES, AttributeValue, for_request, has_passed
 from ._settings import check_settings
 
 WRITES = "_chathistory_writes"
@@ -67,12 +67,14 @@ class Stored:
 
     Attributes:
         malformed: whether the messages' attribute is something else than a list.
+        has_damaged_writes: whether WRITES is something that no write of ours leaves. No append's condition holds then.
     """
 
     messages: Sequence[AttributeValue]
     writes: Sequence[str]
     expired: bool
     malformed: bool
+    has_damaged_writes: bool
 
     def hint(self) -> Hint:
         if self.expired:
@@ -123,13 +125,22 @@ class SingleItem:
         key_names = {f"#key{index}": name for index, name in enumerate(self.key)}
         return Request("get_item", self._get(", ".join((*key_names, "#writes")), key_names | {"#writes": WRITES}, True))
 
-    def delete(self, creator: str | None) -> Request:
-        """Delete the item, unless it is another one than that which the write ``creator`` created."""
+    def identity(self, item: Item) -> Identity | None:
+        """Return what an item has and one that comes after it has not; None where it has nothing of ours."""
+        if WRITES not in item:
+            return None
+        creator, *_ = item[WRITES].get("L") or [None]
+        if creator is None:
+            return Identity("#writes", for_request(item[WRITES]))
+        return Identity("#writes[0]", for_request(creator))
+
+    def delete(self, identity: Identity | None) -> Request:
+        """Delete the item, unless it is another one than that of this identity."""
         condition = "attribute_not_exists(#writes)"
         values = {}
-        if creator is not None:
-            condition = "attribute_exists(#writes) AND #writes[0] = :creator"
-            values = {"ExpressionAttributeValues": {":creator": {"S": creator}}}
+        if identity is not None:
+            condition = f"{identity.path} = :identity"
+            values = {"ExpressionAttributeValues": {":identity": identity.value}}
         return self._write(
             "delete_item",
             Key=self.key,
@@ -196,11 +207,14 @@ class SingleItem:
         """Read an item, None where there is none."""
         item = item or {}
         messages = item.get(self.messages_name, {"L": []})
+        writes = [element.get("S") for element in item.get(WRITES, {}).get("L", ())]
+        damaged = WRITES in item and (len(writes) < 2 or None in writes)
         return Stored(
             messages=messages.get("L", ()),
-            writes=[element.get("S", "") for element in item.get(WRITES, {}).get("L", ())],
+            writes=() if damaged else writes,
             expired=has_passed(item.get(self.expiry_name), now),
             malformed="L" not in messages,
+            has_damaged_writes=damaged,
         )
 
     def _change_messages(self, batch: Sequence[AttributeValue], length: int | None, stored: Stored | None) -> _Change:
@@ -217,7 +231,9 @@ class SingleItem:
         # Without a length the guess is that there is room; where it is wrong, the item that comes back has the length.
         room = "(attribute_not_exists(#messages) OR size(#messages) <= :room)"
         append = _append(batch)
-        return append._replace(values=append.values | {":room": _number(size - len(batch))}, condition=room)
+        # Of a number that DynamoDB takes, whatever the size: no item holds more messages than bytes.
+        most = min(size - len(batch), MAX_ITEM_BYTES)
+        return append._replace(values=append.values | {":room": _number(most)}, condition=room)
 
     def _change_writes(self, write: str, anchor: str | None, stored: Stored | None) -> _Change:
         if stored is not None and len(stored.writes) >= WRITES_LIMIT:
@@ -266,6 +282,13 @@ class SingleItem:
 
     def _names(self) -> dict[str, str]:
         return {"#messages": self.messages_name, "#expiry": self.expiry_name, "#writes": WRITES}
+
+
+class Identity(NamedTuple):
+    """What tells an item from another one of the same key: a path in it, and the value there."""
+
+    path: str
+    value: AttributeValue
 
 
 class _Change(NamedTuple):

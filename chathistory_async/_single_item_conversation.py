@@ -26,7 +26,7 @@ from ._conversation import (
 from ._json_codec import decode_json, encode_json
 from ._plain import Default
 from ._settings import check_positive
-from ._single_item import Hint, SingleItem
+from ._single_item import WRITES, Hint, SingleItem
 from .errors import ChatHistoryError, ItemTooLargeError, Place, UndecodableItemError, WriteOutcomeUnknownError
 
 if TYPE_CHECKING:
@@ -93,13 +93,13 @@ class SingleItemConversation(Conversation):
             if item is None:
                 self._hint = Hint()
                 return
-            creator = next(iter(layout.stored(item, now()).writes), None)
+            identity = layout.identity(item)
             try:
-                await self._call(layout.delete(creator))
+                await self._call(layout.delete(identity))
             except ConditionFailed as failed:
-                # Where the creator is known, the item that it created is gone: deleted by an attempt of this call
-                # whose answer was lost, or by someone else. What is there now came after, and stays.
-                item = failed.item if creator is None else None
+                # Where its identity is known, the item is gone: deleted by an attempt of this call whose answer was
+                # lost, or by someone else. What is there now came after, and stays.
+                item = failed.item if identity is None else None
                 if item is not None and failed.sent_before:
                     raise self._outcome_unknown() from None
             else:
@@ -146,6 +146,8 @@ class SingleItemConversation(Conversation):
                     return
                 if stored.malformed and not stored.expired:
                     raise self._malformed() from None
+                if stored.has_damaged_writes and not stored.expired:
+                    raise (self._outcome_unknown() if maybe_stored else self._damaged_writes()) from None
                 if maybe_stored and not stored.proves_unpruned_since(hint.anchor):
                     raise self._outcome_unknown() from None
                 hint = stored.hint()
@@ -175,6 +177,13 @@ class SingleItemConversation(Conversation):
     def _malformed(self) -> UndecodableItemError:
         return UndecodableItemError(
             "The attribute of the messages is not a list: check history_messages_key", self.place
+        )
+
+    def _damaged_writes(self) -> UndecodableItemError:
+        return UndecodableItemError(
+            f"The attribute {WRITES!r}, by which retries are recognised, is damaged, and nothing can be appended;"
+            " nothing was written. aclear() deletes the session",
+            self.place,
         )
 
     async def _get(self, *, consistent: bool) -> Item | None:

@@ -301,7 +301,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
         Raises:
             ValueError: ``limit`` is not a positive integer.
-            UndecodableItemError: something stored is not a message that this langchain-core knows.
+            UndecodableItemError: something stored is not a message that this langchain-core knows. In an item
+                collection, ``error.message_id`` is its id: ``adelete_messages`` removes it, and ``apage`` reads around it.
             DecryptionError, EncryptionContextError: a sealed message is not as it was sealed for its place.
             ConfigurationError: a message is sealed, and there is no ``kms_key_id``.
             KmsKeyError: a KMS key does not exist, is disabled, or is not for encryption.
@@ -349,7 +350,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
         In an item collection, one ``PutItem`` for one message, one ``TransactWriteItems`` for several. A batch of more
         than 100 messages or 4 MB is stored in several transactions, in order, each of them all or none. With
-        ``history_size``, now and then a ``Query`` and ``BatchWriteItem`` follow.
+        ``history_size``, now and then a ``Query`` and ``BatchWriteItem`` follow. Before the first append of a process, if
+        that is one message and nothing was read before, an eventually consistent ``GetItem`` finds out if the table has
+        the sort key. Where the credentials do not allow it, the append goes on without.
 
         An empty sequence writes nothing. If the call is cancelled, or fails with ``EndpointError``, ``ServiceError``,
         ``ThrottledError`` or ``WriteOutcomeUnknownError``, the batch, or the next of its transactions, may have been
@@ -386,8 +389,11 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             PartiallyStoredError: the first transactions of a large batch are stored; it says how many messages that is.
             WriteConflictError: other writers were always faster. Nothing was written.
             WriteOutcomeUnknownError: see there.
-            UndecodableItemError: the attribute of the messages is not a list.
-            TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
+            UndecodableItemError: in a single item, the attribute of the messages is not a list, or that of our own is
+                damaged. In an item collection, a message was read whose id claims a time over a century ahead, behind
+                which nothing can come. Nothing was written. ``adelete_messages([error.message_id])`` deletes it.
+            KeySchemaError: the table has other key attributes. Nothing was written.
+            TableNotFoundError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
                 ServiceError, ClosedError: see ``errors``.
         """
         await self._open_conversation().append(messages)
@@ -436,8 +442,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """Remove the latest message and return it, or return None where there is none.
 
         However many do so at once, each message is returned to one of them. A ``Query`` and an ``UpdateItem``, with a
-        session index a ``TransactWriteItems``. Where an
-        answer is lost beyond the last retry, the message may have been removed. Needs an item collection.
+        session index a ``TransactWriteItems``. Both again where others took the message off first, after a random pause
+        that grows with each time. Where an answer is lost beyond the last retry, the message may have been removed.
+        Needs an item collection.
 
         Raises:
             WriteConflictError: others were always faster. Nothing was removed.

@@ -73,7 +73,7 @@ async def all_stored(history: DynamoDBChatMessageHistory) -> list[StoredMessage]
 class TestLimit:
     async def test_gives_the_latest_oldest_first(self, make: Make) -> None:
         await make().aadd_messages(humans(*range(10)))
-        for limit in (1, 3, 9, 10, 11, 1000):
+        for limit in (1, 3, 9, 10, 11, 1000, 2**31 - 1, 2**63, 10**40):
             expected = [str(number) for number in range(10)][-limit:]
             assert texts(await make().aget_messages(limit=limit)) == expected
             assert texts(await asyncio.to_thread(make().get_messages, limit=limit)) == expected
@@ -83,6 +83,13 @@ class TestLimit:
         await history.aadd_messages(humans(*range(9)))
         assert texts(await history.aget_messages(limit=3)) == ["6", "7", "8"]
         assert texts(await history.aget_messages(limit=7)) == ["4", "5", "6", "7", "8"]
+
+    @pytest.mark.parametrize("size", [2**31, 10**40])
+    async def test_and_history_size_may_be_any_number(self, make: Make, size: int) -> None:
+        history = make(history_size=size)
+        for number in range(3):
+            await history.aadd_messages(humans(number))
+        assert texts(await make(history_size=size).aget_messages(limit=size)) == ["0", "1", "2"]
 
     @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "3"])
     async def test_must_be_a_positive_integer(self, make: Make, limit: Any) -> None:
@@ -174,6 +181,11 @@ class TestPages:
             page, count = await make().apage(limit, page.cursor), count + 1
             assert page.messages
         assert count == pages
+
+    @pytest.mark.parametrize("limit", [2**31 - 1, 2**31, 10**40])
+    async def test_may_be_of_any_size(self, make: Make, limit: int) -> None:
+        await make().aadd_messages(humans(*range(3)))
+        assert texts(messages_of(await make().apage(limit))) == ["0", "1", "2"]
 
     async def test_stay_as_they_are_while_others_append(self, make: Make) -> None:
         await make().aadd_messages(humans(*range(6)))
@@ -344,6 +356,21 @@ class TestPopping:
         contents = sorted(int(str(message.content)) for message in popped if message is not None)
         assert contents == list(range(12))
         assert await make().aget_messages() == []
+
+    async def test_by_more_than_there_are_messages_takes_few_requests(
+        self, through: Through, make: Make, proxy: Proxy
+    ) -> None:
+        await make().aadd_messages(humans(*range(15)))
+        popped = await asyncio.gather(*(through().apop_message() for _ in range(20)))
+        contents = sorted(int(str(message.content)) for message in popped if message is not None)
+        assert contents == list(range(15))
+        # A read and a removal each, and of the first turn 19 that are lost; without growing pauses it is 300 and more.
+        assert len(proxy.seen) <= 130
+
+    async def test_takes_two_requests(self, through: Through, make: Make, proxy: Proxy, removal: str) -> None:
+        await make().aadd_messages(humans(*range(3)))
+        assert await through().apop_message() == HumanMessage("2")
+        assert proxy.operations() == ["Query", removal]
 
     @pytest.mark.parametrize("fault", UNANSWERED)
     async def test_is_retried_without_taking_two(
