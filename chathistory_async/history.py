@@ -302,7 +302,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         Raises:
             ValueError: ``limit`` is not a positive integer.
             UndecodableItemError: something stored is not a message that this langchain-core knows. In an item
-                collection, ``error.message_id`` is its id: ``adelete_messages`` removes it, and ``apage`` reads around it.
+                collection ``error.message_id`` is its id, by which ``adelete_messages`` removes it, and ``apage`` reads
+                what is before it.
             DecryptionError, EncryptionContextError: a sealed message is not as it was sealed for its place.
             ConfigurationError: a message is sealed, and there is no ``kms_key_id``.
             KmsKeyError: a KMS key does not exist, is disabled, or is not for encryption.
@@ -350,9 +351,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
         In an item collection, one ``PutItem`` for one message, one ``TransactWriteItems`` for several. A batch of more
         than 100 messages or 4 MB is stored in several transactions, in order, each of them all or none. With
-        ``history_size``, now and then a ``Query`` and ``BatchWriteItem`` follow. Before the first append of a process, if
-        that is one message and nothing was read before, an eventually consistent ``GetItem`` finds out if the table has
-        the sort key. Where the credentials do not allow it, the append goes on without.
+        ``history_size``, now and then a ``Query`` and ``BatchWriteItem`` follow. Before the first append of a process,
+        if that is one message and nothing was read before, an eventually consistent ``GetItem`` finds out if the table
+        has the sort key. Where the credentials do not allow it, the append goes on without.
 
         An empty sequence writes nothing. If the call is cancelled, or fails with ``EndpointError``, ``ServiceError``,
         ``ThrottledError`` or ``WriteOutcomeUnknownError``, the batch, or the next of its transactions, may have been
