@@ -357,11 +357,9 @@ class TestPopping:
         assert contents == list(range(12))
         assert await make().aget_messages() == []
 
-    async def test_by_more_than_there_are_messages_takes_few_requests(
-        self, through: Through, make: Make, proxy: Proxy
-    ) -> None:
+    async def test_by_more_than_there_are_messages_takes_few_requests(self, make: Make, proxy: Proxy) -> None:
         await make().aadd_messages(humans(*range(15)))
-        popped = await asyncio.gather(*(through().apop_message() for _ in range(20)))
+        popped = await asyncio.gather(*(make(endpoint_url=proxy.url).apop_message() for _ in range(20)))
         contents = sorted(int(str(message.content)) for message in popped if message is not None)
         assert contents == list(range(15))
         # A read and a removal each, and of the first turn 19 that are lost; without growing pauses it is 300 and more.
