@@ -1,5 +1,6 @@
 """LangChain chat message history on DynamoDB, async first."""
 
+from ._clients import FastPathStatus
 from ._conversation import Page, StoredMessage
 from ._indexed_conversation import SessionInfo
 from ._migrating import MigratedSession
@@ -42,6 +43,7 @@ __all__ = [
     "DynamoDBChatMessageHistory",
     "EncryptionContextError",
     "EndpointError",
+    "FastPathStatus",
     "ItemTooLargeError",
     "KeySchemaError",
     "KmsKeyError",

@@ -189,8 +189,9 @@ _CONFLICT = "TransactionConflictException"
 # A transaction that meets itself: an earlier sending of it is still under way.
 _IN_PROGRESS = "TransactionInProgressException"
 
-# botocore raises a bare ValueError for an endpoint that is not a URL.
-_SDK_ERRORS = (ClientError, BotoCoreError, ResponseParserError, ValueError)
+# botocore raises a bare ValueError for an endpoint that is not a URL; its providers of credentials an OSError for a
+# program that is not there, a RuntimeError for credentials that are expired as they come, a KeyError for half of them.
+_SDK_ERRORS = (ClientError, BotoCoreError, ResponseParserError, ValueError, OSError, RuntimeError, LookupError)
 
 
 def _mapped(

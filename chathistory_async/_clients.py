@@ -5,32 +5,34 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
 from importlib.metadata import version
-from typing import Any, NamedTuple, TypeAlias, Union
-from weakref import WeakKeyDictionary, WeakSet
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import aioboto3
 import boto3
 import orjson
 from aiobotocore.config import AioConfig
-from aiobotocore.credentials import AioCredentialResolver, AioCredentials, AioRefreshableCredentials
+from aiobotocore.credentials import AioCredentialResolver, AioCredentials
 from aiobotocore.session import AioSession
+from botocore import UNSIGNED
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.config import Config
 from botocore.credentials import Credentials, ReadOnlyCredentials, RefreshableCredentials
 from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 
+from ._credentials import AnySession, SessionCredentials, core_of, load_from_boto3, loaded_of
 from ._first_append import FirstAppend
 from ._fork import after_fork_in_child, park
-from ._lane import ITEMS, hand_over, is_answer, json_object, lane_beside, send_by_sdk, streamed
-
-AnySession: TypeAlias = Union[boto3.Session, aioboto3.Session, AioSession]
+from ._lane import ITEMS, NoFastPath, is_answer, json_object, lane_beside, send_by_sdk, streamed
+from ._single_flight import SingleFlight
 
 # The SDK's pool of 10 starves callers: with fewer connections than callers the slowest of them waited 18 to 73 times
 # the median. Connections are opened only as needed, and 512 stay clear of the usual limit of 1,024 open files.
@@ -40,9 +42,11 @@ CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 15
 # Histories without a store share clients by configuration. A boto3_session made for each request must not pile them up.
 MAX_SHARED = 64
-_USER_AGENT = " ".join(
-    f"{name}/{version(name)}" for name in ("chathistory-async", "aioboto3", "aiobotocore", "botocore")
-)
+_USER_AGENT = f"chathistory-async/{version('chathistory-async')}"
+# Of the configurations and reasons that were logged, these many are remembered.
+_MAX_LOGGED = 256
+
+_logger = logging.getLogger("chathistory_async")
 
 
 class Service(NamedTuple):
@@ -55,11 +59,30 @@ class Service(NamedTuple):
 DYNAMODB = Service("dynamodb")
 
 
+class FastPathStatus(NamedTuple):
+    """Whether calls to DynamoDB take the fast path now.
+
+    Attributes:
+        active: whether they do; None where no client is open yet, so that it is not known.
+        reason: why they do not, or why it is not known; None where they do.
+    """
+
+    active: bool | None
+    reason: str | None
+
+
 class Lent(NamedTuple):
-    """A client for one call, and what sends a call to it: the method's name and its keyword arguments."""
+    """A client for one call.
+
+    Attributes:
+        client: the client.
+        send: sends a call to it: the method's name and its keyword arguments.
+        fast_path_off: returns why calls do not take the fast path now, None where they do.
+    """
 
     client: Any
     send: Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+    fast_path_off: Callable[[], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,34 +121,55 @@ class ClientOptions:
 
     def sharing_key(self) -> Hashable:
         """Tell which options may share a client: sessions are compared by identity, configs by value."""
+        return *self.configuration(), self.session
+
+    def configuration(self) -> tuple[Hashable, ...]:
+        """Return the options without the session, as a key."""
         config = None if self.config is None else repr(sorted(vars(self.config).items()))
-        return self.endpoint_url, self.kms_endpoint_url, self.region_name, self.session, config, self.fast_path
+        return self.endpoint_url, self.kms_endpoint_url, self.region_name, config, self.fast_path
 
     def endpoint_of(self, service: Service) -> str | None:
         """Return the endpoint that was given for a service, if any: one service's is never another's."""
         return self.endpoint_url if service == DYNAMODB else self.kms_endpoint_url
 
 
+# Once for each configuration and reason, however many sessions, event loops and calls meet it.
+@functools.lru_cache(_MAX_LOGGED)
+def _warn_of_slow_path(_: Hashable, reason: str) -> None:
+    _logger.warning(
+        "Calls to DynamoDB do not take the fast path: %s. With fast_path=False nothing is logged of this.", reason
+    )
+
+
 class _Slot:
     """The client of one service on one event loop.
 
     Attributes:
+        service: the service.
         inherited: whether this is a forked child's copy of what the parent still uses.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, service: Service) -> None:
         self.loop = loop
         self.inherited = False
-        self._service = service
+        self.service = service
         self._client: Lent | None = None
         self._keeper: AsyncGenerator[Lent, None] | None = None
         self._lock = asyncio.Lock()
+        self._opening = SingleFlight()
         self._calls = 0
         self._idle = asyncio.Event()
 
+    @property
+    def lent(self) -> Lent | None:
+        """The client, None where none is open."""
+        return self._client
+
     async def take(self, options: ClientOptions) -> Lent:
         """Return the client, opened if need be, which is not closed until it is given back."""
-        client = self._client or await self._open(options)
+        while (client := self._client) is None:
+            # Those who come meanwhile wait, and where it fails they fail too: it may have taken seconds to find out.
+            await self._opening.run(functools.partial(self._open, options))
         self._calls += 1
         return client
 
@@ -153,33 +197,56 @@ class _Slot:
         if keeper is not None:
             await keeper.aclose()
 
-    async def _open(self, options: ClientOptions) -> Lent:
+    async def _open(self, options: ClientOptions) -> None:
         async with self._lock:
             if self._client is None:
                 keeper = self._keep(options)
                 self._client = await keeper.__anext__()
                 self._keeper = keeper
-            return self._client
 
     async def _keep(self, options: ClientOptions) -> AsyncGenerator[Lent, None]:
         # A suspended generator is how to be told that a loop shuts down: asyncio.run(), like every other runner,
         # closes those that are left (loop.shutdown_asyncgens), and the client with this one.
-        session, config = _session(options.session), _config(options.config)
-        http = hand_over(config)
-        context = _new_client(session, config, options, self._service)
+        session = _session(options)
+        context = _new_client(session, _config(options), options, self.service)
         client = await context.__aenter__()
         try:
-            client.meta.events.register(f"before-parse.{self._service.name}", _UNPARSED[self._service.name])
-            client.meta.events.register(f"before-send.{self._service.name}", _stream_large_body)
-            fast = options.fast_path and self._service == DYNAMODB
-            lane = await lane_beside(client, http, session) if fast else None
+            client.meta.events.register(f"before-parse.{self.service.name}", _UNPARSED[self.service.name])
+            client.meta.events.register(f"before-send.{self.service.name}", _stream_large_body)
+            await _check_credentials(client, session)
+            lent = await _lent(client, session, options, self.service)
             _open_slots.add(self)
-            yield Lent(client, lane.send if lane else functools.partial(send_by_sdk, client))
+            yield lent
         finally:
             _open_slots.discard(self)
             self._client = None
             if not self.inherited:
                 await context.__aexit__(None, None, None)
+
+
+# Operations that can be signed as they are.
+_WITHOUT_PARAMETERS = {"dynamodb": "list_tables", "kms": "list_keys"}
+
+
+async def _check_credentials(client: Any, session: aioboto3.Session | AioSession) -> None:
+    """Fail where there are no credentials to sign with: a client that was made without would never have any."""
+    if client.meta.config.signature_version is not UNSIGNED and loaded_of(core_of(session)) is None:
+        # Signing may be disabled by an event handler; then this passes.
+        await client.generate_presigned_url(_WITHOUT_PARAMETERS[client.meta.service_model.service_name])
+
+
+async def _lent(client: Any, session: aioboto3.Session | AioSession, options: ClientOptions, service: Service) -> Lent:
+    reason = "fast_path=False"
+    if options.fast_path and service == DYNAMODB:
+        tell = functools.partial(_warn_of_slow_path, options.configuration())
+        try:
+            lane = await lane_beside(client, session, tell)
+        except NoFastPath as off:
+            reason = str(off)
+            tell(reason)
+        else:
+            return Lent(client, lane.send, lane.off)
+    return Lent(client, functools.partial(send_by_sdk, client), lambda: reason)
 
 
 # An open client is never left to the garbage collector: aiohttp complains of each that is.
@@ -221,6 +288,7 @@ class Clients:
         shared: whether histories without a store share them, and not those of one store.
         users: the open histories without a store that share them.
         lifetime: that of the store which owns them.
+        credentials: those of a given asynchronous session, None where all loops may load and refresh them at once.
     """
 
     def __init__(self, options: ClientOptions, *, shared: bool = False) -> None:
@@ -229,6 +297,7 @@ class Clients:
         self.shared = shared
         self.users: WeakSet[object] = WeakSet()
         self.lifetime = Lifetime()
+        self.credentials = _credentials_of(options)
         self._lock = threading.Lock()
         # By the loop itself, not by id(loop): ids are reused.
         self._slots: dict[tuple[asyncio.AbstractEventLoop, Service], _Slot] = {}
@@ -254,6 +323,17 @@ class Clients:
                 cannot refresh its credentials.
         """
         return _Loan(self, service)
+
+    def fast_path_status(self) -> FastPathStatus:
+        """Tell whether the calls of all open clients of DynamoDB take the fast path now, on whatever event loop."""
+        if not self.options.fast_path:
+            return FastPathStatus(active=False, reason="fast_path=False")
+        slots = [slot for slot in self._all_slots() if slot.service == DYNAMODB and not slot.loop.is_closed()]
+        lent = [slot.lent for slot in slots if slot.lent is not None]
+        if not lent:
+            return FastPathStatus(active=None, reason="no client is open yet")
+        reason = next(filter(None, (one.fast_path_off() for one in lent)), None)
+        return FastPathStatus(active=reason is None, reason=reason)
 
     async def slot_of(self, service: Service) -> _Slot:
         """Return the running loop's slot for a service."""
@@ -296,6 +376,13 @@ class Clients:
             return list(self._slots.values())
 
 
+def _credentials_of(options: ClientOptions) -> SessionCredentials | None:
+    session = options.session
+    if not isinstance(session, (AioSession, aioboto3.Session)):
+        return None
+    return SessionCredentials(session, options.region_name, options.config)
+
+
 class _Loan:
     """A client for one call: a class, because as two generators this took a tenth of all that a small call costs."""
 
@@ -307,10 +394,10 @@ class _Loan:
 
     async def __aenter__(self) -> Lent:
         self._slot = await self._clients.slot_of(self._service)
-        options = self._clients.options
-        if options.session is not None:
-            await _refresh_in_turn(options.session)
-        return await self._slot.take(options)
+        credentials = self._clients.credentials
+        if credentials is not None and not credentials.are_fresh():
+            await credentials.refresh()
+        return await self._slot.take(self._clients.options)
 
     async def __aexit__(self, *_: object) -> None:
         self._slot.give_back()
@@ -347,31 +434,6 @@ async def _close_left_behind() -> None:
         await slot.abandon()
 
 
-async def _refresh_in_turn(session: AnySession) -> None:
-    """Refresh the credentials of a given asynchronous session, for one event loop at a time.
-
-    They have one asyncio.Lock, which cannot be waited for on two loops. Where it is never waited for, any loop may
-    take it; and whoever comes after this finds them fresh.
-    """
-    if not isinstance(session, (AioSession, aioboto3.Session)):
-        return
-    credentials = await session.get_credentials()
-    if not isinstance(credentials, AioRefreshableCredentials) or not credentials.refresh_needed():
-        return
-    with _shared_lock:
-        turn = _turns.setdefault(session, threading.Lock())
-    while not turn.acquire(blocking=False):  # noqa: ASYNC110  # an asyncio.Event belongs to one loop, too
-        await asyncio.sleep(_TURN_SECONDS)
-    try:
-        await credentials.get_frozen_credentials()
-    finally:
-        turn.release()
-
-
-_turns: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
-_TURN_SECONDS = 0.01
-
-
 def _new_client(
     session: aioboto3.Session | AioSession, config: AioConfig, options: ClientOptions, service: Service
 ) -> AbstractAsyncContextManager[Any]:
@@ -385,30 +447,39 @@ def _new_client(
     return client
 
 
-def _session(given: AnySession | None) -> aioboto3.Session | AioSession:
+def _session(options: ClientOptions) -> aioboto3.Session | AioSession:
+    given = options.session
     if given is None:
         # One session per loop: it caches credentials whose lock belongs to the first loop that has to wait for it.
         return aioboto3.Session(botocore_session=_core_session())
     if isinstance(given, (AioSession, aioboto3.Session)):
         return given
-    return _over_boto3(given)
+    return _over_boto3(given, functools.partial(load_from_boto3, given, options.region_name, options.config))
 
 
-def _config(given: Config | None) -> AioConfig:
-    config = AioConfig(
+def _config(options: ClientOptions) -> AioConfig:
+    """Return our config, the session's default merged over it, and the one that was given over both."""
+    ours = AioConfig(
         max_pool_connections=MAX_POOL_CONNECTIONS,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         read_timeout=READ_TIMEOUT_SECONDS,
         # The layouts build valid requests; the check costs a walk over every message, and its errors quote them.
         parameter_validation=False,
-        # The SDK's own is put together anew for each attempt, twice: 14 % of what a call costs it.
-        user_agent=_USER_AGENT,
     )
-    if given is not None:
-        config = config.merge(given)
-    if isinstance(given, AioConfig):
-        # merge() forgets these two.
-        config.connector_args, config.http_session_cls = given.connector_args, given.http_session_cls
+    given = [config for config in (_default_config(options.session), options.config) if config is not None]
+    merged = functools.reduce(AioConfig.merge, given, ours)
+    user_agents = (merged.user_agent_extra, _USER_AGENT)
+    merged = merged.merge(Config(user_agent_extra=" ".join(filter(None, user_agents))))
+    for config in given:
+        if isinstance(config, AioConfig):
+            # merge() forgets these two.
+            merged.connector_args, merged.http_session_cls = config.connector_args, config.http_session_cls
+    return merged
+
+
+def _default_config(session: AnySession | None) -> Config | None:
+    """Return what a session has been told to make clients of."""
+    config: Config | None = None if session is None else core_of(session).get_default_client_config()
     return config
 
 
@@ -471,24 +542,24 @@ def _loader(data_path: str | None) -> Loader:
     return create_loader(data_path)
 
 
-def _over_boto3(session: boto3.Session) -> aioboto3.Session:
+def _over_boto3(session: boto3.Session, load: Callable[[], Credentials | None]) -> aioboto3.Session:
     profile = None if session.profile_name == "default" else session.profile_name
     core = _core_session(profile)
-    core.register_component("credential_provider", AioCredentialResolver([_Boto3Provider(session)]))
+    core.register_component("credential_provider", AioCredentialResolver([_Boto3Provider(load)]))
     return aioboto3.Session(botocore_session=core, region_name=session.region_name)
 
 
 class _Boto3Provider:
-    """A provider of aiobotocore's credential chain that asks a boto3 session."""
+    """A provider of aiobotocore's credential chain that loads those of a boto3 session."""
 
     METHOD = "boto3-session"
 
-    def __init__(self, session: boto3.Session) -> None:
-        self._session = session
+    def __init__(self, load: Callable[[], Credentials | None]) -> None:
+        self._load = load
 
     async def load(self) -> AioCredentials | None:
         # boto3 may ask STS or the instance's metadata here, and would hold the loop.
-        source = await asyncio.to_thread(self._session.get_credentials)
+        source = await asyncio.to_thread(self._load)
         return None if source is None else _Boto3Credentials(source)
 
 
@@ -517,9 +588,8 @@ def _close_at_exit() -> None:
 
 
 def _forget_in_child() -> None:
-    global _shared_lock, _open_slots, _turns
+    global _shared_lock, _open_slots
     _shared_lock = threading.Lock()
-    _turns = WeakKeyDictionary()
     for slot in _open_slots:
         # A child that unwinds an inherited asyncio.run() shuts the parent's loop down, generators and all.
         # The client by itself too: the generator that holds it ends there, and lets go of it.

@@ -16,21 +16,21 @@ import asyncio
 import base64
 import contextlib
 import io
-import math
 import random
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import aiohttp
 import orjson
-from aiobotocore.config import AioConfig
 from botocore import UNSIGNED
+from botocore.context import start_as_current_context
 from botocore.exceptions import BotoCoreError, ClientError
 from yarl import URL
 
+from ._fast_path_guard import Guard
 from ._signing import Signer
 
 # Those of chats. BatchWriteItem is not: what it hands back unprocessed would be base64 text where botocore takes bytes.
@@ -53,38 +53,8 @@ CLOSED_SECONDS = (0.5, 1.5)
 _LARGE_BODY_BYTES = 2**20
 
 
-class HandedOver:
-    """What the SDK calls to make a client's HTTP session, which is kept for the lane."""
-
-    def __init__(self, make: Callable[..., Any]) -> None:
-        self._make = make
-        self._session: Any = None
-        self._proxies: Mapping[str, str] = {}
-
-    def __call__(self, *arguments: Any, proxies: Mapping[str, str] | None = None, **options: Any) -> Any:
-        self._session = self._make(*arguments, proxies=proxies, **options)
-        self._proxies = proxies or {}
-        return self._session
-
-    async def aiohttp_session(self, url: str) -> aiohttp.ClientSession | None:
-        """Return what the HTTP session sends requests to a URL with, None where that is not known."""
-        if self._session is None or urlsplit(url).scheme in self._proxies:
-            return None
-        try:
-            # The one private method of the SDK's that is called: through its own send() a call takes 1.25 times as
-            # long.
-            session = await self._session._get_session(None)
-        except Exception:  # noqa: BLE001  # a certificate that is not there is told of by the SDK's own attempt
-            return None
-        return session if isinstance(session, aiohttp.ClientSession) else None
-
-
-def hand_over(config: AioConfig) -> HandedOver:
-    """Have the SDK's own HTTP session handed over where a configuration asks for it; a foreign one is never."""
-    handed_over = HandedOver(config.http_session_cls)
-    if config.http_session_cls is AioConfig().http_session_cls:
-        config.http_session_cls = handed_over
-    return handed_over
+class NoFastPath(Exception):
+    """There is no fast path beside a client; the text says why."""
 
 
 class Lane:
@@ -95,21 +65,40 @@ class Lane:
         http: what that client sends with.
         credentials: the client's, which refresh themselves.
         signer: signs as the client does.
+        user_agent: the client's.
+        guard: looks for what watches or replaces the client.
+        tell: is told why a call does not take this path, at each call.
     """
 
-    def __init__(self, client: Any, http: aiohttp.ClientSession, credentials: Any, signer: Signer) -> None:
+    def __init__(
+        self,
+        client: Any,
+        http: aiohttp.ClientSession,
+        credentials: Any,
+        signer: Signer,
+        user_agent: str,
+        guard: Guard,
+        tell: Callable[[str], None],
+    ) -> None:
         meta = client.meta
         self._client = client
         self._http = http
         self._credentials = credentials
         self._signer = signer
+        self._guard = guard
+        self._tell = tell
         self._url = URL(meta.endpoint_url)
         # As the SDK does: aiohttp would ask for compression, and DynamoDB's checksum is of what it sends.
-        self._headers = {"accept-encoding": "identity", "user-agent": meta.config.user_agent}
-        names = {name: meta.method_to_api_mapping[name] for name in _OPERATIONS}
+        self._headers = {"accept-encoding": "identity", "user-agent": user_agent}
+        names = _api_names(client)
         self._models = {name: meta.service_model.operation_model(api_name) for name, api_name in names.items()}
         self._target_prefix = meta.service_model.metadata["targetPrefix"]
         self._opens_at = 0.0
+        self._is_known = True
+
+    def off(self) -> str | None:
+        """Return why no call takes this path now, None where calls do."""
+        return self._guard.found() if self._is_known else "aiohttp has another form than the one that is known"
 
     async def send(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return DynamoDB's response to a call; of the SDK's metadata, errors have the most and a success has none.
@@ -117,7 +106,7 @@ class Lane:
         Raises:
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError: as the SDK does.
         """
-        is_open = operation in _OPERATIONS and time.monotonic() >= self._opens_at
+        is_open = operation in _OPERATIONS and time.monotonic() >= self._opens_at and not self._is_off()
         body = _body(parameters) if is_open else None
         if body is None:
             return await send_by_sdk(self._client, operation, parameters)
@@ -134,20 +123,24 @@ class Lane:
             metadata["RetryAttempts"] = metadata.get("RetryAttempts", 0) + 1
             raise
 
+    def _is_off(self) -> bool:
+        reason = self.off()
+        if reason is not None:
+            self._tell(reason)
+        return reason is not None
+
     async def _attempt(self, model: Any, body: bytes) -> dict[str, Any] | None:
         """Send a request once, and return the response, None where there is none that can be taken."""
-        credentials = await self._credentials.get_frozen_credentials()
-        headers = self._signer.headers(credentials, f"{self._target_prefix}.{model.name}", body) | self._headers
         try:
-            answer = await self._http.post(self._url, data=streamed(body), headers=headers, allow_redirects=False)
-            content = await answer.read()
-        except (AttributeError, TypeError):
-            # What is not the aiohttp that is known would fail each time, and after it has sent.
-            self._opens_at = math.inf
+            answer = await self._exchange(f"{self._target_prefix}.{model.name}", body)
+        except Exception:
+            # The credentials cannot be refreshed.
+            raise
+        except BaseException as error:  # noqa: BLE001  # it is raised again
+            raise _without_frames(error) from None
+        if answer is None:
             return None
-        except Exception:  # noqa: BLE001  # the SDK's own attempt tells of it, or does better
-            return None
-        status, answer_headers = answer.status, answer.headers
+        status, answer_headers, content = answer
         response = json_object(content)
         if response is None or not _is_whole(content, answer_headers.get("x-amz-crc32")):
             return None
@@ -157,6 +150,24 @@ class Lane:
         if status == 400 and code in _REFUSALS:
             raise self._refusal(code, model.name, response, answer_headers)
         return None
+
+    async def _exchange(self, target: str, body: bytes) -> tuple[int, Mapping[str, str], bytes] | None:
+        """Send a request once, and return the answer's status, headers and content, None where there is none.
+
+        Credentials are in no local variable but of the frames from here on. Only an error of the credentials' own, and
+        what ends a task, leaves this function: trackers of errors record the locals of a traceback.
+        """
+        credentials = await self._credentials.get_frozen_credentials()
+        try:
+            headers = self._signer.headers(credentials, target, body) | self._headers
+            answer = await self._http.post(self._url, data=streamed(body), headers=headers, allow_redirects=False)
+            return answer.status, answer.headers, await answer.read()
+        except (AttributeError, TypeError):
+            # What is not the aiohttp that is known would fail each time, and after it has sent.
+            self._is_known = False
+            return None
+        except Exception:  # noqa: BLE001  # the SDK's own attempt tells of it, or does better
+            return None
 
     def _refusal(self, code: str, name: str, response: dict[str, Any], headers: Mapping[str, str]) -> ClientError:
         metadata = {
@@ -174,26 +185,35 @@ class Lane:
         return kind(answer, name)
 
 
-async def lane_beside(client: Any, handed_over: HandedOver, session: Any) -> Lane | None:
-    """Return the lane beside a client, None where the SDK or its configuration is not of the form that is known.
+async def lane_beside(client: Any, session: Any, tell: Callable[[str], None]) -> Lane:
+    """Return the lane beside a client.
 
     Args:
         client: the SDK's client of DynamoDB.
-        handed_over: the HTTP session that the SDK made for it, if it was.
         session: the asynchronous session that made the client.
+        tell: as for ``Lane``.
+
+    Raises:
+        NoFastPath: something watches or replaces the client, or the SDK or its configuration is not of the form that is
+            known.
+        botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError: the credentials cannot be refreshed.
     """
-    http = credentials = None
-    with contextlib.suppress(AttributeError, LookupError, TypeError):
-        if _is_known(client.meta):
-            http = await handed_over.aiohttp_session(client.meta.endpoint_url)
-            credentials = await session.get_credentials()
-    if http is None or credentials is None:
-        return None
+    with _unknown_is_off():
+        _check_configuration(client.meta)
+        guard = Guard(client, _api_names(client).values())
+        if found := guard.found():
+            raise NoFastPath(found)
+        http = await _aiohttp_session(client)
+        credentials = await session.get_credentials()
+    if credentials is None:
+        raise NoFastPath("there are no credentials")
     # What fails here fails this call, and the next one tries again: it must not keep the lane off for good.
     await credentials.get_frozen_credentials()
-    with contextlib.suppress(BotoCoreError, ClientError, AttributeError, LookupError, TypeError, ValueError):
-        return Lane(client, http, credentials, await _signer_of(client))
-    return None
+    # What the SDK notes of a request while it signs one is part of its User-Agent.
+    with _unknown_is_off(BotoCoreError, ClientError, ValueError), start_as_current_context():
+        signer = await _signer_of(client)
+        user_agent = client._user_agent_creator.to_string()
+        return Lane(client, http, credentials, signer, user_agent, guard, tell)
 
 
 async def send_by_sdk(client: Any, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -231,17 +251,54 @@ def streamed(body: bytes) -> bytes | io.BytesIO:
     return io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body
 
 
-def _is_known(meta: Any) -> bool:
+@contextlib.contextmanager
+def _unknown_is_off(*besides: type[Exception]) -> Iterator[None]:
+    errors: tuple[type[Exception], ...] = (AttributeError, LookupError, TypeError, *besides)
+    try:
+        yield
+    except errors as error:
+        raise NoFastPath("the SDK has another form than the one that is known") from error
+
+
+def _check_configuration(meta: Any) -> None:
     url, model = urlsplit(meta.endpoint_url), meta.service_model.metadata
     retries = meta.config.retries
-    return (
-        (model["protocol"], model["jsonVersion"]) == ("json", "1.0")
-        and (url.path in ("", "/") and not url.query)
-        # Whoever allows one attempt has it made by the SDK; and that counts on knowing all of them to adapt its rate.
-        and retries.get("total_max_attempts") != 1
-        and retries["mode"] != "adaptive"
-        and meta.config.signature_version is not UNSIGNED
-    )
+    if (model["protocol"], model["jsonVersion"]) != ("json", "1.0"):
+        raise NoFastPath("the SDK speaks another protocol than JSON 1.0")
+    if url.path not in ("", "/") or url.query:
+        raise NoFastPath("the endpoint's URL has a path or a query")
+    # Whoever allows one attempt has it made by the SDK; and that counts on knowing all of them to adapt its rate.
+    if retries.get("total_max_attempts") == 1:
+        raise NoFastPath("one attempt is allowed, which the SDK makes")
+    if retries["mode"] == "adaptive":
+        raise NoFastPath("the SDK adapts its rate to all attempts in the retry mode adaptive")
+    if meta.config.signature_version is UNSIGNED:
+        raise NoFastPath("requests are not signed")
+
+
+async def _aiohttp_session(client: Any) -> aiohttp.ClientSession:
+    """Return what a client sends with."""
+    http = client._endpoint.http_session
+    if http._proxy_config.proxy_url_for(client.meta.endpoint_url):
+        raise NoFastPath("the endpoint is behind a proxy")
+    try:
+        # Through its own send() a call takes 1.25 times as long.
+        session = await http._get_session(None)
+    except Exception as error:  # a certificate that is not there is told of by the SDK's own attempt
+        raise NoFastPath("the SDK cannot make an HTTP session") from error
+    if not isinstance(session, aiohttp.ClientSession):
+        raise NoFastPath("the SDK sends by another library than aiohttp")
+    return session
+
+
+def _api_names(client: Any) -> dict[str, str]:
+    return {name: client.meta.method_to_api_mapping[name] for name in _OPERATIONS}
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """Return an error without the frames that it has passed, and without errors from there."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 async def _signer_of(client: Any) -> Signer:

@@ -12,9 +12,10 @@ from botocore.config import Config
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, get_buffer_string
 
 from ._bridge import iterate, run
-from ._clients import AnySession, ClientOptions, Clients, Lifetime, shared_clients
+from ._clients import ClientOptions, Clients, FastPathStatus, Lifetime, shared_clients
 from ._codec import AttributeValue, KeyValue, encode_key, join_key
 from ._conversation import Conversation, Page
+from ._credentials import AnySession
 from ._indexed_conversation import IndexedConversation
 from ._item_collection import ItemCollection
 from ._item_collection_conversation import ItemCollectionConversation
@@ -95,8 +96,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             profile, the region of the key). ``endpoint_url`` is DynamoDB's alone.
         sort_key_name: the sort key's attribute, text, in a table that has one: each message is an item of its own, and
             the session has no limit of its size. None stores the session in a single item, langchain-community's way.
-        fast_path: whether calls to DynamoDB are first tried on a lean path beside the SDK's client, for less than
-            a third of its CPU. False sends all by that client: for event handlers, ``Stubber``, tracers that patch it.
+        fast_path: whether calls to DynamoDB are first tried on a fast path beside the SDK's client, for less than a
+            third of its CPU, wherever nothing watches or replaces that client (a tracer, an event handler, a mock); see
+            ``fast_path_status``. False sends all by that client.
         default: a function that takes a value which has no plain form (see ``aadd_messages``) and returns one that has
             one, as ``json.dumps`` takes it; what it returns may hold further such values. It is called on the event
             loop, maybe more than once for a value, and has to return the same each time. None, or an exception from it,
@@ -280,6 +282,18 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     def history_messages_key(self) -> str:
         """The attribute of the messages."""
         return self._layout.messages_name
+
+    @property
+    def fast_path_status(self) -> FastPathStatus:
+        """Whether calls to DynamoDB take the fast path now, and if not, why.
+
+        No I/O. It looks at the clients that are open in this process, on whatever event loop, that of the synchronous
+        methods included: ``active`` is True where all of them take the fast path, False where one does not, and None
+        until the first call, or ``async with``, has opened one. A tracer or a mock that begins later is seen here, and
+        by the next call; one that was there when a client was opened keeps that client off the fast path. Calls are
+        also sent by the SDK's client alone for up to 1.5 seconds after a failure on the fast path, which is not shown.
+        """
+        return self._clients.fast_path_status()
 
     @property
     def coerce_float_to_decimal(self) -> bool:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from botocore.config import Config
 
 from ._bridge import run
-from ._clients import AnySession, ClientOptions, Clients
+from ._clients import ClientOptions, Clients, FastPathStatus
 from ._codec import KeyValue, encode_key, join_key
+from ._credentials import AnySession
 from ._indexed_conversation import IndexedConversation, SessionInfo
 from ._item_collection import ItemCollection
 from ._migrating import MigratedSession, Source, Target, migrate, scan_session_ids
@@ -85,7 +86,7 @@ class ChatHistoryStore:
             have it on; a session from before is in it from its next append on, and its messages are counted from there.
             Needs an item collection, and the global secondary index ``SessionsByOwner`` that ``create_table`` makes.
             The store's first append queries it, and raises ``KeySchemaError`` where it is missing.
-        fast_path: whether DynamoDB's calls take the lean path; as for ``DynamoDBChatMessageHistory``.
+        fast_path: whether calls to DynamoDB may take the fast path; as for ``DynamoDBChatMessageHistory``.
         default: what converts a value in a message, or in metadata, that has no plain form; as for
             ``DynamoDBChatMessageHistory``.
 
@@ -182,6 +183,18 @@ class ChatHistoryStore:
             self._default,
             index,
         )
+
+    @property
+    def fast_path_status(self) -> FastPathStatus:
+        """Whether calls to DynamoDB take the fast path now, and if not, why.
+
+        No I/O. It looks at the clients that are open in this process, on whatever event loop, that of the synchronous
+        methods included: ``active`` is True where all of them take the fast path, False where one does not, and None
+        until the first call, or ``async with``, has opened one. A tracer or a mock that begins later is seen here, and
+        by the next call; one that was there when a client was opened keeps that client off the fast path. Calls are
+        also sent by the SDK's client alone for up to 1.5 seconds after a failure on the fast path, which is not shown.
+        """
+        return self._clients.fast_path_status()
 
     async def list_sessions(self, owner: str, limit: int = 50, *, before: str | None = None) -> SessionPage:
         """Return an owner's sessions, the last active first.

@@ -194,13 +194,6 @@ class TestConfig:
         config = (await client_of(make(config=given))).meta.config
         assert config.connector_args == {"keepalive_timeout": 77}
 
-    async def test_the_user_agent_names_us_unless_one_is_given(self, make: Make) -> None:
-        ours = (await client_of(make())).meta.config.user_agent
-        assert ours.startswith("chathistory-async/")
-        assert " aiobotocore/" in ours
-        theirs = (await client_of(make(config=Config(user_agent="theirs/1")))).meta.config.user_agent
-        assert theirs.startswith("theirs/1")
-
     async def test_the_environment_bounds_retries(
         self, make: Make, monkeypatch: pytest.MonkeyPatch, proxy: Proxy
     ) -> None:

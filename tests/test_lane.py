@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import random
+import re
 import ssl
 import threading
 import uuid
@@ -13,17 +13,20 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import aioboto3
-import botocore
+import boto3
+import botocore.session
 import pytest
 import trustme
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
+from aiobotocore.signers import AioRequestSigner
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import ClientError, CredentialRetrievalError
@@ -37,7 +40,7 @@ from samples import humans, texts
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, EndpointError, ServiceError
 from chathistory_async._calls import ConditionFailed, Request, call
 from chathistory_async._clients import Lent
-from chathistory_async._lane import HandedOver, Lane, hand_over, lane_beside, send_by_sdk
+from chathistory_async._lane import Lane, NoFastPath, lane_beside, send_by_sdk
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 FACES = [AsyncFace, CollectionFace]
@@ -53,12 +56,14 @@ async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[Lent]:
         yield lent
 
 
-@asynccontextmanager
-async def client_and_http(**options: Any) -> AsyncIterator[tuple[Any, HandedOver]]:
-    config = AioConfig()
-    http = hand_over(config)
-    async with aioboto3.Session().client("dynamodb", config=config, **options) as client:
-        yield client, http
+def sdk_client(**options: Any) -> Any:
+    return aioboto3.Session().client("dynamodb", **options)
+
+
+async def reason_against(client: Any, session: Any = None) -> str:
+    with pytest.raises(NoFastPath) as caught:
+        await lane_beside(client, session or aioboto3.Session(), tell=pytest.fail)
+    return str(caught.value)
 
 
 async def test_the_calls_of_a_chat_take_it(face: type[Face], make: Make, proxy: Proxy) -> None:
@@ -97,14 +102,19 @@ class TestOff:
         await self.send(make(endpoint_url=proxy.url, **options))
         assert set(by_sdk(proxy)) == {True}
 
-    @pytest.mark.parametrize(
-        "default", [Config(tcp_keepalive=True), AioConfig(tcp_keepalive=True)], ids=["Config", "AioConfig"]
-    )
-    async def test_by_a_sessions_default_config(self, make: Make, proxy: Proxy, default: Any) -> None:
-        session = AioSession()
-        session.set_default_client_config(default)
-        await self.send(make(endpoint_url=proxy.url, boto3_session=session))
-        assert set(by_sdk(proxy)) == {True}
+    @pytest.mark.parametrize("default", [Config, AioConfig])
+    @pytest.mark.parametrize("kind", [AioSession, aioboto3.Session, boto3.Session])
+    async def test_but_not_by_a_sessions_default_config(
+        self, face: type[Face], make: Make, proxy: Proxy, default: Any, kind: Any
+    ) -> None:
+        session = session_with_default(kind, default(read_timeout=7, user_agent_extra="theirs/1"))
+        history = make(endpoint_url=proxy.url, boto3_session=session, config=Config(connect_timeout=8))
+        await face(history).add(humans(1))
+        assert set(by_sdk(proxy)) == {False}
+        async with lent_to(history) as lent:
+            config = lent.client.meta.config
+        assert (config.read_timeout, config.connect_timeout) == (7, 8)
+        assert config.user_agent_extra.startswith("theirs/1 chathistory-async/")
 
     @pytest.mark.parametrize("rest", ["/path", "?query=1"])
     async def test_by_an_endpoint_that_is_more_than_a_host(self, make: Make, saying: Saying, rest: str) -> None:
@@ -134,34 +144,36 @@ class TestOff:
         assert not proxy.seen
 
     async def test_where_the_sdk_is_not_of_the_form_that_is_known(self) -> None:
-        async with client_and_http() as (client, http):
+        async with sdk_client() as client:
             session = aioboto3.Session()
-            assert isinstance(await lane_beside(client, http, session), Lane)
+            assert isinstance(await lane_beside(client, session, pytest.fail), Lane)
 
             def with_model(**metadata: Any) -> Any:
                 model = SimpleNamespace(metadata=client.meta.service_model.metadata | metadata)
-                meta = SimpleNamespace(**{**vars(client.meta), "service_model": model, "config": client.meta.config})
-                return SimpleNamespace(meta=meta, generate_presigned_url=client.generate_presigned_url)
+                meta = SimpleNamespace(endpoint_url="http://x", service_model=model, config=client.meta.config)
+                return SimpleNamespace(meta=meta)
 
-            strange = [object(), with_model(protocol="smithy-rpc-v2-cbor"), with_model(jsonVersion="1.1")]
-            assert [await lane_beside(one, http, session) for one in strange] == [None] * 3
-            assert await lane_beside(client, http, object()) is None
+            for strange in (object(), with_model(), SimpleNamespace(meta=client.meta)):
+                assert "another form" in await reason_against(strange)
+            for strange in (with_model(protocol="smithy-rpc-v2-cbor"), with_model(jsonVersion="1.1")):
+                assert "another protocol" in await reason_against(strange)
+            assert "another form" in await reason_against(client, object())
 
     @pytest.mark.parametrize(
-        "http",
+        ("get_session", "reason"),
         [
-            object(),
-            SimpleNamespace(_get_session=lambda: None),
-            SimpleNamespace(_get_session=lambda proxy: None),
-            SimpleNamespace(_get_session=lambda proxy: asyncio.sleep(0, "another")),
+            (lambda: None, "cannot make"),
+            (lambda proxy: None, "cannot make"),
+            (lambda proxy: asyncio.sleep(0, "another"), "another library"),
         ],
-        ids=["without-a-session", "of-other-arguments", "not-asynchronous", "of-another-library"],
+        ids=["of-other-arguments", "not-asynchronous", "of-another-library"],
     )
-    async def test_where_its_http_session_is_not_of_the_form_that_is_known(self, http: Any) -> None:
-        handed_over = HandedOver(lambda **_: http)
-        handed_over(proxies={})
-        async with client_and_http() as (client, _):
-            assert await lane_beside(client, handed_over, aioboto3.Session()) is None
+    async def test_where_its_http_session_is_not_of_the_form_that_is_known(
+        self, monkeypatch: pytest.MonkeyPatch, get_session: Any, reason: str
+    ) -> None:
+        monkeypatch.setattr(AIOHTTPSession, "_get_session", staticmethod(get_session))
+        async with sdk_client() as client:
+            assert reason in await reason_against(client)
 
     @pytest.mark.parametrize(
         "signed",
@@ -171,14 +183,13 @@ class TestOff:
             "",
         ],
     )
-    async def test_where_the_sdk_signs_otherwise(self, signed: str) -> None:
-        async with client_and_http() as (client, http):
+    async def test_where_the_sdk_signs_otherwise(self, monkeypatch: pytest.MonkeyPatch, signed: str) -> None:
+        async def generate_presigned_url(*_: object, **__: object) -> str:
+            return f"https://dynamodb.us-east-1.amazonaws.com/{signed}"
 
-            async def generate_presigned_url(operation: str) -> str:
-                return f"https://dynamodb.us-east-1.amazonaws.com/{signed}"
-
-            other = SimpleNamespace(meta=client.meta, generate_presigned_url=generate_presigned_url)
-            assert await lane_beside(other, http, aioboto3.Session()) is None
+        monkeypatch.setattr(AioRequestSigner, "generate_presigned_url", generate_presigned_url)
+        async with sdk_client() as client:
+            assert "another form" in await reason_against(client)
 
     async def test_where_what_it_sends_with_changes(
         self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
@@ -189,8 +200,8 @@ class TestOff:
         monkeypatch.setattr(lane, "_http", SimpleNamespace(dispatch=None))
         monkeypatch.setattr("chathistory_async._lane.CLOSED_SECONDS", (0, 0))
         await self.send(history)
-        assert lane._opens_at == math.inf
         assert set(by_sdk(proxy)) == {True}
+        assert history.fast_path_status == (False, "aiohttp has another form than the one that is known")
 
     async def test_but_not_for_good_where_credentials_fail_once(self) -> None:
         class Credentials:
@@ -208,17 +219,64 @@ class TestOff:
             return credentials
 
         session = SimpleNamespace(get_credentials=get_credentials)
-        async with client_and_http() as (client, http):
+        async with sdk_client() as client:
             with pytest.raises(CredentialRetrievalError):
-                await lane_beside(client, http, session)
-            assert isinstance(await lane_beside(client, http, session), Lane)
+                await lane_beside(client, session, pytest.fail)
+            assert isinstance(await lane_beside(client, session, pytest.fail), Lane)
+
+
+def session_with_default(kind: Any, config: Config) -> Any:
+    core = botocore.session.Session() if kind is boto3.Session else AioSession()
+    core.set_default_client_config(config)
+    return core if kind is AioSession else kind(botocore_session=core)
+
+
+class TestUserAgent:
+    """It is that of the SDK's client, which names us."""
+
+    async def sent(self, make: Make, saying: Saying, **options: Any) -> str:
+        engine = saying(Answer({}))
+        history = make(endpoint_url=engine.url, **options)
+        await history.aget_messages()
+        async with lent_to(history) as lent:
+            await send_by_sdk(lent.client, "get_item", {"TableName": "t", "Key": {"SessionId": {"S": "x"}}})
+        assert engine.seen_by_sdk == [False, True]
+        ours, theirs = (self.in_order(headers["User-Agent"]) for headers in engine.seen_headers)
+        assert ours == theirs
+        return ours
+
+    def in_order(self, agent: str) -> str:
+        """With the features, which are a set, in one order."""
+        return re.sub(r"(?<= m/)\S+", lambda found: ",".join(sorted(found[0].split(","))), agent)
+
+    async def test_is_the_sdks_own(self, make: Make, saying: Saying) -> None:
+        agent = await self.sent(make, saying)
+        assert agent.startswith("aiobotocore/")
+        assert " cfg/retry-mode#legacy " in agent
+        assert agent.endswith(f" chathistory-async/{version('chathistory-async')}")
+
+    @pytest.mark.parametrize(
+        ("config", "part"),
+        [
+            (Config(user_agent_extra="theirs/1"), " theirs/1 chathistory-async/"),
+            (Config(user_agent_appid="theirs"), " app/theirs "),
+            (Config(retries={"mode": "standard"}), " cfg/retry-mode#standard "),
+        ],
+        ids=["extra", "application", "retry-mode"],
+    )
+    async def test_has_what_the_user_adds(self, make: Make, saying: Saying, config: Config, part: str) -> None:
+        assert part in await self.sent(make, saying, config=config)
+
+    async def test_is_the_users_where_one_is_given(self, make: Make, saying: Saying) -> None:
+        agent = await self.sent(make, saying, config=Config(user_agent="theirs/1"))
+        assert agent.startswith("theirs/1 ")
+        assert " chathistory-async/" in agent
 
 
 class TestRegion:
     async def test_is_the_one_that_the_sdk_signs_for(self) -> None:
-        async with client_and_http(region_name="local") as (client, http):
-            lane = await lane_beside(client, http, aioboto3.Session())
-            assert lane is not None
+        async with sdk_client(region_name="local") as client:
+            lane = await lane_beside(client, aioboto3.Session(), pytest.fail)
             theirs = await client.generate_presigned_url("list_tables")
             assert f"%2F{lane._signer.region}%2Fdynamodb%2F" in theirs
 

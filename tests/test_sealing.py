@@ -389,7 +389,7 @@ class TestStore:
 
     async def test_opens_its_kms_client_on_entering(self, collection_table: str, kms_key: str, proxy: Proxy) -> None:
         async with ChatHistoryStore(collection_table, kms_key_id=kms_key, kms_endpoint_url=proxy.url) as store:
-            assert {slot._service.name for slot in store._clients._all_slots()} == {"dynamodb", "kms"}
+            assert {slot.service.name for slot in store._clients._all_slots()} == {"dynamodb", "kms"}
         assert not store._clients._all_slots() or all(slot._client is None for slot in store._clients._all_slots())
 
 
