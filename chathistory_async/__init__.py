@@ -1,6 +1,7 @@
 """LangChain chat message history on DynamoDB, async first."""
 
 from ._clients import FastPathStatus
+from ._codec import split_key
 from ._conversation import Page, StoredMessage
 from ._indexed_conversation import SessionInfo
 from ._migrating import MigratedSession
@@ -64,4 +65,5 @@ __all__ = [
     "UndecodableItemError",
     "WriteConflictError",
     "WriteOutcomeUnknownError",
+    "split_key",
 ]

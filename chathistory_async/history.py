@@ -67,7 +67,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         key: a whole primary key, one or two attributes of type str, int, Decimal or bytes. It replaces
             ``{primary_key_name: session_id}``. With ``sort_key_name``, the partition key alone. A tuple of ids, such as
             a tenant's and the session's, is joined by ``#``; ``%`` and ``#`` in an id become ``%25`` and ``%23``, and
-            so no id reaches into another tenant's partitions.
+            so no id in a tuple reaches into another tenant's partitions. Plain text is not changed: the text
+            ``"acme#s1"``, also as ``session_id``, is the session of ``("acme", "s1")``. A store with ``key_parts=2``
+            refuses such text. ``split_key`` returns the ids of a joined key.
         boto3_session: a ``boto3.Session``, an ``aioboto3.Session`` or an aiobotocore session, None for the SDK's own.
             A boto3 session lends its credentials, region and profile; loading and refreshing them runs in a thread.
         kms_key_id: the id, ARN or alias (``alias/…``) of a symmetric KMS key: each message is sealed under it before it
@@ -153,6 +155,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         clients = shared_clients(options)
         self._set_up(session_id, whole_key, layout, clients, kms_key_id, consistent_read, default, index=None)
         self._coerce_float_to_decimal = coerce_float_to_decimal
+        self._key_parts: Mapping[str, int] = {}
 
     @staticmethod
     def _in_store(
@@ -164,10 +167,12 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         consistent_read: bool,
         default: Default | None,
         index: Indexed | None,
+        key_parts: Mapping[str, int],
     ) -> DynamoDBChatMessageHistory:
         history = DynamoDBChatMessageHistory.__new__(DynamoDBChatMessageHistory)
         history._set_up(session_id, key, layout, clients, kms_key_id, consistent_read, default, index)
         history._coerce_float_to_decimal = False
+        history._key_parts = key_parts
         return history
 
     def _set_up(
@@ -488,7 +493,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             upto: the id of the last message to copy, None for all. Where it is gone, all before it are copied.
 
         Raises:
-            ValueError: ``upto`` is not an id, the other session is this one, or ``key`` is required.
+            ValueError: ``upto`` is not an id, the other session is this one, or ``key`` is required, or it is not the
+                tuple that the store's ``key_parts`` requires.
             LayoutError: the session is stored in a single item.
             ChatHistoryError: what ``aget_messages`` and ``aadd_messages`` raise. Some messages may have been copied.
         """
@@ -621,7 +627,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
                 # The key may have a tenant's prefix, which the other session must not lose.
                 raise ValueError("This handle was made with key: give the other session's too")
             key = {name: session_id}
-        whole_key = join_key(key)
+        whole_key = join_key(key, self._key_parts)
         if whole_key == self._key:
             raise ValueError("A session cannot be copied to itself")
         layout, index = replace(self._layout, key=encode_key(whole_key)), self._index

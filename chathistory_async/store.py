@@ -20,6 +20,7 @@ from ._migrating import MigratedSession, Source, Target, migrate, scan_session_i
 from ._plain import Default, check_default
 from ._session_item import INDEX_NAME, KEY_SCHEMA, SessionItem
 from ._sessions import Purged, SessionPage, Sessions
+from ._settings import check_positive
 from ._single_item import SingleItem
 from ._table import Index, Table
 from .errors import ConfigurationError, LayoutError, Place
@@ -89,11 +90,15 @@ class ChatHistoryStore:
         fast_path: whether calls to DynamoDB may take the fast path; as for ``DynamoDBChatMessageHistory``.
         default: what converts a value in a message, or in metadata, that has no plain form; as for
             ``DynamoDBChatMessageHistory``.
+        key_parts: of how many ids each session's partition key is made, such as 2 for a tenant's and a session's. Every
+            method then takes it as a tuple of so many ids, by ``key``, and refuses plain text. So no session's id that
+            a user made up, such as ``"acme#s1"``, opens another tenant's session. None takes plain text and tuples.
+            ``split_key(info.session_id)`` returns the tuple of a session in a list.
 
     Raises:
         TypeError: ``boto3_session``, ``kms_key_id`` or ``default`` is of a type that is not accepted.
-        ValueError: ``ttl`` or ``history_size`` is not a positive integer, ``kms_key_id`` is empty, two attributes have
-            one name, there is no such layout, or it has no session index.
+        ValueError: ``ttl``, ``history_size`` or ``key_parts`` is not a positive integer, ``kms_key_id`` is empty, two
+            attributes have one name, there is no such layout, or it has no session index.
         ModuleNotFoundError: ``kms_key_id`` was given, and the extra ``kms`` is not installed.
     """
 
@@ -118,13 +123,16 @@ class ChatHistoryStore:
         session_index: bool = False,
         fast_path: bool = True,
         default: Default | None = None,
+        key_parts: int | None = None,
     ) -> None:
         check_default(default)
         if layout not in ("item_collection", "single_item"):
             raise ValueError(f'layout must be "item_collection" or "single_item", not {layout!r}')
         if session_index and layout == "single_item":
             raise ValueError("session_index needs the layout item_collection: a single item has no place for it")
+        check_positive("key_parts", key_parts)
         self._primary_key_name = primary_key_name
+        self._key_parts = {} if key_parts is None else {primary_key_name: key_parts}
         self._session_index = session_index
         self._consistent_read = consistent_read
         self._default = default
@@ -160,17 +168,23 @@ class ChatHistoryStore:
             session_id: the value of the partition key.
             key: a whole primary key instead, one or two attributes; in an item collection the partition key alone. A
                 tuple of ids is joined, as for ``DynamoDBChatMessageHistory``: ``{"SessionId": (tenant, session_id)}``.
+                Plain text is not changed, and ``"acme#s1"`` is the session of ``("acme", "s1")``: see ``key_parts``.
             owner: whose list the session is in, from its first append by a handle that names one; it stays theirs.
                 Needs ``session_index``. Where a policy has ``dynamodb:LeadingKeys``, begin it with the tenant's id too.
 
         Raises:
             TypeError: a key's value is not a str, int, Decimal, bytes or tuple of str.
-            ValueError: a key attribute has the name of another attribute, or is one too many; or ``owner`` is empty,
-                longer than 2,048 bytes, or given without ``session_index``.
+            ValueError: a key attribute has the name of another attribute, or is one too many, or is not the tuple that
+                ``key_parts`` requires; or ``owner`` is empty, longer than 2,048 bytes, or given without
+                ``session_index``.
         """
         if owner is not None and not self._session_index:
             raise ValueError("owner needs a ChatHistoryStore with session_index=True")
-        whole_key = join_key(key or {self._primary_key_name: session_id})
+        return self._handle(session_id, join_key(key or {self._primary_key_name: session_id}, self._key_parts), owner)
+
+    def _handle(
+        self, session_id: str, whole_key: dict[str, KeyValue], owner: str | None = None
+    ) -> DynamoDBChatMessageHistory:
         layout = replace(self._layout, key=encode_key(whole_key))
         index = Indexed(owner) if self._session_index else None
         return DynamoDBChatMessageHistory._in_store(
@@ -182,6 +196,7 @@ class ChatHistoryStore:
             self._consistent_read,
             self._default,
             index,
+            self._key_parts,
         )
 
     @property
@@ -519,11 +534,20 @@ class ChatHistoryStore:
     def _sessions(self) -> Sessions:
         self._check_indexed()
         assert isinstance(self._layout, ItemCollection)  # noqa: S101  # that was asked for with session_index
-        return Sessions(self._layout, self._clients, lambda value: self._indexed("", {self._primary_key_name: value}))
+        return Sessions(
+            self._layout,
+            self._clients,
+            # Of what is stored, whose ids are joined already.
+            lambda value: self._indexed_conversation(self._handle("", {self._primary_key_name: value})),
+        )
 
     def _indexed(self, session_id: str, key: Key | None) -> IndexedConversation:
         self._check_indexed()
-        conversation = self.session(session_id, key=key)._conversation
+        return self._indexed_conversation(self.session(session_id, key=key))
+
+    @staticmethod
+    def _indexed_conversation(history: DynamoDBChatMessageHistory) -> IndexedConversation:
+        conversation = history._conversation
         assert isinstance(conversation, IndexedConversation)  # noqa: S101  # likewise
         return conversation
 
@@ -535,7 +559,7 @@ class ChatHistoryStore:
 
     def _access(self, session_id: KeyValue) -> tuple[Clients, Place, Sealing | None]:
         """Return what a conversation needs beside its layout."""
-        history = self.session("", key={self._primary_key_name: session_id})
+        history = self._handle("", {self._primary_key_name: session_id})
         return self._clients, history._conversation.place, history._sealing
 
     def _table(self, wait_seconds: float | None = None) -> Table:
