@@ -395,6 +395,8 @@ def session():
 async def chat(layout, session):
     async with ChatHistoryStore(layout, layout=layout, boto3_session=session) as store:
         await store.create_table()
+        # The first of a store finds out if the table is of its layout.
+        await store.session("first").aadd_messages([HumanMessage("0")])
         calls.clear()
         history = store.session("s")
         await history.aadd_messages([HumanMessage("1")])

@@ -6,16 +6,20 @@ import asyncio
 import json
 import random
 import re
+import socket
 import ssl
 import threading
+import time
+import traceback
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import aioboto3
@@ -24,11 +28,12 @@ import botocore.session
 import pytest
 import trustme
 from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioRefreshableCredentials
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from aiobotocore.signers import AioRequestSigner
 from botocore.config import Config
-from botocore.credentials import ReadOnlyCredentials
+from botocore.credentials import ReadOnlyCredentials, RefreshableCredentials
 from botocore.exceptions import ClientError, CredentialRetrievalError
 from conftest import Make
 from engines import Engine
@@ -37,10 +42,18 @@ from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy
 from samples import humans, texts
 
-from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, EndpointError, ServiceError
+from chathistory_async import (
+    ChatHistoryError,
+    ChatHistoryStore,
+    ConfigurationError,
+    DynamoDBChatMessageHistory,
+    EndpointError,
+    ServiceError,
+)
 from chathistory_async._calls import ConditionFailed, Request, call
 from chathistory_async._clients import Lent
 from chathistory_async._lane import Lane, NoFastPath, lane_beside, send_by_sdk
+from chathistory_async._signing import _key
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 FACES = [AsyncFace, CollectionFace]
@@ -535,6 +548,130 @@ class TestTLS:
         with pytest.raises(EndpointError):
             await make(endpoint_url=secure.url, config=Config(retries={"total_max_attempts": 2})).aget_messages()
         assert secure.seen_by_sdk == []
+
+
+SECRET, TOKEN = "S3CR3T" * 8, "T0K3N" * 20
+
+
+def frames_of(error: BaseException) -> Iterator[FrameType]:
+    """The frames that whoever records an error sees: its own, and those of what it came from."""
+    errors, seen = [error], set[int]()
+    while errors:
+        one = errors.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield from (frame for frame, _ in traceback.walk_tb(one.__traceback__))
+            errors += filter(None, (one.__cause__, one.__context__))
+
+
+def shown(value: object, seen: set[int]) -> Iterator[str]:
+    """What a value shows of itself, of what it holds and, of our own objects, of their attributes."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    yield repr(value)
+    held: list[object] = []
+    if isinstance(value, Mapping):
+        held = [*value.keys(), *value.values()]
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        held = list(value)
+    elif type(value).__module__.startswith("chathistory_async"):
+        held = list(getattr(value, "__dict__", {}).values())
+    for one in held:
+        yield from shown(one, seen)
+
+
+class TestTracebacks:
+    """Trackers of errors record the local variables of a traceback's frames."""
+
+    def check(self, error: BaseException, whose: str = "") -> None:
+        frames = [frame for frame in frames_of(error) if frame.f_globals["__name__"].startswith(whose)]
+        assert frames
+        key = _key(SECRET, f"{time.strftime('%Y%m%d', time.gmtime())}/us-east-1/dynamodb/aws4_request")
+        for frame in frames:
+            for name, value in frame.f_locals.items():
+                text = "\n".join(shown(value, set()))
+                for secret in (SECRET, TOKEN, repr(key), "AWS4-HMAC-SHA256 Credential="):
+                    assert secret not in text, (frame.f_code.co_name, name)
+
+    @pytest.fixture
+    def history(self, face: type[Face], make: Make) -> Callable[..., Face]:
+        def history(url: str, **options: Any) -> Face:
+            session = aioboto3.Session("AKID", SECRET, TOKEN)
+            config = Config(retries={"total_max_attempts": 2}, read_timeout=0.3)
+            return face(make(endpoint_url=url, boto3_session=session, config=config, **options))
+
+        return history
+
+    @pytest.mark.parametrize("fast_path", [True, False])
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            None,
+            ({"__type": "x#ValidationException", "message": "no"}, 400),
+            ({"__type": "x#InternalServerError"}, 500),
+            ("<html>", 200),
+        ],
+        ids=["connection-refused", "400", "500", "not-an-answer"],
+    )
+    async def test_of_failures_have_no_credentials_in_frames_of_ours(
+        self, history: Callable[..., Face], saying: Saying, fast_path: bool, answer: Any
+    ) -> None:
+        url = saying(Answer(answer[0], status=answer[1])).url if answer else "http://127.0.0.1:1"
+        with pytest.raises(ChatHistoryError) as caught:
+            await history(url, fast_path=fast_path).add(humans(1))
+        self.check(caught.value, "chathistory_async")
+
+    async def test_of_a_refusal_on_it_have_none_at_all(self, history: Callable[..., Face], saying: Saying) -> None:
+        refused = saying(Answer({"__type": "x#ValidationException", "message": "no"}, status=400))
+        with pytest.raises(ChatHistoryError) as caught:
+            await history(refused.url).add(humans(1))
+        assert set(refused.seen_by_sdk) == {False}
+        self.check(caught.value)
+
+    @pytest.fixture
+    def silent(self) -> Iterator[str]:
+        """An endpoint that takes a connection and says nothing."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+    async def test_of_a_time_out_have_none_in_frames_of_ours(self, history: Callable[..., Face], silent: str) -> None:
+        with pytest.raises(EndpointError) as caught:
+            await history(silent).add(humans(1))
+        self.check(caught.value, "chathistory_async")
+
+    async def test_of_a_cancellation_have_none_at_all(self, history: Callable[..., Face], silent: str) -> None:
+        one: Any = history(silent)
+        async with lent_to(one.history):
+            pass
+        task = asyncio.create_task(one.add(humans(1)))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as cancelled:
+            await task
+        self.check(cancelled.value)
+        with pytest.raises(asyncio.TimeoutError) as late:
+            await asyncio.wait_for(one.add(humans(1)), 0.05)
+        self.check(late.value)
+
+    @pytest.mark.parametrize("kind", [AioSession, boto3.Session])
+    async def test_of_a_refresh_that_fails_have_none_at_all(
+        self, face: type[Face], make: Make, saying: Saying, kind: Any
+    ) -> None:
+        def refresh() -> dict[str, str]:
+            raise CredentialRetrievalError(provider="sts", error_msg="no")
+
+        expiry = datetime.now(timezone.utc) + timedelta(hours=1)
+        refreshable = AioRefreshableCredentials if kind is AioSession else RefreshableCredentials
+        core = AioSession() if kind is AioSession else botocore.session.Session()
+        core._credentials = refreshable("AKID", SECRET, TOKEN, expiry, refresh, "sts")
+        session = core if kind is AioSession else boto3.Session(botocore_session=core)
+        one = face(make(endpoint_url=saying(Answer({})).url, boto3_session=session))
+        await one.add(humans(1))
+        core._credentials._expiry_time = datetime.now(timezone.utc)
+        with pytest.raises(ConfigurationError) as caught:
+            await one.add(humans(1))
+        self.check(caught.value)
 
 
 class Answer:
