@@ -5,7 +5,7 @@ from ._codec import split_key
 from ._conversation import Page, StoredMessage
 from ._indexed_conversation import SessionInfo
 from ._migrating import MigratedSession
-from ._sessions import Purged, SessionPage
+from ._sessions import Purged, SessionPage, UnreadableSession
 from .errors import (
     AccessDeniedError,
     BridgeError,
@@ -63,6 +63,7 @@ __all__ = [
     "TableNotFoundError",
     "ThrottledError",
     "UndecodableItemError",
+    "UnreadableSession",
     "WriteConflictError",
     "WriteOutcomeUnknownError",
     "split_key",

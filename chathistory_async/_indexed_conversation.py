@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,26 +12,42 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import BaseMessage
 
 from ._binding import Binding
-from ._calls import ConditionFailed, Item, TransactionCanceled, call, pause
+from ._calls import ConditionFailed, Item, Request, TransactionCanceled, call, pause
 from ._clients import Clients
 from ._codec import AttributeValue, KeyValue, bytes_of, decode_key_value, encoded, plain_text
 from ._conversation import MAX_ATTEMPTS, leaves_nothing_opened, now
-from ._item_collection import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection, Items, StoredPart
+from ._item_collection import FENCE_SECONDS, MAX_TRANSACTION_ITEMS, REVISION, ItemCollection, Items, StoredPart
 from ._item_collection_conversation import ItemCollectionConversation, refused
 from ._json_codec import decode_value, encode_value
 from ._migration import Migration
 from ._plain import Default
 from ._session_item import (
     INDEX_NAME,
+    MESSAGE_COUNT,
+    METADATA,
     SORT_KEY,
+    TITLE,
+    DamagedAttribute,
     SessionItem,
     StoredSession,
+    flags_over,
     is_alive,
+    new_flag,
+    owner_of,
     query_sessions,
     read_session,
+    was_changed_by,
 )
 from ._sort_keys import SortKey
-from .errors import ItemTooLargeError, Place, SessionNotFoundError, UndecodableItemError
+from .errors import (
+    ChatHistoryError,
+    ItemTooLargeError,
+    MessageNotStorableError,
+    Place,
+    ServiceError,
+    SessionNotFoundError,
+    UndecodableItemError,
+)
 
 if TYPE_CHECKING:
     from ._sealing import Sealing
@@ -40,8 +55,11 @@ if TYPE_CHECKING:
 # Each append rewrites the session's item and is billed for all of it, in the table and in the index.
 MAX_TITLE_BYTES = 4 * 1024
 MAX_METADATA_BYTES = 64 * 1024
-_RECOUNTS = 8
 _TITLE, _METADATA = Binding("title", SORT_KEY), Binding("metadata", SORT_KEY)
+_ATTRIBUTES = {_TITLE: TITLE, _METADATA: METADATA}
+_REMEDIES = {TITLE: "set_title() replaces it", METADATA: "nothing restores it"}
+# Of a session that is written to without a pause; then its flags stay, and whoever reads the count counts.
+_RECOUNTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +71,9 @@ class SessionInfo:
         owner: whose it is, None where nobody was named.
         title: None where none was set.
         created_at: when its first message was added, by the writer's clock, in UTC.
-        last_active_at: when messages were added last, likewise.
-        message_count: how many messages were added and not removed. Those that have expired one by one count as well.
+        last_active_at: when messages were added last, likewise. It never goes back, however the writers' clocks differ.
+        message_count: how many messages were added and not removed. Those that have expired one by one count as well,
+            until an ``aclear`` or a trim by ``history_size`` counts anew.
         metadata: what ``update_metadata`` has put there.
     """
 
@@ -87,11 +106,13 @@ class IndexedConversation(ItemCollectionConversation):
     ) -> None:
         super().__init__(layout, clients, place, sealing, consistent_read=consistent_read, default=default)
         self._entry = SessionItem(layout, owner)
+        # Of sweeps of this handle's that have removed all that they meant to.
+        self._done_flags: set[str] = set()
 
     async def clear(self) -> None:
         """Remove all messages that are there now, and none that another writer adds after."""
         await super().clear()
-        await self._recount(self._count)
+        await self._recount()
 
     async def replace(self, message_id: str, message: BaseMessage) -> None:
         """Put another message into the place of one, whole or not at all."""
@@ -108,16 +129,16 @@ class IndexedConversation(ItemCollectionConversation):
             await self._write(Migration(self._layout).mark_deleted())
         messages = 0
         for attempt in range(MAX_ATTEMPTS):
-            stored = await self._stored(expired_too=True)
+            item = await self._item()
             swept = await self._sweep_found()
             messages += swept
-            if stored is None and swept:
+            if item is None and swept:
                 # An item of the session may have come with what was swept.
                 continue
-            if stored is None:
+            if item is None:
                 return messages or None
             try:
-                await self._write(self._entry.delete(stored.revision))
+                await self._write(self._entry.delete(item))
             except ConditionFailed as failed:
                 if failed.item is None:
                     # Gone: by an attempt whose answer was lost, or by somebody else.
@@ -130,65 +151,88 @@ class IndexedConversation(ItemCollectionConversation):
 
     async def info(self) -> SessionInfo | None:
         """Return what the index knows of the session, None where that is nothing."""
-        stored = await self._stored()
-        return None if stored is None else await self.info_of(stored)
+        item = await self._alive_item()
+        return None if item is None else await self.info_of(item)
 
     async def owner(self) -> str | None:
         """Return whose the session is: as the handle says, or else as the index does."""
         if self._entry.owner is not None:
             return self._entry.owner
-        stored = await self._stored()
-        return None if stored is None else stored.owner
+        item = await self._alive_item()
+        return None if item is None else owner_of(item)
 
     @leaves_nothing_opened
-    async def info_of(self, stored: StoredSession) -> SessionInfo:
+    async def info_of(self, item: Item) -> SessionInfo:
         """Return what the index knows of the session, of which the item was read already."""
+        stored = self._read(item)
         title, metadata = await self._texts({_TITLE: stored.title, _METADATA: stored.metadata})
-        try:
-            text = None if title is None else title.decode()
-            names = {} if metadata is None else decode_value(metadata)
-            created_at, last_active_at = _time(stored.created_at), _time(stored.last_active)
-        except ValueError:
-            raise self._damaged() from None
-        if not isinstance(names, dict):
-            raise self._damaged()
+        count = await self._count_and_heal(item) if stored.flagged else stored.message_count
         return SessionInfo(
             session_id=decode_key_value(stored.partition_key),
             owner=stored.owner,
-            title=text,
-            created_at=created_at,
-            last_active_at=last_active_at,
+            title=self._title_in(title),
+            created_at=stored.created_at,
+            last_active_at=stored.last_active,
             # Below nothing, where messages from before the index were removed.
-            message_count=max(0, min(stored.message_count, self._layout.history_size or stored.message_count)),
-            metadata=names,
+            message_count=max(0, min(count, self._layout.history_size or count)),
+            metadata=self._metadata_in(metadata),
         )
 
     async def set_title(self, title: str | None) -> None:
         """Set or remove the title."""
+        if title is not None and not isinstance(title, str):
+            raise TypeError(f"title must be a str, or None to remove it, not {type(title).__name__}")
         value = None
         if title is not None:
-            value = await self._value(encoded(plain_text, title, "title").encode(), MAX_TITLE_BYTES, _TITLE)
-        try:
-            await self._write(self._entry.set_title(value, now()))
-        except ConditionFailed:
-            raise self._not_found() from None
+            text = self._encoded(lambda: encoded(plain_text, title, "title").encode())
+            value = await self._value(text, MAX_TITLE_BYTES, _TITLE)
+
+        async def same(item: Item) -> AttributeValue | None:
+            return value
+
+        await self._change(TITLE, same)
 
     async def update_metadata(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change some of the metadata, and return them all; what others change meanwhile is not lost."""
-        plain = decode_value(encode_value(dict(changes), "metadata", self._default))
-        for attempt in range(MAX_ATTEMPTS):
-            stored = await self._stored()
-            if stored is None:
-                raise self._not_found()
-            changed = (await self.info_of(stored)).metadata | plain
+        if not isinstance(changes, Mapping):
+            raise TypeError(f"changes must be a mapping of names to values, not {type(changes).__name__}")
+        plain = decode_value(self._encoded(lambda: encode_value(dict(changes), "metadata", self._default)))
+        metadata: dict[str, Any] = {}
+
+        async def merged(item: Item) -> AttributeValue:
+            nonlocal metadata
+            changed = await self._metadata(item) | plain
             metadata = {name: value for name, value in changed.items() if value is not None}
-            value = await self._value(encode_value(metadata, "metadata"), MAX_METADATA_BYTES, _METADATA)
+            text = self._encoded(lambda: encode_value(metadata, "metadata"))
+            return await self._value(text, MAX_METADATA_BYTES, _METADATA)
+
+        await self._change(METADATA, merged)
+        return metadata
+
+    @leaves_nothing_opened
+    async def _metadata(self, item: Item) -> dict[str, Any]:
+        [text] = await self._texts({_METADATA: item.get(METADATA)})
+        return self._metadata_in(text)
+
+    async def _change(self, name: str, value_of: Callable[[Item], Awaitable[AttributeValue | None]]) -> None:
+        """Set the title or the metadata to what is made of the session's item, which nobody has changed since."""
+        change_id = secrets.token_urlsafe(6)
+        for attempt in range(MAX_ATTEMPTS):
+            item = await self._alive_item()
+            if item is None:
+                raise SessionNotFoundError("The session index has no such session, or not any more", self.place)
+            if was_changed_by(item, change_id):
+                # By an attempt whose answer was lost.
+                return
+            if await self._repair(item):
+                continue
+            request = self._entry.set_detail(name, await value_of(item), item, change_id, now())
             try:
-                await self._write(self._entry.set_metadata(value, stored.metadata, now()))
+                await self._write(request)
             except ConditionFailed:
                 await pause(attempt)
             else:
-                return metadata
+                return
         raise self._conflict()
 
     async def _check_table(self) -> None:
@@ -196,23 +240,22 @@ class IndexedConversation(ItemCollectionConversation):
 
     async def _store(self, messages: list[Items], first: SortKey, token: str) -> None:
         items = [item for items in messages for item in items]
-        count: Callable[..., dict[str, Any]] = self._entry.count_added
+        seen: Item | None = None
         for attempt in range(MAX_ATTEMPTS):
             revision = f"{token}-{attempt}"
-            counting = count(len(messages), first, now(), revision)
+            if seen is not None and not is_alive(self._layout, seen, now()):
+                counting = self._entry.begin_anew(len(messages), first, now(), revision)
+            else:
+                counting = self._entry.count_added(len(messages), first, now(), revision, seen)
             try:
-                await self._write(self._layout.put_together(items, revision, counting))
+                await self._write_counting(self._layout.put_together(items, revision, counting))
             except TransactionCanceled as canceled:
                 if found := refused(items, canceled):
                     self._check_stored(found)
                     return
-                there = canceled.reasons[-1].get("Item")
-                if there is not None and not is_alive(self._layout, there, now()):
-                    count = self._entry.begin_anew
-                elif count == self._entry.count_added:
-                    count = functools.partial(self._entry.count_added, keep_expiry=True)
-                else:
-                    count = self._entry.count_added
+                seen = canceled.reasons[-1].get("Item")
+                if seen is not None and await self._repair(seen):
+                    seen = None
             else:
                 return
         raise self._conflict()
@@ -224,10 +267,12 @@ class IndexedConversation(ItemCollectionConversation):
         write = secrets.token_urlsafe(9)
         counting = self._entry.count_on(-1, now(), write)
         try:
-            await self._write(self._layout.remove_together(key, known, write, now(), counting))
+            await self._write_counting(self._layout.remove_together(key, known, write, now(), counting))
         except TransactionCanceled as canceled:
-            removal = canceled.reasons[0]
+            removal, counted = canceled.reasons
             if removal.get("Code") != "ConditionalCheckFailed":
+                if "Item" in counted and await self._repair(counted["Item"]):
+                    return await self._remove(key, known)
                 # The session has no item: it was written before there was an index.
                 return await super()._remove(key, known)
             if self._layout.removed_by(removal.get("Item", {})) != write:
@@ -236,43 +281,116 @@ class IndexedConversation(ItemCollectionConversation):
         await self._sweep_other_parts(key, first.parts)
         return True
 
-    async def _keep_latest(self, size: int) -> int:
-        return await self._recount(lambda: super(IndexedConversation, self)._keep_latest(size))
+    async def _write_counting(self, request: Request) -> None:
+        """Send a transaction that counts; where the session's item is damaged, repair it, so that no turn is lost."""
+        try:
+            await self._write(request)
+        except ServiceError:
+            item = await self._item()
+            if item is None or not await self._repair(item):
+                raise
+            await self._write(request)
 
-    async def _recount(self, count: Callable[[], Awaitable[int]]) -> int:
-        """Have the index say what is counted, unless others write all the while: they count on from what it says."""
-        for attempt in range(_RECOUNTS):
-            stored = await self._stored(expired_too=True)
-            number = await count()
-            if stored is None or number == stored.message_count:
-                break
-            revision = secrets.token_urlsafe(9)
+    async def _repair(self, item: Item) -> bool:
+        """Repair the session's item, and return whether it was damaged."""
+        request = self._entry.repair(item, now(), secrets.token_urlsafe(9))
+        if request is None:
+            return False
+        # Where somebody else has changed it meanwhile, whoever calls this looks at it again.
+        with suppress(ConditionFailed):
+            await self._write(request)
+        return True
+
+    async def _sweep(self, parts: Sequence[StoredPart]) -> None:
+        flag = None
+        if any(part.key.is_first_part and part.removed_by is None for part in parts):
+            flag = await self._flag()
+        await super()._sweep(parts)
+        if flag is not None:
+            self._done_flags.add(flag)
+
+    async def _flag(self) -> str | None:
+        """Flag the session, and return the flag; None where it has no item."""
+        flag = new_flag(now() + FENCE_SECONDS)
+        for _ in range(MAX_ATTEMPTS):
             try:
-                await self._write(self._entry.set_count(number, stored.revision, revision))
+                await self._write(self._entry.flag(flag))
             except ConditionFailed as failed:
-                if failed.item is not None and failed.item.get(REVISION) == {"S": revision}:
-                    break
-                await pause(attempt)
+                if failed.item is None:
+                    return None
+                await self._repair(failed.item)
             else:
-                break
+                return flag
+        raise self._conflict()
+
+    async def _keep_latest(self, size: int) -> None:
+        await super()._keep_latest(size)
+        if self._done_flags:
+            await self._recount()
+
+    async def _recount(self) -> None:
+        """Have the index say how many messages there are; where others write all the while, flags say it does not."""
+        for attempt in range(_RECOUNTS):
+            item = await self._item()
+            if item is None:
+                return
+            # Before the counting: what another sweep removes meanwhile is not counted.
+            flags = self._done_flags | flags_over(item, now())
+            if await self._set_count(await self._count(), item, flags):
+                return
+            await pause(attempt)
+
+    async def _set_count(self, number: int, seen: Item, flags: set[str]) -> bool:
+        """Store a number and remove flags; return whether nobody has counted since the item was seen."""
+        if not flags and seen.get(MESSAGE_COUNT) == {"N": str(number)}:
+            return True
+        revision = secrets.token_urlsafe(9)
+        try:
+            await self._write(self._entry.set_count(number, seen, flags, revision))
+        except ConditionFailed as failed:
+            # An attempt whose answer was lost may have done it.
+            if failed.item is None or failed.item.get(REVISION) != {"S": revision}:
+                return False
+        self._done_flags -= flags
+        return True
+
+    async def _count_and_heal(self, item: Item) -> int:
+        """Return how many messages there are, and store that where no sweep can be at work any more."""
+        over = flags_over(item, now())
+        number = await self._count()
+        if over:
+            # Whoever reads need not be allowed to write.
+            with suppress(ChatHistoryError):
+                await self._set_count(number, item, over)
         return number
 
     async def _count(self) -> int:
-        async with aclosing(self._pages(consistent=True)) as pages:
-            return sum([len(bodies) async for bodies in pages])
+        count, start_key = 0, None
+        while True:
+            items, start_key = await self._query(self._layout.query_alive_keys(now=now(), start_key=start_key))
+            count += sum(part.key.is_first_part for part in await self._stored_parts(items))
+            if start_key is None:
+                return count
 
-    async def _stored(self, *, expired_too: bool = False) -> StoredSession | None:
+    async def _item(self) -> Item | None:
         item: Item | None = (await self._call(self._entry.get())).get("Item")
-        if item is None or not (expired_too or is_alive(self._layout, item, now())):
-            return None
-        return self.stored_session(item)
+        return item
 
-    def stored_session(self, item: Item) -> StoredSession:
-        """Read the session's item."""
+    async def _alive_item(self) -> Item | None:
+        item = await self._item()
+        return item if item is not None and is_alive(self._layout, item, now()) else None
+
+    def _read(self, item: Item) -> StoredSession:
         try:
             return read_session(self._layout, item)
-        except (KeyError, ValueError):
-            raise self._damaged() from None
+        except DamagedAttribute as damaged:
+            raise self._damaged(str(damaged)) from None
+
+    def _encoded(self, encode: Callable[[], bytes]) -> bytes:
+        try:
+            return encode()
+        except MessageNotStorableError as error:
+            raise self._located(error) from None
 
     async def _value(self, text: bytes, max_bytes: int, binding: Binding) -> AttributeValue:
         if len(text) > max_bytes:
@@ -287,17 +405,31 @@ class IndexedConversation(ItemCollectionConversation):
     async def _texts(self, values: Mapping[Binding, AttributeValue | None]) -> list[bytes | None]:
         """Return the texts of attribute values, opened where they are sealed."""
         there = {at: (binding, value) for at, (binding, value) in enumerate(values.items()) if value is not None}
+        for binding, value in there.values():
+            if not value.keys() & {"B", "S"}:
+                raise self._damaged(_ATTRIBUTES[binding])
         opened = await self._open(
             {at: (binding, bytes_of(value["B"])) for at, (binding, value) in there.items() if "B" in value}
         )
         plain = {at: value["S"].encode() for at, (_, value) in there.items() if "S" in value}
         return [(opened | plain).get(at) for at in range(len(values))]
 
-    def _not_found(self) -> SessionNotFoundError:
-        return SessionNotFoundError("The session index has no such session, or not any more", self.place)
+    def _title_in(self, text: bytes | None) -> str | None:
+        with suppress(UnicodeDecodeError):
+            return None if text is None else text.decode()
+        raise self._damaged(TITLE)
 
-    def _damaged(self) -> UndecodableItemError:
-        return UndecodableItemError("The session's item in the index is damaged", self.place)
+    def _metadata_in(self, text: bytes | None) -> dict[str, Any]:
+        metadata = None
+        with suppress(ValueError):
+            metadata = {} if text is None else decode_value(text)
+        if isinstance(metadata, dict):
+            return metadata
+        raise self._damaged(METADATA)
+
+    def _damaged(self, name: str) -> UndecodableItemError:
+        remedy = f"{_REMEDIES.get(name, 'set_title() repairs it')}, delete_session() deletes the session"
+        return UndecodableItemError(f"The session's item in the index is damaged (its {name}): {remedy}", self.place)
 
 
 async def check_index(clients: Clients, entry: SessionItem, place: Place) -> None:
@@ -310,7 +442,3 @@ async def check_index(clients: Clients, entry: SessionItem, place: Place) -> Non
     request = query_sessions(entry.layout, entry.owner or "nobody", limit=1, start_key=None)
     check = (INDEX_NAME, entry.layout.table_name)
     await clients.first_append.check(check, lambda: call(clients, request, place))
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))

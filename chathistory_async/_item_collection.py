@@ -28,7 +28,7 @@ MAX_TRANSACTION_ITEMS = 100
 MAX_TRANSACTION_BYTES = 4_000_000
 MAX_BATCH_WRITE_ITEMS = 25
 # A page holds a megabyte, of items of 100 bytes and more.
-_MAX_LIMIT = 20_000
+MAX_LIMIT = 20_000
 # Of the 400 KB of an item: keys, names and the other attributes take at most 6 KB.
 PART_BYTES = 390 * 1024
 # AWS refuses a request that was signed more than five minutes ago, and the SDK's own retries end within minutes. The
@@ -195,7 +195,7 @@ class ItemCollection:
         }
         parameters["ExpressionAttributeValues"] |= {":now": {"N": str(now)}, ":number": {"S": "N"}}
         if limit is not None:
-            parameters["Limit"] = min(limit, _MAX_LIMIT)
+            parameters["Limit"] = min(limit, MAX_LIMIT)
         if start_key is not None:
             parameters["ExclusiveStartKey"] = start_key
         return Request("query", parameters)
@@ -219,6 +219,18 @@ class ItemCollection:
             "ProjectionExpression": "#sort, #removed, #parts",
         }
         parameters["ExpressionAttributeNames"] |= {"#removed": REMOVED_BY, "#parts": PARTS}
+        if start_key is not None:
+            parameters["ExclusiveStartKey"] = start_key
+        return Request("query", parameters)
+
+    def query_alive_keys(self, *, now: int, start_key: dict[str, AttributeValue] | None = None) -> Request:
+        """Read a page of the sort keys of what is alive, in order."""
+        parameters = self._query(PREFIX, f"{PREFIX}~", newest_first=False, consistent=True) | {
+            "FilterExpression": f"attribute_not_exists(#removed) AND {ALIVE}",
+            "ProjectionExpression": "#sort",
+        }
+        parameters["ExpressionAttributeNames"] |= {"#expiry": self.expiry_name, "#removed": REMOVED_BY}
+        parameters["ExpressionAttributeValues"] |= {":now": {"N": str(now)}, ":number": {"S": "N"}}
         if start_key is not None:
             parameters["ExclusiveStartKey"] = start_key
         return Request("query", parameters)

@@ -547,13 +547,12 @@ class ItemCollectionConversation(Conversation):
             return
         await self._keep_latest(size)
 
-    async def _keep_latest(self, size: int) -> int:
-        """Remove all messages but so many, and return how many there are."""
+    async def _keep_latest(self, size: int) -> None:
+        """Remove all messages but so many."""
         latest = await self._latest(size, consistent=True)
         self._window = [body.key for body in latest]
         if len(latest) >= size:
             await self._sweep_found(before=latest[-size].key)
-        return min(len(latest), size)
 
     async def _sweep_found(self, *, before: SortKey | None = None, only: SortKey | None = None) -> int:
         """Remove all messages, all before one, or what is left of one, and return how many messages that were."""
@@ -567,7 +566,7 @@ class ItemCollectionConversation(Conversation):
             if start_key is None:
                 return swept
 
-    async def _sweep(self, parts: Iterable[StoredPart]) -> None:
+    async def _sweep(self, parts: Sequence[StoredPart]) -> None:
         requests = self._layout.sweep(parts, secrets.token_urlsafe(9), now())
         await at_most(_SWEEPS_AT_ONCE, self._batch_write, requests)
 

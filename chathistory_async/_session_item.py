@@ -3,20 +3,46 @@
 A session has one item in the index, in its own item collection, under a sort key that no message has. It is written in
 the transactions that store and remove messages, so that its count is theirs. A sparse global secondary index holds it
 by owner and time of the last append: items of messages lack both attributes, sessions without an owner lack one.
+
+The count. A sweep (``aclear``, ``delete_session``, the trim of ``history_size``) removes messages by BatchWriteItem,
+outside of the transactions that count. So it adds a flag of its own to the set RECOUNT first, between its query for a
+page of messages and their removal. The count of a session with a flag is not believed: who reads it counts the
+messages. A flag is removed only by a write that stores a number that was counted, and this write takes place only if
+REVISION has not changed since the item was read, before the counting. It removes two kinds of flags: those of sweeps
+whose removals were all answered before the item was read, and those whose lease was over by then, after which no
+request of their sweeps can arrive any more. The claim: without a flag, the count is the number of messages.
+
+1. A transaction that counts keeps that true, and changes REVISION.
+2. A page's messages were stored with the session's item, before the page was queried. So there is an item to put the
+   flag into; or the session was deleted since, and one that has begun there anew does not count them.
+3. A write that stores a number changes REVISION. So between the reading of the item and this write there was no
+   transaction that counts, and no flag was removed. What was removed from the messages meanwhile was removed by sweeps
+   whose flags are still there after the write. Where no flag is, the number is right.
+
+A sweep that was cancelled, killed or overtaken leaves its flag. Readers count until its lease is over, and then the
+first one that may write stores the number. A session without an item needs no flag: nothing counts its messages.
+
+Titles and metadata. DETAILS_REVISION is there from the first append on, and changes with each of them. A change is made
+on condition that it is as it was read. So a request that arrives late changes nothing, not even in another session of
+that id.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import re
+import secrets
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
 from ._calls import Item, Request
-from ._codec import AttributeValue, for_request
-from ._item_collection import ALIVE, CREATED_AT, REVISION, ItemCollection, iso
+from ._codec import AttributeValue, KeyValue, bytes_of, encode_key, for_request, has_passed
+from ._item_collection import ALIVE, CREATED_AT, FENCE_SECONDS, MAX_LIMIT, REVISION, ItemCollection, iso
 from ._settings import check_names
 from ._sort_keys import SortKey
 
@@ -27,6 +53,8 @@ LAST_ACTIVE = "LastActive"
 MESSAGE_COUNT = "MessageCount"
 TITLE = "Title"
 METADATA = "Metadata"
+DETAILS_REVISION = "DetailsRevision"
+RECOUNT = "Recount"
 # DynamoDB's limit for the partition key of an index.
 MAX_OWNER_BYTES = 2048
 
@@ -34,6 +62,17 @@ MAX_OWNER_BYTES = 2048
 KEY_SCHEMA = [(OWNER, "HASH"), (LAST_ACTIVE, "RANGE")]
 _NEW = f"(attribute_not_exists(#revision) OR NOT {ALIVE})"
 _THERE = f"(attribute_exists(#revision) AND {ALIVE})"
+# How many changes of the details are known by their ids: a retry is told from a late one while no more come between.
+_CHANGES_KNOWN = 4
+_LEASE = re.compile(r"([0-9]{1,15})#")
+# No session has more messages, and a number of 38 digits cannot be counted on.
+_MAX_COUNT = 10**15
+
+Value = TypeVar("Value")
+
+
+class DamagedAttribute(ValueError):
+    """An attribute of a session's item is missing, or is not what is stored there; its name."""
 
 
 class StoredSession(NamedTuple):
@@ -43,17 +82,17 @@ class StoredSession(NamedTuple):
         partition_key: the partition key's attribute value.
         title: None where there is none; binary where it is sealed.
         metadata: JSON text; None where there is none, binary where it is sealed.
-        revision: the id of the latest write that changed the count.
+        flagged: whether the messages have to be counted to know how many there are.
     """
 
     partition_key: AttributeValue
     owner: str | None
     title: AttributeValue | None
-    created_at: str
-    last_active: str
+    created_at: datetime
+    last_active: datetime
     message_count: int
     metadata: AttributeValue | None
-    revision: str
+    flagged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,73 +114,96 @@ class SessionItem:
         if self.owner is not None:
             check_owner(self.owner)
         layout = self.layout
-        own = (OWNER, LAST_ACTIVE, MESSAGE_COUNT, TITLE, METADATA, CREATED_AT, REVISION)
+        own = (OWNER, LAST_ACTIVE, MESSAGE_COUNT, TITLE, METADATA, DETAILS_REVISION, RECOUNT, CREATED_AT, REVISION)
         check_names([*layout.key, layout.sort_key_name, layout.messages_name, layout.expiry_name, *own])
 
     def count_added(
-        self, number: int, first: SortKey, now: int, revision: str, *, keep_expiry: bool = False
+        self, number: int, first: SortKey, now: int, revision: str, seen: Item | None = None
     ) -> dict[str, Any]:
-        """Count messages that the same transaction adds.
+        """Count what the same transaction adds, of which this is the first.
 
-        Its condition fails where the session has expired, or has messages that expire later than these, or never:
-        then ``keep_expiry``, because the session's item must not go before its messages.
+        The session's item is created where there is none. It never expires before its messages do, and its last
+        activity never goes back, whatever the clocks of its writers tell: the condition fails where the item has
+        expired, and where it expires or was active later than these messages, which the next attempt leaves so.
+
+        Args:
+            number: how many messages.
+            first: the first one's sort key.
+            now: the time, in seconds since the epoch.
+            revision: the id of this write.
+            seen: the item at which the attempt before has failed.
         """
-        at = {"S": iso(first.created_at)}
+        at = iso(first.created_at)
         sets = [
             "#count = if_not_exists(#count, :none) + :added",
             "#created = if_not_exists(#created, :at)",
-            "#active = :at",
             "#revision = :revision",
+            "#details = if_not_exists(#details, :revision)",
         ]
+        names = {
+            "#count": MESSAGE_COUNT,
+            "#created": CREATED_AT,
+            "#revision": REVISION,
+            "#details": DETAILS_REVISION,
+            "#expiry": self.layout.expiry_name,
+        }
+        values = {
+            ":none": _number(0),
+            ":added": _number(number),
+            ":at": {"S": at},
+            ":revision": {"S": revision},
+            ":least": _number(-_MAX_COUNT),
+            ":most": _number(_MAX_COUNT),
+        }
+        # What is damaged is not counted on.
+        countable = "(attribute_not_exists(#revision) OR #count BETWEEN :least AND :most)"
+        change, conditions = "", [ALIVE if seen is None else _THERE, countable]
+        if self.owner is not None:
+            sets.append("#owner = if_not_exists(#owner, :owner)")
+            names["#owner"] = OWNER
+            values[":owner"] = {"S": self.owner}
+        if seen is None or _text(seen, LAST_ACTIVE) <= at:
+            sets.append("#active = :at")
+            conditions.append("(attribute_not_exists(#active) OR #active <= :at)")
+            names["#active"] = LAST_ACTIVE
+        if self.layout.ttl is None:
+            change = " REMOVE #expiry"
+        elif seen is None or has_passed(seen.get(self.layout.expiry_name), now + self.layout.ttl):
+            sets.append("#expiry = :expiry")
+            conditions.append("(attribute_not_exists(#revision) OR #expiry <= :expiry)")
+            values[":expiry"] = _number(now + self.layout.ttl)
+        return {
+            "Update": self._update(f"SET {', '.join(sets)}{change}", " AND ".join(conditions), names, values | _at(now))
+        }
+
+    def begin_anew(
+        self, number: int, first: SortKey, now: int, revision: str, expiry: str | None = None
+    ) -> dict[str, Any]:
+        """Begin the session where it has no item, or an expired one, of which nothing but flags is left.
+
+        It expires at ``expiry``, in seconds since the epoch, or when the messages that are written now do.
+        """
+        sets = {"#count": ":added", "#created": ":at", "#active": ":at", "#revision": ":new", "#details": ":new"}
         names = {
             "#count": MESSAGE_COUNT,
             "#created": CREATED_AT,
             "#active": LAST_ACTIVE,
             "#revision": REVISION,
+            "#details": DETAILS_REVISION,
+            "#title": TITLE,
+            "#metadata": METADATA,
+            "#owner": OWNER,
             "#expiry": self.layout.expiry_name,
         }
-        values = {":none": _number(0), ":added": _number(number), ":at": at, ":revision": {"S": revision}}
+        values = {":added": _number(number), ":at": {"S": iso(first.created_at)}, ":new": {"S": revision}}
+        removed = {"#title", "#metadata", "#owner", "#expiry"}
         if self.owner is not None:
-            sets.append("#owner = if_not_exists(#owner, :owner)")
-            names["#owner"] = OWNER
-            values[":owner"] = {"S": self.owner}
-        change, condition = "", ALIVE
-        if not keep_expiry and self.layout.ttl is None:
-            change = " REMOVE #expiry"
-        elif not keep_expiry and self.layout.ttl is not None:
-            sets.append("#expiry = :expiry")
-            values[":expiry"] = _number(now + self.layout.ttl)
-            condition = f"{ALIVE} AND (attribute_not_exists(#revision) OR #expiry <= :expiry)"
-        return {"Update": self._update(f"SET {', '.join(sets)}{change}", condition, names, values | _at(now))}
-
-    def begin_anew(
-        self, number: int, first: SortKey, now: int, revision: str, expiry: str | None = None
-    ) -> dict[str, Any]:
-        """Put the session's item where there is none, or an expired one, of which nothing is revived.
-
-        It expires at ``expiry``, in seconds since the epoch, or when the messages that are written now do.
-        """
-        at = {"S": iso(first.created_at)}
-        item = {
-            **self._key(),
-            MESSAGE_COUNT: _number(number),
-            CREATED_AT: at,
-            LAST_ACTIVE: at,
-            REVISION: {"S": revision},
-        }
-        if self.owner is not None:
-            item[OWNER] = {"S": self.owner}
+            sets["#owner"], values[":owner"] = ":owner", {"S": self.owner}
         if expiry is not None or self.layout.ttl is not None:
-            item[self.layout.expiry_name] = {"N": expiry or str(now + (self.layout.ttl or 0))}
-        return {
-            "Put": {
-                "TableName": self.layout.table_name,
-                "Item": item,
-                "ConditionExpression": _NEW,
-                "ExpressionAttributeNames": {"#revision": REVISION, "#expiry": self.layout.expiry_name},
-                "ExpressionAttributeValues": _at(now),
-            }
-        }
+            sets["#expiry"], values[":expiry"] = ":expiry", {"N": expiry or str(now + (self.layout.ttl or 0))}
+        change = ", ".join(f"{name} = {value}" for name, value in sets.items())
+        removal = ", ".join(sorted(removed - set(sets)))
+        return {"Update": self._update(f"SET {change} REMOVE {removal}", _NEW, names, values | _at(now))}
 
     def count_on(self, change: int, now: int, revision: str, expiry: str | None = None) -> dict[str, Any]:
         """Count what the same transaction removes, or puts before what is there.
@@ -171,54 +233,95 @@ class SessionItem:
         )
         return Request("update_item", update)
 
-    def set_count(self, number: int, seen: str, revision: str) -> Request:
-        """Set the count to what is there, unless it has changed since it was seen."""
+    def flag(self, flag: str) -> Request:
+        """Have the messages counted by whoever wants to know their number. Fails where the session has no item."""
+        (partition_name,) = self.layout.key
         update = self._update(
-            "SET #count = :count, #revision = :revision",
-            "#revision = :seen",
-            {"#count": MESSAGE_COUNT, "#revision": REVISION},
-            {":count": _number(number), ":revision": {"S": revision}, ":seen": {"S": seen}},
+            "ADD #recount :flags",
+            "attribute_exists(#partition) AND (attribute_not_exists(#recount) OR attribute_type(#recount, :set))",
+            {"#partition": partition_name, "#recount": RECOUNT},
+            {":flags": {"SS": [flag]}, ":set": {"S": "SS"}},
         )
         return Request("update_item", update)
 
-    def set_title(self, title: AttributeValue | None, now: int) -> Request:
-        """Set or remove the title of a session that is there."""
-        change = "REMOVE #title" if title is None else "SET #title = :title"
+    def set_count(self, number: int, seen: Item, flags: Collection[str], revision: str) -> Request:
+        """Set the count and remove flags, unless messages were counted since the item was seen."""
+        change = "SET #count = :count, #revision = :revision"
+        names = {"#count": MESSAGE_COUNT, "#revision": REVISION}
+        values = {":count": _number(number), ":revision": {"S": revision}}
+        if flags:
+            change += " DELETE #recount :flags"
+            names["#recount"], values[":flags"] = RECOUNT, {"SS": sorted(flags)}
+        same, seen_values = _same("#revision", seen.get(REVISION))
+        return Request("update_item", self._update(change, same, names, values | seen_values))
+
+    def repair(self, seen: Item, now: int, revision: str) -> Request | None:
+        """Replace the damaged attributes that keep the item from being counted in and read, None where none is damaged.
+
+        The messages will be counted. A title and metadata that cannot be read are left.
+        """
+        damaged = _damaged(seen)
+        if not damaged:
+            return None
+        active = _text(seen, LAST_ACTIVE)
+        if LAST_ACTIVE in damaged:
+            active = iso(now) if CREATED_AT in damaged else max(iso(now), _text(seen, CREATED_AT))
+        repaired: dict[str, AttributeValue] = {
+            CREATED_AT: {"S": active},
+            LAST_ACTIVE: {"S": active},
+            MESSAGE_COUNT: _number(0),
+            REVISION: {"S": revision},
+            RECOUNT: {"SS": [new_flag(0)]},
+        }
+        # What is no set of flags takes none.
+        sets = [name for name in (CREATED_AT, LAST_ACTIVE, MESSAGE_COUNT, RECOUNT) if name in damaged] + [REVISION]
+        change = f"SET {', '.join(f'#{name} = :{name}' for name in sets)}"
+        if RECOUNT not in damaged:
+            sets.append(RECOUNT)
+            change += f" ADD #{RECOUNT} :{RECOUNT}"
+        same, seen_values = _same(f"#{REVISION}", seen.get(REVISION))
         update = self._update(
             change,
-            _THERE,
-            {"#title": TITLE, "#revision": REVISION, "#expiry": self.layout.expiry_name},
-            ({} if title is None else {":title": title}) | _at(now),
+            same,
+            {f"#{name}": name for name in sets},
+            {f":{name}": repaired[name] for name in sets} | seen_values,
         )
         return Request("update_item", update)
 
-    def set_metadata(self, metadata: AttributeValue, seen: AttributeValue | None, now: int) -> Request:
-        """Set the metadata of a session that is there, unless they have changed since they were seen."""
-        same = "attribute_not_exists(#metadata)" if seen is None else "#metadata = :seen"
-        update = self._update(
-            "SET #metadata = :metadata",
-            f"{_THERE} AND {same}",
-            {"#metadata": METADATA, "#revision": REVISION, "#expiry": self.layout.expiry_name},
-            {":metadata": metadata} | ({} if seen is None else {":seen": for_request(seen)}) | _at(now),
-        )
+    def set_detail(self, name: str, value: AttributeValue | None, seen: Item, change_id: str, now: int) -> Request:
+        """Set or remove the title or the metadata, unless either has changed since the item was seen.
+
+        Args:
+            name: TITLE or METADATA.
+            value: None to remove it.
+            seen: the item, on which the value may be based.
+            change_id: what ``was_changed_by`` knows this change by.
+            now: the time, in seconds since the epoch.
+        """
+        change = f"SET #details = :new{', #name = :value' if value is not None else ' REMOVE #name'}"
+        changes = " ".join([change_id, *_text(seen, DETAILS_REVISION).split()][:_CHANGES_KNOWN])
+        same, seen_values = _same("#details", seen.get(DETAILS_REVISION))
+        names = {"#name": name, "#details": DETAILS_REVISION, "#revision": REVISION}
+        values = {":new": {"S": changes}} | ({} if value is None else {":value": value}) | seen_values | _at(now)
+        update = self._update(change, f"{_THERE} AND {same}", names | {"#expiry": self.layout.expiry_name}, values)
         return Request("update_item", update)
 
     def get(self) -> Request:
         return Request("get_item", {"TableName": self.layout.table_name, "Key": self._key(), "ConsistentRead": True})
 
-    def delete(self, seen: str) -> Request:
-        """Delete the item, unless messages were added or removed since it was seen."""
-        return Request(
-            "delete_item",
-            {
-                "TableName": self.layout.table_name,
-                "Key": self._key(),
-                "ConditionExpression": "#revision = :seen",
-                "ExpressionAttributeNames": {"#revision": REVISION},
-                "ExpressionAttributeValues": {":seen": {"S": seen}},
-                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-            },
-        )
+    def delete(self, seen: Item) -> Request:
+        """Delete the item, unless messages were counted since it was seen."""
+        same, seen_values = _same("#revision", seen.get(REVISION))
+        parameters = {
+            "TableName": self.layout.table_name,
+            "Key": self._key(),
+            "ConditionExpression": same,
+            "ExpressionAttributeNames": {"#revision": REVISION},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        if seen_values:
+            parameters["ExpressionAttributeValues"] = seen_values
+        return Request("delete_item", parameters)
 
     def _key(self) -> dict[str, AttributeValue]:
         return {**self.layout.key, self.layout.sort_key_name: {"S": SORT_KEY}}
@@ -241,24 +344,49 @@ def read_session(layout: ItemCollection, item: Item) -> StoredSession:
     """Read a session's item.
 
     Raises:
-        KeyError, ValueError: it is damaged.
+        DamagedAttribute: an attribute is damaged.
     """
     (partition_name,) = layout.key
     return StoredSession(
         partition_key=item[partition_name],
-        owner=item.get(OWNER, {}).get("S"),
+        owner=owner_of(item),
         title=item.get(TITLE),
-        created_at=item[CREATED_AT]["S"],
-        last_active=item[LAST_ACTIVE]["S"],
-        message_count=int(item[MESSAGE_COUNT]["N"]),
+        created_at=_read(item, CREATED_AT, "S", _time),
+        last_active=_read(item, LAST_ACTIVE, "S", _time),
+        message_count=_read(item, MESSAGE_COUNT, "N", _count),
         metadata=item.get(METADATA),
-        revision=item[REVISION]["S"],
+        flagged=RECOUNT in item,
     )
 
 
+def owner_of(item: Item) -> str | None:
+    owner: str | None = item.get(OWNER, {}).get("S")
+    return owner
+
+
+def new_flag(until: int) -> str:
+    """Return a flag whose lease is over at a time, in seconds since the epoch."""
+    return f"{until}#{secrets.token_urlsafe(6)}"
+
+
+def flags_over(item: Item, now: int) -> set[str]:
+    """Return the flags whose lease is over, and those that are none."""
+    flags: list[str] = item.get(RECOUNT, {}).get("SS", [])
+    return {flag for flag in flags if not now < _lease_of(flag) <= now + 2 * FENCE_SECONDS}
+
+
+def was_changed_by(item: Item, change_id: str) -> bool:
+    """Tell whether a change of the title or the metadata is among the latest ones."""
+    return change_id in _text(item, DETAILS_REVISION).split()
+
+
 def is_alive(layout: ItemCollection, item: Item, now: int) -> bool:
-    expiry = item.get(layout.expiry_name, {}).get("N")
-    return expiry is None or float(expiry) > now
+    return not has_passed(item.get(layout.expiry_name), now)
+
+
+def is_sessions_item(layout: ItemCollection, item: Item) -> bool:
+    """Tell whether an item of the index is a session's: others may have put an owner into another one."""
+    return bool(item.get(layout.sort_key_name) == {"S": SORT_KEY})
 
 
 def query_sessions(
@@ -272,7 +400,7 @@ def query_sessions(
         "ExpressionAttributeNames": {"#owner": OWNER},
         "ExpressionAttributeValues": {":owner": {"S": owner}},
         "ScanIndexForward": False,
-        "Limit": limit,
+        "Limit": min(limit, MAX_LIMIT),
     }
     return Request("query", parameters if start_key is None else parameters | {"ExclusiveStartKey": start_key})
 
@@ -280,8 +408,9 @@ def query_sessions(
 def cursor_of(layout: ItemCollection, item: Item) -> str:
     """Return what the page after a session begins behind."""
     (partition_name,) = layout.key
-    text = orjson.dumps([item[LAST_ACTIVE]["S"], item[partition_name]["S"]])
-    return base64.urlsafe_b64encode(text).decode().rstrip("=")
+    ((kind, content),) = item[partition_name].items()
+    text = content if isinstance(content, str) else base64.b64encode(content).decode()
+    return base64.urlsafe_b64encode(orjson.dumps([item[LAST_ACTIVE]["S"], kind, text])).decode().rstrip("=")
 
 
 def start_key_of(layout: ItemCollection, owner: str, cursor: str) -> dict[str, AttributeValue]:
@@ -290,21 +419,20 @@ def start_key_of(layout: ItemCollection, owner: str, cursor: str) -> dict[str, A
     Raises:
         ValueError: it is not a cursor.
     """
+    (partition_name,) = layout.key
     try:
-        last_active, partition_key = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        named = _is_text(last_active) and _is_text(partition_key)
-    except (ValueError, TypeError):
+        last_active, kind, text = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        key = encode_key({partition_name: _KEY_VALUES[kind](text)})
+        named = _is_text(last_active) and _is_text(text)
+    except (ValueError, TypeError, KeyError, ArithmeticError):
         named = False
     if not named:
         # It comes from a client, who may have made it up.
         raise ValueError(f"{cursor!r} is not a cursor of list_sessions")
-    (partition_name,) = layout.key
-    return {
-        OWNER: {"S": owner},
-        LAST_ACTIVE: {"S": last_active},
-        partition_name: {"S": partition_key},
-        layout.sort_key_name: {"S": SORT_KEY},
-    }
+    return {OWNER: {"S": owner}, LAST_ACTIVE: {"S": last_active}, **key, layout.sort_key_name: {"S": SORT_KEY}}
+
+
+_KEY_VALUES: dict[str, Callable[[str], KeyValue]] = {"S": str, "N": Decimal, "B": bytes_of}
 
 
 def _is_text(value: object) -> bool:
@@ -323,3 +451,63 @@ def _at(now: int) -> dict[str, AttributeValue]:
 
 def _number(value: int) -> AttributeValue:
     return {"N": str(value)}
+
+
+def _text(item: Item, name: str) -> str:
+    """Return a text attribute, an empty text where there is none."""
+    text = item.get(name, {}).get("S", "")
+    return str(text)
+
+
+def _read(item: Item, name: str, kind: str, convert: Callable[[str], Value]) -> Value:
+    try:
+        return convert(item[name][kind])
+    except (KeyError, ValueError):
+        pass
+    raise DamagedAttribute(name)
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    if time.tzinfo is None:
+        raise ValueError("it names no time zone")
+    return time
+
+
+def _count(digits: str) -> int:
+    count = int(digits)
+    if abs(count) > _MAX_COUNT:
+        raise ValueError("no session has so many messages")
+    return count
+
+
+def _damaged(item: Item) -> set[str]:
+    """Return the names of the attributes that keep an item from being counted in and read."""
+    damaged = set()
+    for name, kind, convert in _NEEDED:
+        try:
+            _read(item, name, kind, convert)
+        except DamagedAttribute:
+            damaged.add(name)
+    return damaged | ({RECOUNT} if RECOUNT in item and "SS" not in item[RECOUNT] else set())
+
+
+_NEEDED: list[tuple[str, str, Callable[[str], object]]] = [
+    (CREATED_AT, "S", _time),
+    (LAST_ACTIVE, "S", _time),
+    (MESSAGE_COUNT, "N", _count),
+    (REVISION, "S", str),
+]
+
+
+def _lease_of(flag: str) -> int:
+    """Return when the lease of a flag is over, 0 where it is none."""
+    found = _LEASE.match(flag)
+    return int(found[1]) if found else 0
+
+
+def _same(name: str, seen: AttributeValue | None) -> tuple[str, dict[str, AttributeValue]]:
+    """Return a condition that an attribute is as it was seen, None for absent, and the condition's values."""
+    if seen is None:
+        return f"attribute_not_exists({name})", {}
+    return f"{name} = :seen", {":seen": for_request(seen)}

@@ -13,16 +13,31 @@ from ._codec import KeyValue, decode_key_value
 from ._conversation import now
 from ._indexed_conversation import IndexedConversation, SessionInfo
 from ._item_collection import ItemCollection
-from ._session_item import check_owner, cursor_of, is_alive, query_sessions, start_key_of
+from ._session_item import check_owner, cursor_of, is_alive, is_sessions_item, query_sessions, start_key_of
 from ._settings import check_positive
 from ._slices import at_most, in_order
-from .errors import Place
+from .errors import AccessDeniedError, ChatHistoryError, ConfigurationError, KmsKeyError, Place, UndecodableItemError
 
 # Where they are sealed, each has a data key of its own that KMS opens.
 _READ_AT_ONCE = 16
 _DELETED_AT_ONCE = 4
 # Of items of a KB or so; a page of DynamoDB's holds a megabyte.
 _PAGE = 100
+# Of one session's item alone. Whoever may write the table can seal it under a key that nobody here may use.
+_UNREADABLE = (UndecodableItemError, KmsKeyError, ConfigurationError, AccessDeniedError)
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableSession:
+    """A session whose item in the index cannot be read. It does not keep the others from being listed.
+
+    Attributes:
+        session_id: the value of its partition key, which ``delete_session`` takes.
+        error: why it cannot be read: it is damaged, or cannot be decrypted.
+    """
+
+    session_id: KeyValue
+    error: ChatHistoryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +47,12 @@ class SessionPage:
     Attributes:
         sessions: the sessions.
         cursor: what to ask for the page after with; None where there is none.
+        unreadable: the sessions that would be among these if they could be read.
     """
 
     sessions: list[SessionInfo]
     cursor: str | None
+    unreadable: list[UnreadableSession]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +87,8 @@ class Sessions:
     async def page(self, owner: str, limit: int, before: str | None) -> SessionPage:
         """Return the sessions of an owner that were active last, or before a cursor."""
         check_owner(owner)
+        if limit is None:
+            raise ValueError("limit must be a positive integer, not None")
         check_positive("limit", limit)
         alive: list[Item] = []
         async with aclosing(self._items(owner, limit + 1, before)) as items:
@@ -78,9 +97,12 @@ class Sessions:
                     alive.append(item)
                 if len(alive) > limit:
                     break
-        sessions = await at_most(_READ_AT_ONCE, self._info, alive[:limit])
-        more = len(alive) > limit
-        return SessionPage(sessions, cursor_of(self._layout, alive[limit - 1]) if more else None)
+        read = await at_most(_READ_AT_ONCE, self._read, alive[:limit])
+        return SessionPage(
+            [session for session in read if isinstance(session, SessionInfo)],
+            cursor_of(self._layout, alive[limit - 1]) if len(alive) > limit else None,
+            [session for session in read if isinstance(session, UnreadableSession)],
+        )
 
     async def purge(self, owner: str) -> Purged:
         """Delete all sessions of an owner, expired ones too."""
@@ -106,18 +128,24 @@ class Sessions:
             request = query_sessions(self._layout, owner, limit=limit, start_key=start_key)
             response: dict[str, Any] = await call(self._clients, request, place)
             for item in response.get("Items", []):
-                yield item
+                if is_sessions_item(self._layout, item):
+                    yield item
             start_key = response.get("LastEvaluatedKey")
             if start_key is None:
                 return
 
-    async def _info(self, item: Item) -> SessionInfo:
-        conversation = self._conversation(item)
-        return await conversation.info_of(conversation.stored_session(item))
+    async def _read(self, item: Item) -> SessionInfo | UnreadableSession:
+        try:
+            return await self._conversation(item).info_of(item)
+        except _UNREADABLE as error:
+            return UnreadableSession(self._session_id(item), error)
 
     async def _delete(self, item: Item) -> int | None:
         return await self._conversation(item).delete()
 
     def _conversation(self, item: Item) -> IndexedConversation:
+        return self._conversation_of(self._session_id(item))
+
+    def _session_id(self, item: Item) -> KeyValue:
         (partition_name,) = self._layout.key
-        return self._conversation_of(decode_key_value(item[partition_name]))
+        return decode_key_value(item[partition_name])

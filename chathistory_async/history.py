@@ -374,6 +374,10 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         if that is one message and nothing was read before, an eventually consistent ``GetItem`` finds out if the table
         has the sort key. Where the credentials do not allow it, the append goes on without.
 
+        In a single item one case is left where a batch is stored twice: AWS receives a request only after its retry was
+        answered and ``aclear`` has deleted the session, and the batch was the first one of a handle that had seen no
+        messages of the session. An item collection has no such case.
+
         An empty sequence writes nothing. If the call is cancelled, or fails with ``EndpointError``, ``ServiceError``,
         ``ThrottledError`` or ``WriteOutcomeUnknownError``, the batch, or the next of its transactions, may have been
         stored, and then whole.
@@ -382,7 +386,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         SDK's own serialisation of the request.
 
         In a store with a session index, a ``TransactWriteItems`` for one message too, which writes the session's item
-        as well.
+        as well. A second one follows where the first finds that the session expires or was active later than these
+        messages: where clocks or ``ttl`` of its writers differ, or several write at once. The first append of a store
+        queries the index once.
 
         What is stored of a message is what LangChain's ``message_to_dict`` has, and its dump comes back: text, numbers,
         bytes and sets exactly, NaN and infinities too. Tuples come back as lists, a ``Decimal`` as an int or a float,
@@ -509,8 +515,12 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         A retry never deletes what was added after it. In a single item, a ``GetItem`` and, where there is an item, a
         ``DeleteItem``. In an item collection, a ``Query`` for each megabyte and a ``BatchWriteItem`` for each 25
         messages; where it fails halfway, some are left, and it can be called again. What is younger than half an hour
-        leaves an empty item for that time, which DynamoDB's TTL deletes. With a session index, a ``GetItem``, a
-        ``Query`` and an ``UpdateItem`` count anew.
+        leaves an empty item for that time, which DynamoDB's TTL deletes. With a session index, an ``UpdateItem`` for
+        each megabyte says that the count does not hold meanwhile, and a ``GetItem``, a ``Query`` for each megabyte that
+        is left and an ``UpdateItem`` count anew.
+
+        In a single item, a request of ``aadd_messages`` that AWS receives after this call may store its batch again:
+        see there.
 
         Raises:
             WriteOutcomeUnknownError: an answer was lost, and another session has begun on a key whose item

@@ -216,7 +216,9 @@ class ChatHistoryStore:
 
         One ``Query`` of the index ``SessionsByOwner``, which follows the table within a second or so: it cannot be read
         consistently. Expired sessions are left out. With ``kms_key_id`` a ``Decrypt`` of KMS follows for each session
-        with a title or metadata, 16 at once, unless it was opened within the last five minutes.
+        with a title or metadata, 16 at once, unless it was opened within the last five minutes. A session whose count
+        does not hold costs what it does in ``get_session_info``. A session that cannot be read is in the page's
+        ``unreadable``, and does not keep the others from being listed.
 
         Args:
             owner: the owner.
@@ -226,9 +228,7 @@ class ChatHistoryStore:
 
         Raises:
             ValueError: ``owner`` or ``limit`` cannot be meant, or ``before`` is not a cursor.
-            UndecodableItemError: a session's item is damaged.
-            DecryptionError, EncryptionContextError, KmsKeyError: a title or metadata cannot be opened, or was moved.
-            ConfigurationError: one is sealed, and there is no ``kms_key_id``; or there is no ``session_index``.
+            ConfigurationError: there is no ``session_index``.
             KeySchemaError: the table lacks the index, which ``create_table`` adds.
             TableNotFoundError, AccessDeniedError, ThrottledError, EndpointError, ServiceError, ClosedError: see
                 ``errors``.
@@ -238,21 +238,29 @@ class ChatHistoryStore:
     async def get_session_info(self, session_id: str, *, key: Key | None = None) -> SessionInfo | None:
         """Return what the index knows of a session, None where there is none or it has expired.
 
-        One ``GetItem``, strongly consistent.
+        One ``GetItem``, strongly consistent. The count does not hold while ``aclear``, ``delete_session`` or a trim by
+        ``history_size`` is under way, nor after one that was cut off. Then a ``Query`` for each megabyte of the session
+        counts its messages, and from half an hour later on an ``UpdateItem`` stores their number, if it may.
 
         Args:
             session_id: as for ``session``.
             key: likewise.
 
         Raises:
+            UndecodableItemError: the session's item is damaged; the text says what repairs it.
+            DecryptionError, EncryptionContextError, KmsKeyError: the title or the metadata cannot be opened, or
+                was moved here.
+            ConfigurationError: one is sealed, and there is no ``kms_key_id``; or there is no ``session_index``.
             ChatHistoryError: as for ``list_sessions``.
         """
         return await self._indexed(session_id, key).info()
 
     async def set_title(self, session_id: str, title: str | None, *, key: Key | None = None) -> None:
-        """Give a session that has had messages a title, or take it away with None. One ``UpdateItem``.
+        """Give a session that has had messages a title, or take it away with None; exactly once, also under retry.
 
-        With ``kms_key_id`` it is sealed, as messages are.
+        A ``GetItem`` and an ``UpdateItem``, again where others change the title or metadata at the same time. Of two
+        who set it the later one stays. With ``kms_key_id`` it is sealed, as messages are. A damaged item of the session
+        is repaired.
 
         Args:
             session_id: as for ``session``.
@@ -260,9 +268,11 @@ class ChatHistoryStore:
             key: as for ``session``.
 
         Raises:
+            TypeError: it is neither a str nor None.
             SessionNotFoundError: the index has no such session.
             ItemTooLargeError: the title is too long.
             MessageNotStorableError: it is not text that UTF-8 can represent.
+            WriteConflictError: others were always faster. Nothing was written.
             ChatHistoryError: as for ``list_sessions``.
         """
         await self._indexed(session_id, key).set_title(title)
@@ -270,9 +280,10 @@ class ChatHistoryStore:
     async def update_metadata(
         self, session_id: str, changes: Mapping[str, Any], *, key: Key | None = None
     ) -> dict[str, Any]:
-        """Change some of a session's metadata and return them all. Of two who change one name the later one stays.
+        """Change some of a session's metadata and return them all; exactly once, also under retry.
 
-        A ``GetItem`` and an ``UpdateItem``, again where others change some at the same time: nothing of theirs is lost.
+        Of two who change one name the later one stays. A ``GetItem`` and an ``UpdateItem``, again where others change
+        some, or the title, at the same time: nothing of theirs is lost.
         With ``kms_key_id`` they are sealed, as messages are.
 
         Args:
@@ -282,6 +293,7 @@ class ChatHistoryStore:
             key: as for ``session``.
 
         Raises:
+            TypeError: ``changes`` is not a mapping.
             SessionNotFoundError: the index has no such session.
             ItemTooLargeError: they are too large.
             MessageNotStorableError: a value has no plain form; the text names the path to it.
@@ -293,17 +305,21 @@ class ChatHistoryStore:
     async def delete_session(self, session_id: str, *, key: Key | None = None) -> int:
         """Delete a session with its messages, title and metadata, and return how many messages that were.
 
+        Needs ``session_index``, though the session need not be in the index. In a store without it, ``aclear`` of the
+        session's handle deletes the messages.
+
         What others append meanwhile is deleted too, as long as they do; what they append later begins a session anew.
         Messages go first, so that a call that fails halfway can be made again. An ``UpdateItem`` (so that no migration
-        brings it back), a ``GetItem``, a ``DeleteItem``, and a ``Query`` and ``BatchWriteItem`` as for ``aclear``. What
-        was migrated is in the old table until a migration with ``delete_source``, and backups and exports of the table
-        keep what they have.
+        brings it back), a ``GetItem``, a ``DeleteItem``, and a ``Query``, ``UpdateItem`` and ``BatchWriteItem`` as for
+        ``aclear``. A damaged item of the session is deleted like any other. What was migrated is in the old table until
+        a migration with ``delete_source``, and backups and exports of the table keep what they have.
 
         Args:
             session_id: as for ``session``.
             key: likewise.
 
         Raises:
+            ConfigurationError: the store has no ``session_index``.
             WriteConflictError: others appended all the while. Some messages may have been deleted.
             ChatHistoryError: as for ``aclear``.
         """

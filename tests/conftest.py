@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -273,6 +273,40 @@ def through(proxy: Proxy, make: Make) -> Callable[..., DynamoDBChatMessageHistor
         return history
 
     return through
+
+
+class NewStore(Protocol):
+    def __call__(self, **options: Any) -> ChatHistoryStore: ...
+
+
+@pytest.fixture
+async def new_store(collection_table: str) -> AsyncIterator[NewStore]:
+    """Makes stores with a session index."""
+    stores = []
+
+    def new_store(**options: Any) -> ChatHistoryStore:
+        stores.append(ChatHistoryStore(collection_table, session_index=True, **options))
+        return stores[-1]
+
+    yield new_store
+    for store in stores:
+        await store.aclose()
+
+
+@pytest.fixture
+def store_through(new_store: NewStore, proxy: Proxy) -> NewStore:
+    """Makes such stores that reach the engine through the proxy, with few retries and short time-outs."""
+
+    def store_through(attempts: int = 4, **options: Any) -> ChatHistoryStore:
+        config = Config(retries={"total_max_attempts": attempts, "mode": "legacy"}, read_timeout=1)
+        return new_store(endpoint_url=proxy.url, config=config, **options)
+
+    return store_through
+
+
+@pytest.fixture
+def owner() -> str:
+    return f"owner-{uuid.uuid4().hex}"
 
 
 @pytest.fixture

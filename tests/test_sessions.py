@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import random
 import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timezone
+from decimal import Decimal
 from typing import Any
 
 import pytest
-from botocore.config import Config
-from conftest import created_table
+from conftest import NewStore, created_table
 from langchain_core.messages import HumanMessage
 from plain_values import EXACT, OBJECTS, same
 from proxy import Fault, Proxy
@@ -30,28 +32,13 @@ from chathistory_async import (
     Purged,
     SessionInfo,
     SessionNotFoundError,
-    UndecodableItemError,
 )
+from chathistory_async._bridge import run
+from chathistory_async._sort_keys import Clock
 
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
 COPIES = "moto copies the whole table for every transaction, and requests time out that meet no fault"
-
-NewStore = Callable[..., ChatHistoryStore]
-
-
-@pytest.fixture
-async def new_store(collection_table: str) -> AsyncIterator[NewStore]:
-    """Makes stores with a session index on a table that has it."""
-    stores = []
-
-    def new_store(**options: Any) -> ChatHistoryStore:
-        stores.append(ChatHistoryStore(collection_table, session_index=True, **options))
-        return stores[-1]
-
-    yield new_store
-    for store in stores:
-        await store.aclose()
 
 
 @pytest.fixture(params=["plain", "encrypted"])
@@ -61,25 +48,29 @@ def store(request: pytest.FixtureRequest, new_store: NewStore) -> ChatHistorySto
 
 
 @pytest.fixture
-def owner() -> str:
-    return f"owner-{uuid.uuid4().hex}"
+def expire(dynamodb: Any, items_in: Callable[[str], list[dict[str, Any]]], collection_table: str) -> Callable[[], None]:
+    """Has all of the session expired a second ago, as DynamoDB may leave it for days."""
 
+    def expire() -> None:
+        for item in items_in(collection_table):
+            dynamodb.update_item(
+                TableName=collection_table,
+                Key={name: item[name] for name in ("SessionId", "MessageId")},
+                UpdateExpression="SET expireAt = :past",
+                ExpressionAttributeValues={":past": {"N": str(int(time.time()) - 1)}},
+            )
 
-@pytest.fixture
-def through(new_store: NewStore, proxy: Proxy) -> NewStore:
-    """Makes stores that reach the engine through the proxy, with few retries and short time-outs."""
-
-    def through(attempts: int = 4, **options: Any) -> ChatHistoryStore:
-        config = Config(retries={"total_max_attempts": attempts, "mode": "legacy"}, read_timeout=1)
-        return new_store(endpoint_url=proxy.url, config=config, **options)
-
-    return through
+    return expire
 
 
 async def info_of(store: ChatHistoryStore, session: str) -> SessionInfo:
     info = await store.get_session_info(session)
     assert info is not None
     return info
+
+
+def key_schema(*names: str) -> list[dict[str, str]]:
+    return [{"AttributeName": name, "KeyType": role} for name, role in zip(names, ("HASH", "RANGE"))]
 
 
 def ids(sessions: list[SessionInfo]) -> list[Any]:
@@ -125,25 +116,6 @@ class TestInfo:
         await store.update_metadata(session_id, {"a": "a secret"})
         page = await store.session(session_id).apage(1)
         assert "secret" not in f"{await info_of(store, session_id)!r}{page!r}"
-
-    async def test_of_a_damaged_item_is_an_error(
-        self, new_store: NewStore, session_id: str, owner: str, dynamodb: Any, collection_table: str
-    ) -> None:
-        store = new_store()
-        await store.session(session_id, owner=owner).aadd_messages(humans(1))
-        key = {"SessionId": {"S": session_id}, "MessageId": {"S": "session"}}
-        for name, value in [("Metadata", {"S": "[]"}), ("Metadata", {"S": "{"}), ("CreatedAt", {"S": "then"})]:
-            dynamodb.update_item(
-                TableName=collection_table,
-                Key=key,
-                UpdateExpression="SET #name = :value",
-                ExpressionAttributeNames={"#name": name},
-                ExpressionAttributeValues={":value": value},
-            )
-            with pytest.raises(UndecodableItemError, match=f"damaged .*{re.escape(session_id)}"):
-                await store.get_session_info(session_id)
-        with pytest.raises(UndecodableItemError):
-            await store.list_sessions(owner, 10)
 
 
 class TestCount:
@@ -212,9 +184,9 @@ class TestCount:
     @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
     @pytest.mark.parametrize("batch", [1, 3])
     async def test_is_exact_where_a_request_is_retried(
-        self, through: NewStore, session_id: str, proxy: Proxy, fault: Fault, batch: int
+        self, store_through: NewStore, session_id: str, proxy: Proxy, fault: Fault, batch: int
     ) -> None:
-        store = through()
+        store = store_through()
         history = store.session(session_id)
         for _ in range(3):
             proxy.script(fault, operation="TransactWriteItems")
@@ -230,11 +202,11 @@ class TestCount:
         assert (await info_of(store, session_id)).message_count == 0
 
     @pytest.mark.real_engine(COPIES)
-    async def test_is_exact_after_a_bad_day(self, through: NewStore, session_id: str, proxy: Proxy) -> None:
+    async def test_is_exact_after_a_bad_day(self, store_through: NewStore, session_id: str, proxy: Proxy) -> None:
         chance = random.Random(1)
         faults = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED}]
         proxy.schedule = lambda seen: chance.choice(faults) if chance.random() < 0.2 else Fault.NONE
-        store = through()
+        store = store_through()
 
         async def write(writer: int) -> None:
             history = store.session(session_id)
@@ -272,9 +244,9 @@ class TestCount:
         assert (await info_of(store, session_id)).message_count == 1
 
     async def test_is_written_with_the_messages_or_not_at_all(
-        self, through: NewStore, session_id: str, proxy: Proxy
+        self, store_through: NewStore, session_id: str, proxy: Proxy
     ) -> None:
-        store = through(attempts=1)
+        store = store_through(attempts=1)
         await store.session(session_id).aadd_messages(humans(1))
         proxy.schedule = lambda seen: Fault.RESET
         with pytest.raises(ChatHistoryError):
@@ -282,6 +254,26 @@ class TestCount:
         proxy.schedule = lambda seen: Fault.NONE
         assert (await info_of(store, session_id)).message_count == 1
         assert proxy.operations().count("PutItem") == proxy.operations().count("UpdateItem") == 0
+
+
+MADE_UP = [
+    base64.urlsafe_b64encode(json.dumps(position).encode()).decode()
+    for position in [
+        ["2026", "S", ""],
+        ["", "S", "x"],
+        ["2026", "S", 5],
+        ["2026", "M", {}],
+        ["2026", ["S"], "x"],
+        ["2026", "N", "x"],
+        ["2026", "N", "NaN"],
+        ["2026", "N", "1e999999999"],
+        ["2026", "N", "9" * 39],
+        ["2026", "B", "é"],
+        ["2026", "B", None],
+        [5, "S", "x"],
+        {"a": 1, "b": 2, "c": 3},
+    ]
+]
 
 
 class TestListing:
@@ -312,6 +304,20 @@ class TestListing:
         await store.session(names[0]).aadd_messages(humans("again"))
         assert ids((await store.list_sessions(owner, 9, before=page.cursor)).sessions) == names[2:]
 
+    async def test_takes_any_limit(self, store: ChatHistoryStore, owner: str) -> None:
+        names = await begin(store, owner, 2)
+        assert ids((await store.list_sessions(owner, 2**40)).sessions) == names
+
+    async def test_passes_over_what_is_no_session(
+        self, store: ChatHistoryStore, owner: str, dynamodb: Any, collection_table: str
+    ) -> None:
+        [name] = await begin(store, owner, 1)
+        stray = {"SessionId": name, "MessageId": "another's", "Owner": owner, "LastActive": "9999"}
+        dynamodb.put_item(TableName=collection_table, Item={key: {"S": text} for key, text in stray.items()})
+        page = await store.list_sessions(owner, 1)
+        assert (ids(page.sessions), page.unreadable, page.cursor) == ([name], [], None)
+        assert await store.purge_owner(owner) == Purged(1, 1)
+
     async def test_has_titles_and_metadata(self, store: ChatHistoryStore, owner: str) -> None:
         names = await begin(store, owner, 3)
         for name in names:
@@ -323,8 +329,8 @@ class TestListing:
         ]
         assert sessions[0] == await info_of(store, names[0])
 
-    async def test_does_not_read_the_messages(self, through: NewStore, owner: str, proxy: Proxy) -> None:
-        store = through()
+    async def test_does_not_read_the_messages(self, store_through: NewStore, owner: str, proxy: Proxy) -> None:
+        store = store_through()
         await begin(store, owner, 3)
         proxy.seen.clear()
         await store.list_sessions(owner, 3)
@@ -332,13 +338,15 @@ class TestListing:
         assert (seen.operation, seen.body["IndexName"]) == ("Query", "SessionsByOwner")
 
     @pytest.mark.parametrize(
-        "cursor", ["", "x", "W10", "bnVsbA", "é", "WzUsIngiXQ", "WyJhIix7IlMiOiIifV0", "WyIiLCJ4Il0"]
+        "cursor", ["", "x", "W10", "bnVsbA", "é", "WzUsIngiXQ", "WyJhIix7IlMiOiIifV0", "WyIiLCJ4Il0", *MADE_UP]
     )
     async def test_refuses_what_is_no_cursor(self, new_store: NewStore, owner: str, cursor: str) -> None:
         with pytest.raises(ValueError, match="is not a cursor"):
             await new_store().list_sessions(owner, 2, before=cursor)
 
-    @pytest.mark.parametrize(("whose", "limit"), [("", 1), ("x" * 2049, 1), (None, 1), ("x", 0), ("x", True)])
+    @pytest.mark.parametrize(
+        ("whose", "limit"), [("", 1), ("x" * 2049, 1), (None, 1), ("x", 0), ("x", True), ("x", None)]
+    )
     async def test_refuses_what_cannot_be_meant(self, new_store: NewStore, whose: Any, limit: Any) -> None:
         with pytest.raises(ValueError, match="must be"):
             await new_store().list_sessions(whose, limit)
@@ -350,6 +358,54 @@ class TestListing:
         page = await store.list_sessions(owner)
         assert len(page.sessions) == 50
         assert len((await store.list_sessions(owner, before=page.cursor)).sessions) == 1
+
+
+class TestKeysOfOtherTypes:
+    """A partition key may be a number or bytes."""
+
+    @pytest.fixture(params=["N", "B"])
+    async def typed_store(self, request: pytest.FixtureRequest, dynamodb: Any) -> AsyncIterator[ChatHistoryStore]:
+        name = f"typed-{uuid.uuid4().hex}"
+        types = {"SessionId": request.param, "MessageId": "S", "Owner": "S", "LastActive": "S"}
+        dynamodb.create_table(
+            TableName=name,
+            KeySchema=key_schema("SessionId", "MessageId"),
+            AttributeDefinitions=[{"AttributeName": key, "AttributeType": kind} for key, kind in types.items()],
+            BillingMode="PAY_PER_REQUEST",
+            GlobalSecondaryIndexes=[
+                {
+                    "IndexName": "SessionsByOwner",
+                    "KeySchema": key_schema("Owner", "LastActive"),
+                    "Projection": {"ProjectionType": "ALL"},
+                }
+            ],
+        )
+        async with ChatHistoryStore(name, session_index=True) as store:
+            yield store
+            await store.delete_table()
+
+    @pytest.fixture
+    def keys(self, request: pytest.FixtureRequest) -> list[Any]:
+        numbers = [5, -1, Decimal("1.5"), 10**37 + 1, 0]
+        texts = [b"\x00", b"\xff\xfe", b"text", b"=", b"\x00" * 50]
+        return numbers if request.node.callspec.params["typed_store"] == "N" else texts
+
+    async def test_is_what_pages_and_purges_go_by(
+        self, typed_store: ChatHistoryStore, keys: list[Any], owner: str
+    ) -> None:
+        for number, key in enumerate(keys):
+            await typed_store.session("", key={"SessionId": key}, owner=owner).aadd_messages(humans(*range(number + 1)))
+        found, cursor = [], None
+        while True:
+            page = await typed_store.list_sessions(owner, 1, before=cursor)
+            found += [(type(one.session_id), one.session_id, one.message_count) for one in page.sessions]
+            cursor = page.cursor
+            if cursor is None:
+                break
+        assert found == [(type(key), key, number + 1) for number, key in enumerate(keys)][::-1]
+        await typed_store.set_title("", "t", key={"SessionId": keys[0]})
+        assert await typed_store.delete_session("", key={"SessionId": keys[0]}) == 1
+        assert await typed_store.purge_owner(owner) == Purged(4, 14)
 
 
 class TestTitleAndMetadata:
@@ -418,21 +474,30 @@ class TestTitleAndMetadata:
 
     async def test_what_cannot_be_kept_is_refused(self, store: ChatHistoryStore, session_id: str) -> None:
         await store.session(session_id).aadd_messages(humans(1))
-        with pytest.raises(MessageNotStorableError, match=r"metadata\.a\[1\] cannot be stored: a object has no plain"):
+        place = rf" \[table '[^']+', session SessionId='{re.escape(session_id)}'\]$"
+        text = r"metadata\.a\[1\] cannot be stored: a object has no plain.*"
+        with pytest.raises(MessageNotStorableError, match=text + place) as refused:
             await store.update_metadata(session_id, {"a": [0, object()]})
+        assert refused.value.session_key == {"SessionId": session_id}
         for title in ["\ud800", "\ud835\udcb3"]:
-            with pytest.raises(MessageNotStorableError, match="title cannot be stored: the text holds surrogates"):
+            with pytest.raises(
+                MessageNotStorableError, match="title cannot be stored: the text holds surrog.*" + place
+            ):
                 await store.set_title(session_id, title)
-        with pytest.raises(ItemTooLargeError, match="title of 4,097 bytes is above 4,096"):
+        with pytest.raises(ItemTooLargeError, match="title of 4,097 bytes is above 4,096.*" + place):
             await store.set_title(session_id, "x" * 4097)
-        with pytest.raises(ItemTooLargeError, match=r"metadata of .* is above 65,536"):
+        with pytest.raises(ItemTooLargeError, match=r"metadata of .* is above 65,536.*" + place):
             await store.update_metadata(session_id, {"a": "x" * 70_000})
+        with pytest.raises(TypeError, match="title must be a str, or None to remove it, not int"):
+            await store.set_title(session_id, 5)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="changes must be a mapping of names to values, not list"):
+            await store.update_metadata(session_id, ["a"])  # type: ignore[arg-type]
         info = await info_of(store, session_id)
         assert (info.title, info.metadata) == (None, {})
 
     @pytest.mark.parametrize("fault", [*UNANSWERED, Fault.RESET])
-    async def test_are_retried(self, through: NewStore, session_id: str, proxy: Proxy, fault: Fault) -> None:
-        store = through()
+    async def test_are_retried(self, store_through: NewStore, session_id: str, proxy: Proxy, fault: Fault) -> None:
+        store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
         proxy.script(fault, operation="UpdateItem")
         await store.set_title(session_id, "t")
@@ -440,6 +505,113 @@ class TestTitleAndMetadata:
         await store.update_metadata(session_id, {"a": 1})
         info = await info_of(store, session_id)
         assert (info.title, info.metadata) == ("t", {"a": 1})
+
+
+class TestLateRequests:
+    """A request that the network held back arrives after its retry: what has happened since then stays."""
+
+    @pytest.mark.parametrize("later", ["newer", None])
+    async def test_to_set_a_title_bring_no_older_one_back(
+        self, store_through: NewStore, session_id: str, proxy: Proxy, later: str | None
+    ) -> None:
+        store = store_through()
+        await store.session(session_id).aadd_messages(humans(1))
+        proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+        await store.set_title(session_id, "older")
+        assert (await info_of(store, session_id)).title == "older"
+        await store.set_title(session_id, later)
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        assert (await info_of(store, session_id)).title == later
+
+    async def test_give_the_next_session_of_an_id_nothing(
+        self, store_through: NewStore, session_id: str, proxy: Proxy
+    ) -> None:
+        store = store_through()
+        await store.session(session_id).aadd_messages(humans(1))
+        proxy.script(Fault.ZOMBIE, Fault.NONE, Fault.ZOMBIE, operation="UpdateItem")
+        await store.set_title(session_id, "old")
+        await store.update_metadata(session_id, {"old": 1})
+        await store.delete_session(session_id)
+        await store.session(session_id).aadd_messages(humans(2))
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        info = await info_of(store, session_id)
+        assert (info.title, info.metadata) == (None, {})
+
+    async def test_give_a_session_that_began_anew_after_its_expiry_nothing(
+        self, store_through: NewStore, session_id: str, proxy: Proxy, expire: Callable[[], None]
+    ) -> None:
+        store = store_through()
+        await store.session(session_id).aadd_messages(humans(1))
+        proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+        await store.set_title(session_id, "old")
+        expire()
+        await store.session(session_id).aadd_messages(humans(2))
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        assert (await info_of(store, session_id)).title is None
+
+    async def test_to_change_metadata_are_told_from_those_that_found_the_same(
+        self, store_through: NewStore, session_id: str, proxy: Proxy
+    ) -> None:
+        store = store_through()
+        await store.session(session_id).aadd_messages(humans(1))
+        await store.update_metadata(session_id, {"a": 1})
+        proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+        await store.update_metadata(session_id, {"a": 2})
+        await store.update_metadata(session_id, {"a": 1})
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        assert (await info_of(store, session_id)).metadata == {"a": 1}
+
+    async def test_are_not_made_again_over_what_came_in_between(
+        self, store_through: NewStore, new_store: NewStore, session_id: str, proxy: Proxy
+    ) -> None:
+        store, other = store_through(), new_store()
+        await store.session(session_id).aadd_messages(humans(1))
+        sent = 0
+
+        def schedule(seen: Any) -> Fault:
+            nonlocal sent
+            sent += seen.operation == "UpdateItem"
+            if seen.operation == "UpdateItem" and sent == 2:
+                # The retry, after somebody has seen the title and changed it.
+                run(other.set_title, session_id, "theirs")
+                run(other.update_metadata, session_id, {"theirs": 1})
+            return Fault.LOST_ANSWER if seen.operation == "UpdateItem" and sent == 1 else Fault.NONE
+
+        proxy.schedule = schedule
+        await store.set_title(session_id, "ours")
+        assert (await info_of(store, session_id)).title == "theirs"
+
+
+class TestTimes:
+    @staticmethod
+    def on_another_host(history: DynamoDBChatMessageHistory, seconds: float) -> DynamoDBChatMessageHistory:
+        """Return the handle with a clock that is wrong by so many seconds and knows of no message."""
+        conversation: Any = history._conversation
+        conversation._clock = Clock(lambda: int((time.time() + seconds) * 1000))
+        return history
+
+    async def test_never_go_back_whatever_the_clocks_tell(self, store: ChatHistoryStore, owner: str) -> None:
+        older, newer = f"{owner}-older", f"{owner}-newer"
+        await store.session(older, owner=owner).aadd_messages(humans(1))
+        await store.session(newer, owner=owner).aadd_messages(humans(1))
+        first = await info_of(store, newer)
+        slow = self.on_another_host(store.session(newer), -300)
+        for _ in range(2):
+            await slow.aadd_messages(humans(2))
+        info = await info_of(store, newer)
+        assert info.message_count == 3
+        assert (info.created_at, info.last_active_at) == (first.created_at, first.last_active_at)
+        assert ids((await store.list_sessions(owner, 2)).sessions) == [newer, older]
+        await self.on_another_host(store.session(older), 300).aadd_messages(humans(2))
+        info = await info_of(store, older)
+        assert info.created_at < first.created_at < info.last_active_at
+        assert ids((await store.list_sessions(owner, 2)).sessions) == [older, newer]
+
+    async def test_stay_where_an_expiry_stays_too(self, new_store: NewStore, session_id: str) -> None:
+        await new_store(ttl=5000).session(session_id).aadd_messages(humans(1))
+        first = await info_of(new_store(), session_id)
+        await self.on_another_host(new_store(ttl=1000).session(session_id), -300).aadd_messages(humans(2))
+        assert (await info_of(new_store(), session_id)).last_active_at == first.last_active_at
 
 
 class TestDeleting:
@@ -470,8 +642,8 @@ class TestDeleting:
             await plain.session(session_id).aadd_messages(humans(1, 2))
         assert await new_store().delete_session(session_id) == 2
 
-    async def test_takes_what_is_added_meanwhile(self, through: NewStore, session_id: str, proxy: Proxy) -> None:
-        store = through()
+    async def test_takes_what_is_added_meanwhile(self, store_through: NewStore, session_id: str, proxy: Proxy) -> None:
+        store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
         late = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -495,8 +667,8 @@ class TestDeleting:
         assert (0 if info is None else info.message_count) == left
 
     @pytest.mark.parametrize("fault", [*UNANSWERED, Fault.RESET])
-    async def test_is_retried(self, through: NewStore, session_id: str, proxy: Proxy, fault: Fault) -> None:
-        store = through()
+    async def test_is_retried(self, store_through: NewStore, session_id: str, proxy: Proxy, fault: Fault) -> None:
+        store = store_through()
         await store.session(session_id).aadd_messages(humans(1, 2))
         proxy.script(fault, operation="DeleteItem")
         assert await store.delete_session(session_id) == 2
@@ -522,7 +694,7 @@ class TestPurging:
         assert await store.purge_owner(owner) == Purged(0, 0)
 
     async def test_goes_on_where_it_was_cut_short(
-        self, through: NewStore, new_store: NewStore, owner: str, proxy: Proxy
+        self, store_through: NewStore, new_store: NewStore, owner: str, proxy: Proxy
     ) -> None:
         names = await begin(new_store(), owner, 9)
         deleted = 0
@@ -534,7 +706,7 @@ class TestPurging:
 
         proxy.schedule = schedule
         with pytest.raises(ChatHistoryError):
-            await through(attempts=1).purge_owner(owner)
+            await store_through(attempts=1).purge_owner(owner)
         left = ids((await new_store().list_sessions(owner, 99)).sessions)
         assert 0 < len(left) < len(names)
         assert (await new_store().purge_owner(owner)).sessions == len(left)
@@ -555,23 +727,6 @@ class TestPurging:
 
 
 class TestExpiry:
-    @pytest.fixture
-    def expire(
-        self, dynamodb: Any, items_in: Callable[[str], list[dict[str, Any]]], collection_table: str
-    ) -> Callable[[], None]:
-        """Has all of the session expired a second ago, as DynamoDB may leave it for days."""
-
-        def expire() -> None:
-            for item in items_in(collection_table):
-                dynamodb.update_item(
-                    TableName=collection_table,
-                    Key={name: item[name] for name in ("SessionId", "MessageId")},
-                    UpdateExpression="SET expireAt = :past",
-                    ExpressionAttributeValues={":past": {"N": str(int(time.time()) - 1)}},
-                )
-
-        return expire
-
     async def test_hides_and_begins_anew(
         self, new_store: NewStore, session_id: str, owner: str, expire: Callable[[], None]
     ) -> None:
@@ -726,17 +881,17 @@ class TestTableWithoutTheIndex:
                     await anext(target.migrate_from(source, [session_id], dry_run=dry_run))
             assert await target.session(session_id).aget_messages() == []
 
-    async def test_is_looked_for_once(self, through: NewStore, session_id: str, proxy: Proxy) -> None:
-        store = through()
+    async def test_is_looked_for_once(self, store_through: NewStore, session_id: str, proxy: Proxy) -> None:
+        store = store_through()
         for number in range(3):
             await store.session(session_id if number else f"{session_id}-{number}").aadd_messages(humans(number))
         assert proxy.operations() == ["Query", *["TransactWriteItems"] * 3]
 
     @pytest.mark.parametrize(("fault", "queries"), [(Fault.DENIED, 1), (Fault.CAPACITY, 2), (Fault.ERROR_500, 2)])
     async def test_is_not_what_another_refusal_says(
-        self, through: NewStore, session_id: str, proxy: Proxy, fault: Fault, queries: int
+        self, store_through: NewStore, session_id: str, proxy: Proxy, fault: Fault, queries: int
     ) -> None:
-        store = through(attempts=1)
+        store = store_through(attempts=1)
         proxy.script(fault, operation="Query")
         for number in range(3):
             await store.session(session_id).aadd_messages(humans(number))
@@ -778,10 +933,7 @@ class TestTable:
     ) -> None:
         dynamodb.create_table(
             TableName=name,
-            KeySchema=[
-                {"AttributeName": "SessionId", "KeyType": "HASH"},
-                {"AttributeName": "MessageId", "KeyType": "RANGE"},
-            ],
+            KeySchema=key_schema("SessionId", "MessageId"),
             AttributeDefinitions=[
                 {"AttributeName": name, "AttributeType": "S"} for name in ("SessionId", "MessageId", *schema)
             ],
@@ -789,9 +941,7 @@ class TestTable:
             GlobalSecondaryIndexes=[
                 {
                     "IndexName": "SessionsByOwner",
-                    "KeySchema": [
-                        {"AttributeName": name, "KeyType": role} for name, role in zip(schema, ("HASH", "RANGE"))
-                    ],
+                    "KeySchema": key_schema(*schema),
                     "Projection": {"ProjectionType": projection},
                 }
             ],

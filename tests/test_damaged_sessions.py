@@ -1,0 +1,275 @@
+"""Damaged items of the session index: each is told of, healed where it can be, deleted, and in nobody else's way."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import NewStore
+from samples import humans
+
+from chathistory_async import (
+    ChatHistoryStore,
+    ConfigurationError,
+    DecryptionError,
+    Purged,
+    SessionInfo,
+    UndecodableItemError,
+)
+from chathistory_async._binding import Binding
+
+NUMBER_OF_38_DIGITS = {"N": "9" * 38}
+ABSENT = None
+
+# What keeps an item from being read, and is repaired by the next append.
+HEALED = [
+    ("MessageCount", {"S": "1"}),
+    ("MessageCount", NUMBER_OF_38_DIGITS),
+    ("MessageCount", {"N": "-" + "9" * 38}),
+    ("MessageCount", {"N": "1e125"}),
+    ("MessageCount", {"M": {"a": {"B": b"\x00"}}}),
+    ("MessageCount", ABSENT),
+    ("CreatedAt", ABSENT),
+    ("LastActive", {"S": "9999-99-99"}),
+    ("LastActive", {"S": "0"}),
+]
+# And what no append notices.
+REPAIRED = [
+    ("MessageCount", {"N": "1.5"}),
+    ("CreatedAt", {"S": "then"}),
+    ("CreatedAt", {"S": "2026-01-01T00:00:00"}),
+    ("CreatedAt", {"N": "1"}),
+]
+# What an append leaves as it is: it is the user's.
+CONTENT = [
+    ("Title", {"N": "1"}),
+    ("Title", {"L": []}),
+    ("Title", {"NULL": True}),
+    ("Metadata", {"S": "[]"}),
+    ("Metadata", {"S": "{"}),
+    ("Metadata", {"S": '{"$int": []}'}),
+    ("Metadata", {"M": {}}),
+]
+SEALED = [
+    ("Title", {"B": b"garbage"}),
+    ("Metadata", {"B": b"\x02\x04\x78" + b"\xff" * 200}),
+    ("Metadata", {"B": b"\x00"}),
+]
+# What only stands in nobody's way.
+HARMLESS = [
+    ("Revision", {"N": "1"}),
+    ("Revision", ABSENT),
+    ("DetailsRevision", {"N": "1"}),
+    ("DetailsRevision", ABSENT),
+    ("expireAt", {"S": "never"}),
+    ("expireAt", {"N": "9" * 38}),
+]
+
+
+def named(cases: list[tuple[str, Any]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("name", "value"), cases, ids=[f"{name} {value}"[:40] for name, value in cases])
+
+
+Damage = Callable[[str, str, Any], None]
+
+
+@pytest.fixture
+def damage(dynamodb: Any, collection_table: str) -> Damage:
+    """Changes an attribute of a session's item, or removes it."""
+
+    def damage(session: str, name: str, value: Any) -> None:
+        dynamodb.update_item(
+            TableName=collection_table,
+            Key={"SessionId": {"S": session}, "MessageId": {"S": "session"}},
+            UpdateExpression="REMOVE #name" if value is ABSENT else "SET #name = :value",
+            ExpressionAttributeNames={"#name": name},
+            **({} if value is ABSENT else {"ExpressionAttributeValues": {":value": value}}),
+        )
+
+    return damage
+
+
+@pytest.fixture
+async def sessions(new_store: NewStore, owner: str) -> list[str]:
+    """Three sessions of the owner, the last one first; the second one is to be damaged."""
+    store = new_store()
+    names = [f"{owner}-{number}" for number in range(3)]
+    for name in names:
+        await store.session(name, owner=owner).aadd_messages(humans(1, 2, 3))
+    return names[::-1]
+
+
+def ids(sessions: list[SessionInfo]) -> list[Any]:
+    return [info.session_id for info in sessions]
+
+
+async def all_listed(store: ChatHistoryStore, owner: str, limit: int = 1) -> tuple[list[Any], dict[Any, Exception]]:
+    """List all sessions, so many a page."""
+    readable, unreadable, cursor = list[Any](), dict[Any, Exception](), None
+    while True:
+        page = await store.list_sessions(owner, limit, before=cursor)
+        readable += ids(page.sessions)
+        unreadable |= {one.session_id: one.error for one in page.unreadable}
+        cursor = page.cursor
+        if cursor is None:
+            return readable, unreadable
+
+
+class TestAllAtOnce:
+    """A session of each damage, and sound ones among them."""
+
+    @pytest.fixture
+    async def damaged(self, new_store: NewStore, owner: str, damage: Damage) -> dict[str, tuple[str, Any]]:
+        """Sessions of three messages, and what is wrong with them; nothing with the one of the name ""."""
+        store = new_store()
+        cases = dict(enumerate([*HEALED, *REPAIRED, *CONTENT, *SEALED, *HARMLESS, ("", None)]))
+        sessions = {f"{owner}-{number}-{name}": (name, value) for number, (name, value) in cases.items()}
+        await asyncio.gather(*(store.session(one, owner=owner).aadd_messages(humans(1, 2, 3)) for one in sessions))
+        for session, (name, value) in sessions.items():
+            if name:
+                damage(session, name, value)
+        return sessions
+
+    async def test_are_told_of_and_keep_no_other_from_being_listed(
+        self, new_store: NewStore, owner: str, damaged: dict[str, tuple[str, Any]], kms_key: str
+    ) -> None:
+        store = new_store(kms_key_id=kms_key)
+        readable, unreadable = await all_listed(store, owner, 7)
+        harmless = [session for session, case in damaged.items() if case in [*HARMLESS, ("", None)]]
+        assert sorted(readable) == sorted(harmless)
+        assert sorted([*readable, *unreadable]) == sorted(damaged)
+        for session, error in unreadable.items():
+            name, value = damaged[session]
+            assert isinstance(error, UndecodableItemError)
+            assert re.escape(session) in re.escape(str(error))
+            if (name, value) not in SEALED:
+                assert re.search(rf"damaged \(its .*{name}.*\): .*, delete_session\(\) deletes the session", str(error))
+            with pytest.raises(type(error), match=re.escape(str(error))):
+                await store.get_session_info(session)
+
+    async def test_are_purged(self, new_store: NewStore, owner: str, damaged: dict[str, tuple[str, Any]]) -> None:
+        assert await new_store().purge_owner(owner) == Purged(len(damaged), 3 * len(damaged))
+        assert await all_listed(new_store(), owner, 50) == ([], {})
+
+    async def test_are_deleted(self, new_store: NewStore, owner: str, damaged: dict[str, tuple[str, Any]]) -> None:
+        store = new_store()
+        assert set(await asyncio.gather(*map(store.delete_session, damaged))) == {3}
+        assert [await store.get_session_info(session) for session in damaged] == [None] * len(damaged)
+
+    async def test_take_appends_and_edits(
+        self, new_store: NewStore, damage: Damage, damaged: dict[str, tuple[str, Any]]
+    ) -> None:
+        store = new_store()
+
+        async def use(session: str) -> None:
+            history = store.session(session)
+            await history.apop_message()
+            await history.aadd_messages(humans(4))
+            await history.adelete_messages([(await history.apage(1)).messages[0].id])
+            assert len(await history.aget_messages()) == 2
+            name, value = damaged[session]
+            if name:
+                damage(session, name, value)
+            await history.aclear()
+            assert await history.aget_messages() == []
+
+        await asyncio.gather(*map(use, damaged))
+
+
+class TestHealing:
+    @named(HEALED)
+    async def test_is_an_appends_and_counts_the_messages(
+        self, new_store: NewStore, owner: str, sessions: list[str], damage: Damage, name: str, value: Any
+    ) -> None:
+        store = new_store()
+        damage(sessions[1], name, value)
+        await store.session(sessions[1]).aadd_messages(humans(4, 5))
+        info = await store.get_session_info(sessions[1])
+        assert info is not None
+        assert info.message_count == 5
+        assert info.created_at <= info.last_active_at
+        readable, unreadable = await all_listed(store, owner)
+        assert (len(readable), unreadable) == (3, {})
+
+    @named([("MessageCount", {"S": "1"}), ("MessageCount", ABSENT), ("Revision", ABSENT)])
+    async def test_is_a_pops_too(
+        self, new_store: NewStore, sessions: list[str], damage: Damage, name: str, value: Any
+    ) -> None:
+        store = new_store()
+        damage(sessions[1], name, value)
+        await store.session(sessions[1]).apop_message()
+        info = await store.get_session_info(sessions[1])
+        assert info is not None
+        assert info.message_count == 2
+
+    @named(HEALED + REPAIRED + [case for case in CONTENT + SEALED if case[0] == "Title"] + HARMLESS)
+    async def test_is_a_new_title(
+        self, new_store: NewStore, sessions: list[str], damage: Damage, name: str, value: Any
+    ) -> None:
+        store = new_store()
+        damage(sessions[1], name, value)
+        await store.set_title(sessions[1], "new")
+        info = await store.get_session_info(sessions[1])
+        assert info is not None
+        assert (info.title, info.message_count) == ("new", 3)
+        assert info.created_at <= info.last_active_at
+
+    async def test_of_metadata_is_the_users(self, new_store: NewStore, sessions: list[str], damage: Damage) -> None:
+        store = new_store()
+        damage(sessions[1], "Metadata", {"S": "{"})
+        with pytest.raises(UndecodableItemError, match="Metadata"):
+            await store.update_metadata(sessions[1], {"a": 1})
+        # A title that nobody can read is not in the way of metadata.
+        damage(sessions[0], "Title", {"N": "1"})
+        assert await store.update_metadata(sessions[0], {"a": 1}) == {"a": 1}
+
+
+class TestSealed:
+    @named(SEALED)
+    async def test_garbage_is_told_of(
+        self,
+        new_store: NewStore,
+        owner: str,
+        sessions: list[str],
+        damage: Damage,
+        name: str,
+        value: Any,
+        kms_key: str,
+    ) -> None:
+        damage(sessions[1], name, value)
+        readable, unreadable = await all_listed(new_store(kms_key_id=kms_key), owner)
+        assert readable == [sessions[0], sessions[2]]
+        assert isinstance(unreadable[sessions[1]], DecryptionError)
+        # Whoever has no key still gets the others.
+        readable, unreadable = await all_listed(new_store(), owner)
+        assert readable == [sessions[0], sessions[2]]
+        assert isinstance(unreadable[sessions[1]], ConfigurationError)
+
+    @pytest.mark.parametrize("name", ["Title", "Metadata"])
+    async def test_bytes_that_are_no_text_are_not_in_the_error(
+        self, new_store: NewStore, owner: str, sessions: list[str], damage: Damage, kms_key: str, name: str
+    ) -> None:
+        store = new_store(kms_key_id=kms_key)
+        conversation: Any = store.session(sessions[1])._conversation
+        binding = Binding("title" if name == "Title" else "metadata", "session")
+        value = await conversation._value(b"secret\xff", 100, binding)
+        damage(sessions[1], name, value)
+        _, unreadable = await all_listed(store, owner)
+        error: BaseException | None = unreadable[sessions[1]]
+        assert isinstance(error, UndecodableItemError)
+        while error is not None:
+            assert "secret" not in repr(vars(error)) + repr(error.args)
+            assert not isinstance(error, ValueError)
+            error = error.__context__
+
+
+@pytest.mark.parametrize("value", [{"S": "x"}, {"M": {"Deleted": {"S": "x"}}}, {"L": []}])
+async def test_a_damaged_marker_of_a_migration_keeps_no_session_from_being_deleted(
+    new_store: NewStore, sessions: list[str], dynamodb: Any, collection_table: str, value: Any
+) -> None:
+    marker = {"SessionId": {"S": sessions[0]}, "MessageId": {"S": "migration"}, "Migration": value}
+    dynamodb.put_item(TableName=collection_table, Item=marker)
+    assert await new_store().delete_session(sessions[0]) == 3

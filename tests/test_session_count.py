@@ -1,0 +1,491 @@
+"""The index's count of messages: right whenever it is quiet, whatever was cut off before."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from conftest import NewStore
+from langchain_core.messages import HumanMessage
+from proxy import Fault, Proxy, Seen
+from samples import humans
+
+from chathistory_async import ChatHistoryError, ChatHistoryStore
+from chathistory_async._item_collection import FENCE_SECONDS
+
+# Two requests of BatchWriteItem.
+SIZE = 26
+KEPT = 5
+
+Session = Callable[[ChatHistoryStore], Awaitable[object]]
+
+
+@pytest.fixture
+async def store(new_store: NewStore) -> ChatHistoryStore:
+    """Reaches the engine directly, to see and to do what the others are not to be disturbed by."""
+    return new_store()
+
+
+@pytest.fixture
+async def filled(store: ChatHistoryStore, session_id: str, owner: str) -> None:
+    await store.session(session_id, owner=owner).aadd_messages(humans(*range(SIZE)))
+
+
+@pytest.fixture
+def raw(dynamodb: Any, collection_table: str, session_id: str) -> Callable[[], dict[str, Any]]:
+    """Reads the session's own item."""
+
+    def raw() -> dict[str, Any]:
+        key = {"SessionId": {"S": session_id}, "MessageId": {"S": "session"}}
+        item: dict[str, Any] = dynamodb.get_item(TableName=collection_table, Key=key, ConsistentRead=True).get("Item")
+        return item
+
+    return raw
+
+
+@pytest.fixture
+def check(store: ChatHistoryStore, session_id: str, owner: str) -> Callable[[], Awaitable[int]]:
+    """Compares the count, got in both ways, with what is stored once that is quiet, and returns it."""
+
+    async def check() -> int:
+        # What was cut off may still be under way.
+        for _ in range(100):
+            with suppress(AssertionError):
+                return await compare()
+            await asyncio.sleep(0.05)
+        return await compare()
+
+    async def compare() -> int:
+        stored = len(await store.session(session_id).aget_messages())
+        info = await store.get_session_info(session_id)
+        listed = [info.message_count for info in (await store.list_sessions(owner, 5)).sessions]
+        assert ([] if info is None else [info.message_count]) == listed
+        assert (listed or [0]) == [stored]
+        return stored
+
+    return check
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Has the leases of all sweeps be over."""
+
+    def later() -> None:
+        after = time.time() + FENCE_SECONDS + 1
+        monkeypatch.setattr("chathistory_async._indexed_conversation.now", lambda: int(after))
+
+    return later
+
+
+def ways_to_sweep(session_id: str) -> dict[str, Session]:
+    async def clear(store: ChatHistoryStore) -> None:
+        await store.session(session_id).aclear()
+
+    async def delete(store: ChatHistoryStore) -> None:
+        await store.delete_session(session_id)
+
+    async def trim(store: ChatHistoryStore) -> None:
+        history = store.session(session_id)
+        await history.aget_messages()
+        await history.aadd_messages(humans("new"))
+
+    return {"clear": clear, "delete": delete, "trim": trim}
+
+
+@pytest.fixture(params=["clear", "delete", "trim"])
+def sweep(request: pytest.FixtureRequest, session_id: str) -> Session:
+    return ways_to_sweep(session_id)[request.param]
+
+
+@pytest.fixture
+def sweeping(request: pytest.FixtureRequest, store_through: NewStore) -> NewStore:
+    """Makes stores through the proxy that sweep as the test wants it."""
+    trims = "trim" in request.node.callspec.params.values()
+    return lambda **options: store_through(**(options | ({"history_size": KEPT} if trims else {})))
+
+
+async def cut_off(work: Awaitable[object], proxy: Proxy, number: int, fault: Fault) -> bool:
+    """Cancel some work when its request of this number has arrived, and tell whether it has had so many."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    arrived = 0
+
+    def schedule(seen: Seen) -> Fault:
+        nonlocal arrived
+        arrived += 1
+        if arrived == number:
+            loop.call_soon_threadsafe(task.cancel)
+            return fault
+        return Fault.NONE
+
+    proxy.schedule = schedule
+    await asyncio.gather(task, return_exceptions=True)
+    proxy.schedule = lambda seen: Fault.NONE
+    return arrived >= number
+
+
+class TestAQuietSweep:
+    @pytest.mark.usefixtures("filled")
+    async def test_leaves_no_flag(
+        self, sweep: Session, sweeping: NewStore, check: Callable[[], Awaitable[int]], raw: Callable[[], Any]
+    ) -> None:
+        await sweep(sweeping())
+        assert await check() in {0, KEPT}
+        assert "Recount" not in (raw() or {})
+
+    @pytest.mark.usefixtures("filled")
+    async def test_costs_a_reader_nothing_after_it(
+        self, store_through: NewStore, session_id: str, owner: str, proxy: Proxy
+    ) -> None:
+        store = store_through()
+        await store.session(session_id).aclear()
+        assert proxy.operations() == [
+            *["Query", "UpdateItem", "BatchWriteItem", "BatchWriteItem"],
+            *["GetItem", "Query", "UpdateItem"],
+        ]
+        proxy.seen.clear()
+        await store.get_session_info(session_id)
+        await store.list_sessions(owner, 1)
+        assert proxy.operations() == ["GetItem", "Query"]
+
+    async def test_of_a_session_that_is_not_in_the_index_puts_nothing_there(
+        self, new_store: NewStore, collection_table: str, session_id: str, raw: Callable[[], Any]
+    ) -> None:
+        async with ChatHistoryStore(collection_table) as plain:
+            await plain.session(session_id).aadd_messages(humans(1, 2))
+        await new_store().session(session_id).aclear()
+        assert raw() is None
+
+    async def test_of_what_an_unindexed_writer_stored_counts_what_is_left(
+        self, store: ChatHistoryStore, collection_table: str, session_id: str, owner: str, check: Any
+    ) -> None:
+        async with ChatHistoryStore(collection_table) as plain:
+            await plain.session(session_id).aadd_messages(humans(1, 2))
+        await store.session(session_id, owner=owner).aadd_messages(humans(3))
+        await store.session(session_id).aclear()
+        assert await check() == 0
+
+
+class TestACancelledSweep:
+    # moto answers one request at a time, and copies the table for each transaction.
+    @pytest.mark.real_engine("each of the runs takes seconds there")
+    async def test_at_any_request_leaves_a_count_that_is_right(
+        self,
+        sweep: Session,
+        sweeping: NewStore,
+        store: ChatHistoryStore,
+        session_id: str,
+        owner: str,
+        proxy: Proxy,
+        check: Callable[[], Awaitable[int]],
+    ) -> None:
+        number, reached = 0, True
+        while reached:
+            number += 1
+            await store.session(session_id, owner=owner).aadd_messages(humans(*range(SIZE)))
+            reached = await cut_off(sweep(sweeping()), proxy, number, random.choice([Fault.NONE, Fault.RESET]))
+            await check()
+            await store.delete_session(session_id)
+        assert number > 5
+
+    @pytest.mark.usefixtures("filled")
+    async def test_heals_when_its_lease_is_over(
+        self,
+        store_through: NewStore,
+        session_id: str,
+        proxy: Proxy,
+        check: Callable[[], Awaitable[int]],
+        raw: Callable[[], Any],
+        later: Callable[[], None],
+    ) -> None:
+        store = store_through()
+        # At the second of two BatchWriteItem.
+        assert await cut_off(store.session(session_id).aclear(), proxy, 4, Fault.RESET)
+        left = await check()
+        assert 0 < left < SIZE
+        assert "Recount" in raw(), "its requests may still arrive"
+        proxy.seen.clear()
+        await store.get_session_info(session_id)
+        assert proxy.operations() == ["GetItem", "Query"]
+        later()
+        await store.get_session_info(session_id)
+        assert "Recount" not in raw()
+        assert raw()["MessageCount"] == {"N": str(left)}
+        proxy.seen.clear()
+        assert await check() == left
+        await store.get_session_info(session_id)
+        assert proxy.operations() == ["GetItem"]
+
+    @pytest.mark.usefixtures("filled")
+    async def test_heals_by_a_list_too(
+        self,
+        store_through: NewStore,
+        store: ChatHistoryStore,
+        session_id: str,
+        owner: str,
+        proxy: Proxy,
+        raw: Callable[[], Any],
+        later: Callable[[], None],
+    ) -> None:
+        await cut_off(store_through().session(session_id).aclear(), proxy, 4, Fault.RESET)
+        later()
+        [info] = (await store.list_sessions(owner, 1)).sessions
+        assert raw()["MessageCount"] == {"N": str(info.message_count)}
+        assert "Recount" not in raw()
+
+    @pytest.mark.usefixtures("filled")
+    async def test_is_told_right_to_who_must_not_write(
+        self, store_through: NewStore, session_id: str, proxy: Proxy, later: Callable[[], None]
+    ) -> None:
+        store = store_through()
+        await cut_off(store.session(session_id).aclear(), proxy, 4, Fault.RESET)
+        later()
+        proxy.schedule = lambda seen: Fault.DENIED if seen.operation == "UpdateItem" else Fault.NONE
+        info = await store.get_session_info(session_id)
+        assert info is not None
+        assert info.message_count == len(await store.session(session_id).aget_messages())
+        assert "UpdateItem" in proxy.operations()
+
+    @pytest.mark.usefixtures("filled")
+    async def test_whose_removal_arrives_late_is_counted_with_it(
+        self, store_through: NewStore, session_id: str, proxy: Proxy, check: Callable[[], Awaitable[int]]
+    ) -> None:
+        store = store_through()
+        await cut_off(store.session(session_id).aclear(), proxy, 4, Fault.ZOMBIE)
+        before = await check()
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        assert await check() < before
+
+    @pytest.mark.usefixtures("filled")
+    async def test_beside_another_one(
+        self, store_through: NewStore, store: ChatHistoryStore, session_id: str, proxy: Proxy, check: Any, raw: Any
+    ) -> None:
+        # The one has flagged the session and read what to remove, and is cut off while the other goes through.
+        reached = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def schedule(seen: Seen) -> Fault:
+            if seen.operation == "BatchWriteItem":
+                loop.call_soon_threadsafe(reached.set)
+                return Fault.ZOMBIE
+            return Fault.NONE
+
+        proxy.schedule = schedule
+        first = asyncio.create_task(store_through().session(session_id).aclear())
+        await reached.wait()
+        await store.session(session_id).aclear()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert "Recount" in raw(), "the other one takes no flag but its own"
+        await store.session(session_id).aadd_messages(humans(1))
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        assert await check() == 1
+
+    async def test_two_clears_of_one_handle_take_their_own_flags_only(
+        self, store: ChatHistoryStore, session_id: str, owner: str, check: Any, raw: Any
+    ) -> None:
+        history = store.session(session_id, owner=owner)
+        for _ in range(5):
+            await history.aadd_messages(humans(*range(SIZE)))
+            await asyncio.gather(history.aclear(), history.aclear(), history.aadd_messages(humans(1, 2)))
+            await check()
+        await history.aclear()
+        assert await check() == 0
+        assert "Recount" not in raw()
+
+
+PROGRAM = """
+import os, sys
+from chathistory_async import ChatHistoryStore
+table, session, url = sys.argv[1:]
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        store = ChatHistoryStore(table, session_index=True, endpoint_url=url)
+        store.session(session).clear()
+        os._exit(0)
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("gone", flush=True)
+"""
+
+
+@pytest.mark.real_engine("each of the runs takes seconds there")
+async def test_a_clear_that_is_killed_at_any_request(
+    store: ChatHistoryStore, collection_table: str, session_id: str, owner: str, proxy: Proxy, check: Any
+) -> None:
+    def killing(number: int) -> bool:
+        """Have a process clear the session, and killed at its request of this number; tell whether it has had one."""
+        child, known, arrived = 0, threading.Event(), 0
+
+        def schedule(seen: Seen) -> Fault:
+            nonlocal arrived
+            arrived += 1
+            if arrived == number:
+                known.wait(10)
+                os.kill(child or sys.maxsize, signal.SIGKILL)
+            return Fault.NONE
+
+        proxy.schedule = schedule
+        assert program.stdin is not None
+        assert program.stdout is not None
+        program.stdin.write("go\n")
+        program.stdin.flush()
+        child = int(program.stdout.readline())
+        known.set()
+        assert program.stdout.readline() == "gone\n"
+        return arrived >= number
+
+    command = [sys.executable, "-c", PROGRAM, collection_table, session_id, proxy.url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        number, reached = 0, True
+        while reached:
+            number += 1
+            await store.session(session_id, owner=owner).aadd_messages(humans(*range(SIZE)))
+            reached = await asyncio.to_thread(killing, number)
+            await check()
+        program.communicate()
+    assert number > 6
+
+
+class TestBesideOthers:
+    @pytest.mark.usefixtures("filled")
+    async def test_a_clear_that_an_appender_always_overtakes(
+        self,
+        store_through: NewStore,
+        new_store: NewStore,
+        session_id: str,
+        proxy: Proxy,
+        check: Callable[[], Awaitable[int]],
+        raw: Callable[[], Any],
+    ) -> None:
+        appender = new_store().session(session_id)
+
+        def schedule(seen: Seen) -> Fault:
+            if "MessageCount" in seen.body.get("ExpressionAttributeNames", {}).values():
+                # It arrives between the counting and the storing of the count.
+                appender.add_messages(humans("between"))
+            return Fault.NONE
+
+        proxy.schedule = schedule
+        await store_through().session(session_id).aclear()
+        assert await check() > 1
+        assert "Recount" in raw(), "it gave up, and said so"
+
+    @pytest.mark.usefixtures("filled")
+    @pytest.mark.parametrize("options", [{}, {"history_size": KEPT}])
+    async def test_appends_clears_and_cancellations_at_once(
+        self, new_store: NewStore, session_id: str, check: Callable[[], Awaitable[int]], options: dict[str, Any]
+    ) -> None:
+        chance = random.Random(3)
+        busy = True
+
+        async def append() -> None:
+            history = new_store().session(session_id)
+            while busy:
+                await history.aadd_messages(humans(*range(chance.randint(1, 3))))
+
+        async def sweep() -> None:
+            history = new_store(**options).session(session_id)
+            for _ in range(8):
+                work = history.aclear() if chance.random() < 0.5 else history.aadd_messages(humans("trims", "perhaps"))
+                task = asyncio.ensure_future(work)
+                await asyncio.wait([task], timeout=chance.random() * 0.1)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+        appender = asyncio.create_task(append())
+        await asyncio.gather(sweep(), sweep())
+        busy = False
+        await appender
+        await check()
+
+    @pytest.mark.real_engine("moto copies the whole table for every transaction")
+    async def test_all_of_it_on_a_bad_day(
+        self, store_through: NewStore, session_id: str, owner: str, proxy: Proxy, check: Callable[[], Awaitable[int]]
+    ) -> None:
+        chance = random.Random(1)
+        faults = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED}]
+        proxy.schedule = lambda seen: chance.choice(faults) if chance.random() < 0.2 else Fault.NONE
+        store = store_through()
+
+        async def write(writer: int) -> None:
+            history = store.session(session_id, owner=owner)
+            for number in range(12):
+                try:
+                    await history.aadd_messages(humans(*range(1 + number % 3)))
+                    if number % 4 == writer % 4:
+                        await history.apop_message()
+                    if number % 6 == writer:
+                        await history.aclear()
+                except ChatHistoryError:
+                    continue
+
+        await asyncio.gather(*(write(writer) for writer in range(6)))
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        await check()
+
+
+class TestFlags:
+    @pytest.mark.usefixtures("filled")
+    @pytest.mark.parametrize(
+        "value",
+        [{"S": "x"}, {"N": "1"}, {"SS": ["", "x", "9" * 5000]}, {"SS": ["99999999999999#far"]}, {"M": {}}],
+        ids=["text", "number", "no flags", "a far one", "map"],
+    )
+    async def test_that_are_damaged_keep_nobody_from_the_number(
+        self,
+        store: ChatHistoryStore,
+        session_id: str,
+        check: Any,
+        raw: Any,
+        dynamodb: Any,
+        collection_table: str,
+        value: Any,
+    ) -> None:
+        dynamodb.update_item(
+            TableName=collection_table,
+            Key={"SessionId": {"S": session_id}, "MessageId": {"S": "session"}},
+            UpdateExpression="SET Recount = :value, MessageCount = :wrong",
+            ExpressionAttributeValues={":value": value, ":wrong": {"N": "7"}},
+        )
+        assert await check() == SIZE
+        await store.session(session_id).apop_message()
+        assert await check() == SIZE - 1
+        await store.session(session_id).aclear()
+        assert await check() == 0
+        assert "Recount" not in raw()
+
+    @pytest.mark.usefixtures("filled")
+    async def test_outlive_a_session_that_expired_under_a_sweep(
+        self,
+        store_through: NewStore,
+        new_store: NewStore,
+        session_id: str,
+        owner: str,
+        proxy: Proxy,
+        check: Any,
+        dynamodb: Any,
+        collection_table: str,
+        raw: Any,
+    ) -> None:
+        await cut_off(store_through().session(session_id).aclear(), proxy, 3, Fault.ZOMBIE)
+        dynamodb.update_item(
+            TableName=collection_table,
+            Key={"SessionId": {"S": session_id}, "MessageId": {"S": "session"}},
+            UpdateExpression="SET expireAt = :past, Title = :title",
+            ExpressionAttributeValues={":past": {"N": "1"}, ":title": {"S": "old"}},
+        )
+        await new_store().session(session_id, owner=owner).aadd_messages([HumanMessage("new")])
+        assert "Recount" in raw()
+        assert "Title" not in raw()
