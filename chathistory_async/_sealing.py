@@ -35,7 +35,7 @@ from ._clients import Clients
 from ._codec import AttributeValue
 from ._data_keys import DataKey, DataKeys, WrappedKey, kms_of
 from ._slices import at_most, in_slices
-from .errors import DecryptionError, EncryptionContextError, Place
+from .errors import AccessDeniedError, DecryptionError, EncryptionContextError, KmsKeyError, Place
 
 SUITE = AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY
 POLICY = CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT
@@ -99,7 +99,8 @@ class Sealing:
         async def fetch(wrapped: WrappedKey) -> DataKey:
             try:
                 return await self._keys.open(wrapped)
-            except DecryptionError as error:
+            except (DecryptionError, KmsKeyError, AccessDeniedError) as error:
+                # Whoever writes to the table may have stored one message under a key that nobody here may use.
                 error.message_id = _id_of(next(name for name in missing if missing[name] == wrapped))
                 raise
 

@@ -24,6 +24,9 @@ from proxy import Fault, Proxy
 from samples import EVERY_TYPE, humans, texts
 
 from chathistory_async import (
+    AccessDeniedError,
+    ConfigurationError,
+    DecryptionError,
     DynamoDBChatMessageHistory,
     EndpointError,
     ItemTooLargeError,
@@ -35,7 +38,7 @@ from chathistory_async import (
 )
 from chathistory_async._item_collection import FENCE_SECONDS, PARTS, REMOVED_BY
 from chathistory_async._item_collection_conversation import slack
-from chathistory_async._sort_keys import Clock, SortKey, message_id_of, parse
+from chathistory_async._sort_keys import Clock, Clocks, SortKey, message_id_of, parse
 
 FACES = COLLECTION_FACES
 COPIES = "moto copies the whole table for every transaction, which takes it minutes here"
@@ -311,6 +314,46 @@ class TestDamage:
         await through().aadd_messages(humans("after"))
         assert proxy.operations() == ["PutItem"]
 
+    @pytest.mark.parametrize("what", ["changed", "not sealed", "of another session", "of another place", "another key"])
+    async def test_of_what_is_sealed_names_the_message(
+        self, make: Make, put: Any, items: Items, kms_key: str, session_id: str, dynamodb: Any, what: str
+    ) -> None:
+        history = make(kms_key_id=kms_key)
+        await history.aadd_messages(humans("one", "two", "three"))
+        item, other = items()[1:]
+        sealed = item["History"]["B"]
+        if what == "changed":
+            sealed = sealed[:-1] + bytes([sealed[-1] ^ 1])
+        elif what == "not sealed":
+            sealed = b"x"
+        elif what == "of another session":
+            elsewhere = make(session=f"{session_id}-other", kms_key_id=kms_key)
+            await elsewhere.aadd_messages(humans("stolen"))
+            key = {"SessionId": {"S": elsewhere.session_id}, "MessageId": item["MessageId"]}
+            query = {"ExpressionAttributeValues": {":s": key["SessionId"]}, "KeyConditionExpression": "SessionId = :s"}
+            [stolen] = dynamodb.query(TableName=history.table_name, **query)["Items"]
+            sealed = stolen["History"]["B"]
+        elif what == "of another place":
+            sealed = other["History"]["B"]
+        else:
+            # The data key, encrypted by KMS: KMS itself refuses to decrypt it, moto as if it were of a stranger's key.
+            at = sealed.index(kms_key.encode()) + len(kms_key) + 20
+            sealed = sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :]
+        put(item["MessageId"]["S"], History={"B": sealed}, Encoding=item["Encoding"])
+        with pytest.raises((DecryptionError, AccessDeniedError)) as caught:
+            await make(kms_key_id=kms_key).aget_messages()
+        assert caught.value.message_id == message_id_of(item["MessageId"]["S"])
+        assert pickle.loads(pickle.dumps(caught.value)).message_id == caught.value.message_id
+        await history.adelete_messages([caught.value.message_id])
+        assert texts(await history.aget_messages()) == ["one", "three"]
+
+    async def test_of_the_settings_names_the_message_that_is_sealed(self, make: Make, kms_key: str) -> None:
+        await make().aadd_messages(humans("plain"))
+        await make(kms_key_id=kms_key).aadd_messages(humans("sealed"))
+        with pytest.raises(ConfigurationError, match="give kms_key_id") as caught:
+            await make().aget_messages()
+        assert caught.value.message_id == (await make(kms_key_id=kms_key).apage(1)).messages[0].id
+
     async def test_a_message_of_a_false_time_can_be_replaced(self, make: Make, put: Any) -> None:
         put(key := str(SortKey(2**64 - 1, "f" * 16, 0)), **body("x"))
         await make().areplace_message(message_id_of(key), HumanMessage("y"))
@@ -455,6 +498,19 @@ class TestOrder:
         await make().aget_messages()
         await make().aadd_messages(humans("answer"))
         assert texts(await make().aget_messages()) == ["question", "answer"]
+
+    async def test_what_was_read_counts_after_many_other_sessions_too(
+        self, make: Make, put: Any, session_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("chathistory_async._sort_keys.MAX_CLOCKS", 3)
+        monkeypatch.setattr("chathistory_async._sort_keys._clocks", clocks := Clocks())
+        monkeypatch.setattr("chathistory_async._item_collection_conversation.clock_of", clocks.of)
+        put(str(SortKey(int(time.time() * 1000 + 300_000) << 16, "f" * 16, 0)), **body("question, by a clock ahead"))
+        await make().aget_messages()
+        for other in range(8):
+            await make(session=f"{session_id}-{other}").aadd_messages(humans(1))
+        await make().aadd_messages(humans("answer"))
+        assert texts(await make().aget_messages()) == ["question, by a clock ahead", "answer"]
 
     async def test_what_a_handle_wrote_unread_comes_before_what_it_writes(self, make: Make) -> None:
         history = make()
