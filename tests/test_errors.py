@@ -404,6 +404,18 @@ class TestMisuse:
         assert await face(make(endpoint_url="")).read() == []
 
 
+DAMAGED_WRITES: list[dict[str, Any]] = [
+    {"S": "text"},
+    {"N": "9" * 38},
+    {"M": {}},
+    {"SS": ["a", "b"]},
+    {"L": []},
+    {"L": [{"S": "a"}]},
+    {"L": [{"N": "1"}, {"N": "2"}]},
+    {"L": [{"L": []}, {"S": "b"}, {"S": "c"}]},
+]
+
+
 class TestUndecodable:
     async def test_message(self, face: type[Face], make: Make, update: Any) -> None:
         good = {"M": {"type": {"S": "human"}, "data": {"M": {"content": {"S": "x"}}}}}
@@ -423,6 +435,34 @@ class TestUndecodable:
         error = await failure(UndecodableItemError, face, make(history_size=size), "add")
         assert "history_messages_key" in str(error)
         assert item()["History"] == {"S": SECRET}
+
+    @pytest.mark.real_engine("moto fails with a 500 where an operand of a condition is of another type")
+    @pytest.mark.parametrize("size", [None, 3])
+    @pytest.mark.parametrize("damaged", DAMAGED_WRITES, ids=str)
+    async def test_bookkeeping(
+        self,
+        face: type[Face],
+        make: Make,
+        through: Through,
+        proxy: Proxy,
+        update: Any,
+        item: Any,
+        damaged: Any,
+        size: int | None,
+    ) -> None:
+        await face(make()).add(humans(1))
+        update(_chathistory_writes=damaged)
+        before = item()
+        error = await failure(UndecodableItemError, face, through(history_size=size), "add")
+        assert "_chathistory_writes" in str(error)
+        assert item() == before
+        assert len(proxy.seen) == 1
+        assert texts(await face(make()).read()) == ["1"]
+        proxy.seen.clear()
+        await face(through()).clear()
+        assert len(proxy.seen) == 2
+        assert item() is None
+        await face(make()).add(humans("anew"))
 
 
 class TestClosed:
