@@ -1,4 +1,4 @@
-"""What is checked before anything is merged: ``nox -s lint types tests compat``."""
+"""What is checked before anything is merged: ``nox -s lint types tests compat stress``."""
 
 import nox
 
@@ -25,6 +25,14 @@ def tests(session: nox.Session) -> None:
     """The suite against the built wheel, on the first engine that is there: see tests/engines.py."""
     session.install(".[local,cli,kms]", *dependencies("test"))
     run_suite(session)
+
+
+@nox.session
+def stress(session: nox.Session) -> None:
+    """Histories of processes that are killed, on LocalStack alone: a few minutes, other ones each time."""
+    session.install(".[local,cli,kms]", *dependencies("test"))
+    session.env["PYTHONSAFEPATH"] = "1"
+    session.run("pytest", "tests/stress", *session.posargs)
 
 
 @nox.session(python=nox.project.python_versions(PYPROJECT))

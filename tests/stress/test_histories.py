@@ -1,0 +1,180 @@
+"""Several processes use one session at once on a bad day. An independent checker reads what they have written down.
+
+Their clocks are minutes apart. The proxy makes requests fail, calls are cancelled at any await, processes are killed.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import created_table
+from engines import Engine
+from history_checker import Operation, violations
+from proxy import Fault, Proxy, Seen
+
+from chathistory_async import ChatHistoryStore
+from chathistory_async._bridge import run
+
+PROCESSES = 4
+CALLS = 120
+KILLS = 6
+SECONDS_BETWEEN_KILLS = (0.5, 2.0)
+FAULT_RATE = 0.1
+READS = {"GetItem", "Query"}
+SKEWS_SECONDS = (-300, 300, 0, 120)
+OWNER = "somebody"
+# A request that the proxy forwards late, and what DynamoDB needs for it.
+LATE_SECONDS = 3.0
+FAULTS = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED, Fault.CONFLICT}]
+# A clear of a single item can be undone by a late first write of a handle that has not read: see _single_item.py.
+FAULTS_OF_A_SINGLE_ITEM = [fault for fault in FAULTS if fault is not Fault.ZOMBIE]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a session is stored, and how often each call is made."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    encrypted: bool = False
+    mix: dict[str, float] = field(default_factory=lambda: {"append": 6, "read": 3, "clear": 0.3, "pop": 0.7})
+
+
+SINGLE_ITEM = {"layout": "single_item"}
+SINGLE_ITEM_MIX = {"append": 6, "read": 3, "clear": 0.3}
+SDK = {"fast_path": False}
+INDEXED = {"session_index": True}
+VARIANTS = [
+    Variant("single item", SINGLE_ITEM, mix=SINGLE_ITEM_MIX),
+    Variant("single item, SDK", SINGLE_ITEM | SDK, mix=SINGLE_ITEM_MIX),
+    Variant("single item, encrypted", SINGLE_ITEM, encrypted=True, mix=SINGLE_ITEM_MIX),
+    Variant("item collection"),
+    Variant("item collection, SDK", SDK),
+    Variant("item collection, encrypted", encrypted=True),
+    Variant("item collection, nothing removed", mix={"append": 2, "read": 1}),
+    Variant("indexed", INDEXED),
+    Variant("indexed, SDK", INDEXED | SDK),
+    Variant("indexed, encrypted", INDEXED, encrypted=True),
+    Variant("indexed, contended clears", INDEXED, mix={"append": 6, "read": 1, "clear": 3}),
+]
+
+
+class Crowd:
+    """The processes of one history, of which some are killed and replaced."""
+
+    def __init__(self, folder: Path, store_options: dict[str, Any], options: dict[str, Any], seed: int) -> None:
+        self._arguments = [json.dumps(store_options), json.dumps(options)]
+        self._folder = folder
+        self._random = random.Random(seed)
+        self._begun = 0
+        self._killed_at: dict[str, float] = {}
+
+    def run(self) -> None:
+        running = [self._begin(place) for place in range(PROCESSES)]
+        for _ in range(KILLS):
+            time.sleep(self._random.uniform(*SECONDS_BETWEEN_KILLS))
+            place = self._random.randrange(PROCESSES)
+            name, process = running[place]
+            process.kill()
+            process.wait()
+            self._killed_at[name] = time.monotonic()
+            running[place] = self._begin(place)
+        assert [process.wait() for _, process in running] == [0] * PROCESSES
+
+    def history(self) -> list[Operation]:
+        """Return all calls that were written down; one without an end was cut off by a kill."""
+        calls: dict[tuple[str, str], dict[str, Any]] = {}
+        for journal in self._folder.glob("*.jsonl"):
+            for line in journal.read_text().splitlines():
+                entry = json.loads(line)
+                calls.setdefault((journal.name, entry.pop("call")), {}).update(entry)
+        return [self._operation(call) for call in calls.values()]
+
+    def _operation(self, call: dict[str, Any]) -> Operation:
+        process, outcome = call["process"], call.get("outcome", "unknown")
+        ended = call["ended"] if "ended" in call else self._killed_at[process]
+        return Operation(
+            process=process,
+            kind=call["kind"],
+            invoked=call["invoked"],
+            ended=ended if outcome == "ok" else ended + LATE_SECONDS,
+            outcome=outcome,
+            written=tuple(call["written"]),
+            returned=tuple(call.get("returned", ())),
+        )
+
+    def _begin(self, place: int) -> tuple[str, subprocess.Popen[bytes]]:
+        name = f"{place}-{self._begun}"
+        self._begun += 1
+        journal, skew = str(self._folder / f"{name}.jsonl"), str(SKEWS_SECONDS[place])
+        worker = str(Path(__file__).with_name("session_worker.py"))
+        command = [sys.executable, worker, name, journal, skew, str(CALLS), *self._arguments]
+        return name, subprocess.Popen(command)
+
+
+@contextmanager
+def faulty(proxy: Proxy, faults: Sequence[Fault], seed: int) -> Iterator[None]:
+    chance = random.Random(seed)
+
+    def schedule(seen: Seen) -> Fault:
+        fault = chance.choice(faults) if chance.random() < FAULT_RATE else Fault.NONE
+        # Only a write conflicts with a transaction.
+        return Fault.NONE if fault is Fault.CONFLICT and seen.operation in READS else fault
+
+    proxy.schedule = schedule
+    yield
+    proxy.wait_for_zombies()
+    proxy.schedule = lambda seen: Fault.NONE
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.real_engine("moto answers one request at a time, and copies the table for each transaction")
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_what_all_have_seen_is_what_was_promised(
+    variant: Variant, engine: Engine, proxy: Proxy, kms_key: str, tmp_path: Path, session_id: str
+) -> None:
+    single = variant.options.get("layout") == "single_item"
+    options = variant.options | ({"kms_key_id": kms_key} if variant.encrypted else {})
+    indexed = "session_index" in options
+    owner = OWNER if indexed else None
+    kms: dict[str, Any] = {"kms_endpoint_url": engine.endpoint_url}
+    with created_table(**variant.options) as table:
+        seed = random.randrange(2**32)
+        crowd = Crowd(
+            tmp_path,
+            {"table_name": table, "endpoint_url": proxy.url, **kms, **options},
+            {"session_id": session_id, "owner": owner, "mix": variant.mix},
+            seed,
+        )
+        with faulty(proxy, FAULTS_OF_A_SINGLE_ITEM if single else FAULTS, seed):
+            crowd.run()
+        store = ChatHistoryStore(table, **kms, **options)
+        began = time.monotonic()
+        left = [str(message.content) for message in run(store.session(session_id).aget_messages)]
+        last = Operation("observer", "read", began, time.monotonic(), "ok", returned=tuple(left))
+        history = [*crowd.history(), last]
+
+        assert violations(history, stored_anew=single) == [], f"seed {seed}"
+        outcomes = [operation.outcome for operation in history]
+        assert outcomes.count("ok") > len(history) / 2
+        assert outcomes.count("unknown") > KILLS, "something was cut off"
+        if indexed:
+            assert counts_in_index(store, session_id) == [len(left)] * 2, f"seed {seed}"
+        store.close()
+
+
+def counts_in_index(store: ChatHistoryStore, session_id: str) -> list[int]:
+    """What the index says once all is quiet, asked for the one session and for all of its owner's."""
+    info = run(store.get_session_info, session_id)
+    listed = [session for session in run(store.list_sessions, OWNER, 10).sessions if session.session_id == session_id]
+    return [0 if info is None else info.message_count, sum(session.message_count for session in listed)]
