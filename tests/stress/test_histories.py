@@ -35,7 +35,7 @@ SKEWS_SECONDS = (-300, 300, 0, 120)
 OWNER = "somebody"
 # A request that the proxy forwards late, and what DynamoDB needs for it.
 LATE_SECONDS = 3.0
-FAULTS = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED, Fault.CONFLICT}]
+FAULTS = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED}]
 # A clear of a single item can be undone by a late first write of a handle that has not read: see _single_item.py.
 FAULTS_OF_A_SINGLE_ITEM = [fault for fault in FAULTS if fault is not Fault.ZOMBIE]
 
