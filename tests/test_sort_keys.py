@@ -182,7 +182,12 @@ class TestClocks:
         gc.collect()
         assert len(clocks) == MAX_CLOCKS
 
-    @pytest.mark.parametrize("tick", [2**64 - 1, 2**63 - 1, at(time.time_ns() // 1_000_000 + 10**9).tick])
+    # Named, because pytest-xdist wants the same names in each worker.
+    @pytest.mark.parametrize(
+        "tick",
+        [2**64 - 1, 2**63 - 1, at(time.time_ns() // 1_000_000 + 10**9).tick],
+        ids=["the last one", "half of them", "eleven days ahead"],
+    )
     def test_do_not_take_over_one_sessions_false_time(self, clocks: Clocks, tick: int) -> None:
         clocks.of("table", "session").see(SortKey(tick, "f" * 16, 0))
         self.use_others(clocks)
