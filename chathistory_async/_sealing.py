@@ -144,7 +144,9 @@ class Sealing:
             ) from None
         except Exception as error:  # noqa: BLE001
             # Whatever the SDK and what it stands on raise on bytes that are not as they were written: of all of them
-            # only some have a class of the SDK's.
+            # only some have a class of the SDK's. The error that an SDK's error was raised for has frames as well, with
+            # the message's key in them.
+            error.__context__ = None
             raise DecryptionError(
                 f"{stored} cannot be opened: it was changed or cut short since it was sealed, or is"
                 f" not in the AWS Encryption SDK's format ({type(error).__name__})",

@@ -241,6 +241,19 @@ class TestTampering:
                 assert not any(repr(key)[2:-1] in recorded for key in keys)
                 error = error.__cause__
 
+    async def test_of_the_header_leaves_no_key_of_the_message_either(self, make: Make, sealed: bytes) -> None:
+        # The SDK raises its error for one of the cipher's, whose frames hold the key that it derives for the message.
+        for position in range(len(sealed) - 120, len(sealed), 7):
+            flipped = bytearray(sealed)
+            flipped[position] ^= 1
+            with pytest.raises(DecryptionError) as caught:
+                await sealing(make()).open({0: (A_MESSAGE, bytes(flipped))})
+            chain = [caught.value.__cause__, caught.value.__context__]
+            while chain:
+                if (error := chain.pop()) is not None:
+                    assert error.__traceback__ is None
+                    chain += [error.__cause__, error.__context__]
+
     async def test_of_the_provider_of_the_data_key(self, make: Make) -> None:
         history = make()
         [sealed] = await sealing(history).seal(bound(b"x"))
