@@ -11,12 +11,14 @@ import dataclasses
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, TypeAlias
 
+from boto3.dynamodb.types import Binary
 from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 from pydantic_core import SchemaSerializer, core_schema, to_jsonable_python
@@ -252,9 +254,12 @@ _SCALARS: list[tuple[Any, Callable[[Any], Any]]] = [
     (int, int),
     (float, float),
     (Decimal, _number_of),
-    ((bytes, bytearray), bytes),
+    # Binary is what boto3, and so langchain-community, reads bytes as.
+    ((bytes, bytearray, memoryview, Binary), bytes),
     (PurePath, str),
 ]
+
+_ABSTRACT: list[tuple[Any, Callable[[Any], Any]]] = [(Mapping, dict), (AbstractSet, set), (Sequence, list)]
 
 
 def _free_name(key: Any, taken: Mapping[str, object]) -> str:
@@ -295,10 +300,17 @@ def _names_of(value: Any) -> list[str]:
 
 
 def _pydantic_dump(value: object) -> Any:
-    """Return what pydantic dumps an object as: in Python's types, or in JSON's where that is the object itself."""
+    """Return an object as a dict, set or list if it acts as one, else as pydantic dumps it.
+
+    Pydantic's dump is in Python's types, or in JSON's where the dump in Python's types is the object itself.
+    """
     if isinstance(value, Iterator):
         # It would be used up, and whoever appends it again would store an empty list.
         raise TypeError
+    # Such as headers, read-only views and SQLAlchemy's rows, of which pydantic dumps none.
+    for kinds, convert in _ABSTRACT:
+        if isinstance(value, kinds):
+            return convert(value)
     dump = _DUMP.to_python(value, warnings=False)
     return to_jsonable_python(value, inf_nan_mode="constants") if type(dump) is type(value) else dump
 

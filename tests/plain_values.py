@@ -8,14 +8,16 @@ import math
 import os
 import threading
 import uuid
-from collections import OrderedDict, deque, namedtuple
+from collections import ChainMap, OrderedDict, UserDict, UserList, deque, namedtuple
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from boto3.dynamodb.types import Binary
 from langchain_core.documents import Document
 from pydantic import BaseModel, ConfigDict, SecretStr, computed_field, field_serializer
 
@@ -105,6 +107,11 @@ OBJECTS: dict[str, tuple[Any, Any]] = {
     "secret, which pydantic does not tell": (SecretStr("hidden"), "**********"),
     "subclass of str": (Name("x"), "x"),
     "ordered dict": (OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
+    "read-only dict": (MappingProxyType({"a": (1,)}), {"a": [1]}),
+    "what acts as a dict": ([UserDict(a=1), ChainMap({"a": 1}, {"b": 2})], [{"a": 1}, {"a": 1, "b": 2}]),
+    "what acts as a set": ({"a": 1}.keys(), {"a"}),
+    "what acts as a list": ([UserList([1, (2,)]), range(2)], [[1, [2]], [0, 1]]),
+    "bytes as boto3 reads them": ([Binary(b"x"), memoryview(b"y")], [b"x", b"y"]),
     "float64": (np.float64(0.1), 0.1),
     "float32": (np.float32(0.5), 0.5),
     "int64": (np.int64(7), 7),
