@@ -9,9 +9,9 @@ Exactly once. Every write carries an id, and a condition that the id is not in W
 changes nothing. That would not hold if the id could be pruned between two sendings, so a second condition pins the
 pruning down: either nothing was pruned yet (the first two elements are equal), or a write that this writer knows to
 be older than its own is still there (pruning drops the oldest first). Where neither can be shown any more, no
-request is stored, however late it arrives, and the writer is told that it cannot know. One hole is left: the very first
-write of a session knows nothing that is older, so a sending of it that the network delays beyond its own
-acknowledgement and beyond a clear is stored once more.
+request is stored, however late it arrives, and the writer is told that it cannot know. One hole is left: the first
+write of a handle that has seen no write of the session knows none that is older, so a sending of it that the network
+delays beyond its own acknowledgement and beyond a clear is stored once more.
 """
 
 from __future__ import annotations
