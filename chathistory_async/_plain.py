@@ -58,6 +58,8 @@ def encode_elements(encode: Encoder, elements: Iterable[object], level: int) -> 
             raise refused.inside(f"[{index}]") from None
         except RecursionError:
             raise Refused(_NESTED_TOO_DEEPLY, f"[{index}]") from None
+        except Exception as error:  # noqa: BLE001  # such as of a proxy that stands for nothing here
+            raise Refused(_unreadable(error), f"[{index}]") from None
     return results
 
 
@@ -72,6 +74,10 @@ def encode_entries(encode: Encoder, entries: Mapping[str, object], level: int) -
         except RecursionError:
             raise Refused(_NESTED_TOO_DEEPLY, path_step(name)) from None
     return results
+
+
+def _unreadable(error: Exception) -> str:
+    return f"reading it fails with {type(error).__name__}"
 
 
 def path_step(name: object) -> str:
@@ -204,6 +210,8 @@ class _Conversion:
                 raise refused.inside(path_step(key)) from None
             except RecursionError:
                 raise Refused(_NESTED_TOO_DEEPLY, path_step(key)) from None
+            except Exception as error:  # noqa: BLE001  # such as of a proxy that stands for nothing here
+                raise Refused(_unreadable(error), path_step(key)) from None
         return results
 
     def _of_object(self, value: Any, level: int) -> Any:
@@ -322,10 +330,17 @@ def _fields_of(value: Any) -> dict[str, Any]:
         try:
             fields |= _dump_of_field(value, name)
         except Exception as error:  # noqa: BLE001  # a serializer may be anybody's code
-            fields[name] = getattr(value, name)
+            fields[name] = _field_of(value, name)
             if _can_be_dumped(fields[name]):
                 raise Refused(f"its serializer fails with {type(error).__name__}", path_step(name)) from None
     return fields
+
+
+def _field_of(value: Any, name: str) -> Any:
+    try:
+        return getattr(value, name)
+    except Exception as error:  # noqa: BLE001  # a field of a dataclass may never have been set, or be anybody's code
+        raise Refused(_unreadable(error), path_step(name)) from None
 
 
 def _dump_of_field(value: Any, name: str) -> dict[str, Any]:

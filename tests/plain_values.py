@@ -208,6 +208,19 @@ class FailingAsAWhole(BaseModel):
         raise AttributeError("content")
 
 
+@dataclass
+class Unfinished:
+    later: int = field(init=False)
+
+
+class Proxy:
+    """As werkzeug's and Django's are outside of a request."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        raise RuntimeError("content")
+
+
 # In additional_kwargs: the value, the path from there, and what is wrong.
 REFUSED: list[tuple[dict[Any, Any], str, str]] = [
     ({"a b": {"c.d": object()}}, "['a b']['c.d']", "a object has no plain form, and there is no default="),
@@ -220,6 +233,9 @@ REFUSED: list[tuple[dict[Any, Any], str, str]] = [
     ({"parsed": {"a": [Failing()]}}, ".parsed.a[0].when", "its serializer fails with PydanticSerializationError"),
     ({"parsed": Around(Failing())}, ".parsed.inner.when", "its serializer fails with PydanticSerializationError"),
     ({"parsed": FailingAsAWhole()}, ".parsed", "the dump of a FailingAsAWhole fails with AttributeError"),
+    ({"parsed": Unfinished()}, ".parsed.later", "reading it fails with AttributeError"),
+    ({"a": [Proxy()]}, ".a[0]", "reading it fails with RuntimeError"),
+    ({"a": {"b": Proxy()}}, ".a.b", "reading it fails with RuntimeError"),
     ({"a": cyclic()}, ".a.self[1].self[1]", "it contains itself"),
     ({"a": [cyclic()]}, ".a[0].self[1].self[1]", "it contains itself"),
     ({"parsed": looped()}, ".parsed.items[0].items[0]", "it contains itself"),
