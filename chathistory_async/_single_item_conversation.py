@@ -27,7 +27,14 @@ from ._json_codec import decode_json, encode_json
 from ._plain import Default
 from ._settings import check_positive
 from ._single_item import WRITES, Hint, SingleItem
-from .errors import ChatHistoryError, ItemTooLargeError, Place, UndecodableItemError, WriteOutcomeUnknownError
+from .errors import (
+    ChatHistoryError,
+    ItemTooLargeError,
+    Place,
+    UndecodableItemError,
+    WriteConflictError,
+    WriteOutcomeUnknownError,
+)
 
 if TYPE_CHECKING:
     from ._sealing import Sealing
@@ -152,6 +159,11 @@ class SingleItemConversation(Conversation):
                     raise self._outcome_unknown() from None
                 hint = stored.hint()
                 await asyncio.sleep(random.uniform(0, min(attempt * 0.005, LONGEST_PAUSE_SECONDS)))
+            except WriteConflictError as conflict:
+                # It knows of its own sendings alone.
+                if not maybe_stored:
+                    raise
+                raise self._outcome_unknown() from conflict.__cause__
             else:
                 self._hint = self._hint_after(batch, write, hint)
                 return

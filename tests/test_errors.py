@@ -219,6 +219,17 @@ async def test_transactions_of_others_in_the_way_after_a_lost_answer(
     assert item() is not None
 
 
+async def test_transactions_of_others_in_the_way_after_another_guess_of_which_the_answer_was_lost(
+    face: type[Face], through: Through, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await face(make()).add(humans(1, 2))
+    monkeypatch.setattr("chathistory_async._calls.MAX_CONFLICTS", 3)
+    # The guess that there is room is refused in its second sending. The first one may still arrive.
+    proxy.script(Fault.RESET, Fault.NONE, *[Fault.CONFLICT] * 9)
+    await failure(WriteOutcomeUnknownError, face, through(history_size=2), "add")
+    assert proxy.operations() == ["UpdateItem"] * 5
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize(("fault", "status"), [(Fault.ERROR_500, "500"), (Fault.ERROR_503, "503")])
 async def test_failing_service(
