@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections import deque
+from collections import UserString, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
@@ -264,7 +264,7 @@ _SCALARS: list[tuple[Any, Callable[[Any], Any]]] = [
     (Decimal, _number_of),
     # Binary is what boto3, and so langchain-community, reads bytes as.
     ((bytes, bytearray, memoryview, Binary), bytes),
-    (PurePath, str),
+    ((PurePath, UserString), str),
 ]
 
 _ABSTRACT: list[tuple[Any, Callable[[Any], Any]]] = [(Mapping, dict), (AbstractSet, set), (Sequence, list)]
@@ -312,8 +312,9 @@ def _pydantic_dump(value: object) -> Any:
 
     Pydantic's dump is in Python's types, or in JSON's where the dump in Python's types is the object itself.
     """
-    if isinstance(value, Iterator):
-        # It would be used up, and whoever appends it again would store an empty list.
+    if isinstance(value, (Iterator, range)):
+        # An iterator would be used up, and whoever appends it again would store an empty list. A range of a few bytes
+        # may stand for more numbers than there is memory.
         raise TypeError
     # Such as headers, read-only views and SQLAlchemy's rows, of which pydantic dumps none.
     for kinds, convert in _ABSTRACT:

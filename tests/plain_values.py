@@ -8,7 +8,7 @@ import math
 import os
 import threading
 import uuid
-from collections import ChainMap, OrderedDict, UserDict, UserList, deque, namedtuple
+from collections import ChainMap, OrderedDict, UserDict, UserList, UserString, deque, namedtuple
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -110,7 +110,8 @@ OBJECTS: dict[str, tuple[Any, Any]] = {
     "read-only dict": (MappingProxyType({"a": (1,)}), {"a": [1]}),
     "what acts as a dict": ([UserDict(a=1), ChainMap({"a": 1}, {"b": 2})], [{"a": 1}, {"a": 1, "b": 2}]),
     "what acts as a set": ({"a": 1}.keys(), {"a"}),
-    "what acts as a list": ([UserList([1, (2,)]), range(2)], [[1, [2]], [0, 1]]),
+    "what acts as a list": (UserList([1, (2,)]), [1, [2]]),
+    "what acts as text": (UserString("x"), "x"),
     "bytes as boto3 reads them": ([Binary(b"x"), memoryview(b"y")], [b"x", b"y"]),
     "float64": (np.float64(0.1), 0.1),
     "float32": (np.float32(0.5), 0.5),
@@ -227,6 +228,7 @@ REFUSED: list[tuple[dict[Any, Any], str, str]] = [
     ({"a": [1, {"b": threading.Lock()}]}, ".a[1].b", "a lock has no plain form"),
     ({"a": {"x": (1, object)}}, ".a.x[1]", "a type has no plain form"),
     ({"a": iter([1])}, ".a", "a SerializationIterator has no plain form"),
+    ({"a": range(10**12)}, ".a", "a range has no plain form"),
     ({"a": {object()}}, ".a", "a object has no plain form"),
     ({"parsed": Holder(items=[1, 2, 3, object()])}, ".parsed.items[3]", "a object has no plain form"),
     ({"parsed": Around([object()])}, ".parsed.inner[0]", "a object has no plain form"),
