@@ -149,10 +149,11 @@ def _read_synchronously(endpoint_url: str, session: aioboto3.Session) -> list[st
 @click.option("--history-messages-key", default="History", show_default=True, help="The messages', in both tables.")
 @click.option("--primary-key-name", default="SessionId", show_default=True, help="The partition key, in both tables.")
 @click.option("--sort-key-name", default="MessageId", show_default=True, help="The sort key of the target.")
+@click.option("--key-parts", type=click.IntRange(1), help="The stores' key_parts: refuse ids that have fewer or more.")
 @click.option("--region", help="The region, if not the SDK's choice.")
 @click.option("--endpoint-url", help="DynamoDB's endpoint, if not the SDK's choice.")
-@click.option("--source-kms-key-id", help="A KMS key: the source holds sealed messages.")
-@click.option("--target-kms-key-id", help="The KMS key to seal messages under in the target.")
+@click.option("--source-kms-key-id", help="A KMS key: the source holds encrypted messages.")
+@click.option("--target-kms-key-id", help="The KMS key that encrypts what is copied; without it, all is stored plain.")
 def migrate(
     source_table: str,
     target_table: str,
@@ -167,6 +168,7 @@ def migrate(
     history_messages_key: str,
     primary_key_name: str,
     sort_key_name: str,
+    key_parts: int | None,
     region: str | None,
     endpoint_url: str | None,
     source_kms_key_id: str | None,
@@ -194,6 +196,7 @@ def migrate(
     open_store = functools.partial(
         ChatHistoryStore,
         primary_key_name=primary_key_name,
+        key_parts=key_parts,
         ttl_key_name=ttl_key_name,
         history_messages_key=history_messages_key,
         region_name=region,

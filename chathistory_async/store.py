@@ -12,7 +12,7 @@ from botocore.config import Config
 
 from ._bridge import run
 from ._clients import ClientOptions, Clients, FastPathStatus
-from ._codec import KeyValue, encode_key, join_key
+from ._codec import KeyValue, encode_key, join_key, split_key
 from ._credentials import AnySession
 from ._indexed_conversation import IndexedConversation, SessionInfo
 from ._item_collection import ItemCollection
@@ -83,17 +83,19 @@ class ChatHistoryStore:
         session_index: keep an item for each session, for ``list_sessions`` and the other methods that take a session's
             id. It is written in one transaction with the session's messages. So an append costs twice what it does
             without, and four to six write units more (DynamoDB bills transactions twice, and for the item and its entry
-            in the owner's index), and writers on one session are in each other's way. All who write to the table should
-            have it on; a session from before is in it from its next append on, and its messages are counted from there.
-            Needs an item collection, and the global secondary index ``SessionsByOwner`` that ``create_table`` makes.
-            The store's first append queries it, and raises ``KeySchemaError`` where it is missing.
+            in the owner's index), and concurrent writers of one session conflict and retry. Every store that writes to
+            the table should have ``session_index=True``. A session that had messages before is listed from its next
+            append on. Its earlier messages are not counted, but one that is removed is subtracted. Needs an item
+            collection, and the global secondary index ``SessionsByOwner`` that ``create_table`` makes. The store's
+            first append queries that index, and raises ``KeySchemaError`` where it is missing.
         fast_path: whether calls to DynamoDB may take the fast path; as for ``DynamoDBChatMessageHistory``.
         default: what converts a value in a message, or in metadata, that has no plain form; as for
             ``DynamoDBChatMessageHistory``.
-        key_parts: of how many ids each session's partition key is made, such as 2 for a tenant's and a session's. Every
-            method then takes it as a tuple of so many ids, by ``key``, and refuses plain text. So no session's id that
-            a user made up, such as ``"acme#s1"``, opens another tenant's session. None takes plain text and tuples.
-            ``split_key(info.session_id)`` returns the tuple of a session in a list.
+        key_parts: the number of ids in each session's partition key, such as 2 for a tenant's and a session's. Every
+            method that takes ``key`` then needs a tuple of that many ids there, and raises ``ValueError`` for plain
+            text. So no session's id that a user made up, such as ``"acme#s1"``, opens another tenant's session. With
+            None these methods take plain text and tuples. ``split_key(info.session_id)`` returns the tuple of a session
+            in a list.
 
     Raises:
         TypeError: ``boto3_session``, ``kms_key_id`` or ``default`` is of a type that is not accepted.
@@ -355,6 +357,10 @@ class ChatHistoryStore:
         index of ``session_index``, which is added where it is not there yet. AWS builds the index of a large table for
         hours. The logger "chathistory_async" tells at INFO what is waited for.
 
+        A policy needs ``dynamodb:DescribeTable``, ``CreateTable``, ``DescribeTimeToLive`` and ``UpdateTimeToLive``. To
+        add the index to a table it also needs ``UpdateTable``, for ``point_in_time_recovery``
+        ``UpdateContinuousBackups``, and for ``tags`` ``TagResource``.
+
         Args:
             point_in_time_recovery: enable it. It is never disabled here.
             table_kms_key_id: the KMS key of a new table's encryption at rest, None for AWS's own.
@@ -435,7 +441,9 @@ class ChatHistoryStore:
         ``Query`` and a ``PutItem``, and with ``delete_source`` a ``DeleteItem`` and a ``PutItem``.
 
         Args:
-            source: a store of ``layout="single_item"``, on another table; its ``kms_key_id`` decrypts its messages.
+            source: a store of ``layout="single_item"``, on another table; its ``kms_key_id`` decrypts its messages. If
+                this store has ``key_parts``, ``source`` needs the same. A session whose id is not joined of that many
+                ids then fails.
             session_ids: values of the partition key, the same in both tables. ``source.scan_session_ids()`` has all.
             dry_run: read each session, check that it can be stored, and write nothing.
             delete_source: delete the sources that were copied and compared, and those of sessions that were copied
@@ -447,7 +455,8 @@ class ChatHistoryStore:
 
         Raises:
             LayoutError: this store is not of an item collection, or ``source`` is not of single items.
-            ValueError: ``owner_of`` is given without ``session_index``.
+            ValueError: ``owner_of`` is given without ``session_index``, or ``source`` lacks the ``key_parts`` of this
+                store.
             TypeError: ``session_ids`` is a str or bytes.
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
                 ServiceError, ClosedError: see ``errors``. The iterator raises these where the other sessions would meet
@@ -464,8 +473,14 @@ class ChatHistoryStore:
             raise TypeError("migrate_from takes an iterable of ids: put the one id in a list")
         if owner_of is not None and not self._session_index:
             raise ValueError("owner_of needs a ChatHistoryStore with session_index=True")
+        if self._key_parts and [*source._key_parts.values()] != [*self._key_parts.values()]:
+            raise ValueError("source needs the key_parts of this store: ids are copied as they are")
 
         def open_session(session_id: KeyValue) -> tuple[Source, Target]:
+            if self._key_parts:
+                # For what it refuses: nobody could open the copy, or another tenant would.
+                ids = split_key(session_id) if isinstance(session_id, str) else session_id
+                join_key({self._primary_key_name: ids}, self._key_parts)
             old = replace(out_of, key=encode_key({source._primary_key_name: session_id}))
             new = replace(to, key=encode_key({self._primary_key_name: session_id}))
             owner = None if owner_of is None else owner_of(session_id)

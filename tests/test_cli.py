@@ -99,6 +99,13 @@ def test_migrate_ends_with_1_where_a_session_failed(tables: tuple[str, str], dyn
     assert "1 failed" in lines[-1]
 
 
+def test_migrate_refuses_ids_that_are_not_of_key_parts(tables: tuple[str, str]) -> None:
+    DynamoDBChatMessageHistory(tables[0], "", key={"SessionId": ("acme", "s1")}).add_messages(humans(1))
+    code, lines = migrate(tables, "--ids", "-", "--key-parts", "2", typed="acme#s1\nalice")
+    assert (code, lines[0]) == (1, "copied +1 of 1 acme#s1")
+    assert lines[1].startswith("failed +0 of 0 alice ValueError: With key_parts=2, ")
+
+
 def test_migrate_deletes_nothing_unasked(tables: tuple[str, str]) -> None:
     for answer in ("n\n", "\n", ""):
         code, _, error = in_process("migrate", *tables, "--scan", "--delete-source", typed=answer)

@@ -93,6 +93,21 @@ async def test_what_is_listed_is_opened_by_its_ids(store: ChatHistoryStore, tena
     assert (await store.purge_owner(tenant)).sessions == 4
 
 
+async def test_a_migration_copies_only_what_key_parts_can_open(
+    store: ChatHistoryStore, table: str, tenant: str
+) -> None:
+    with pytest.raises(ValueError, match="source needs the key_parts of this store"):
+        store.migrate_from(ChatHistoryStore(table, layout="single_item"), [tenant])
+    async with ChatHistoryStore(table, layout="single_item", key_parts=2) as source:
+        theirs = source.session("", key=key_of(tenant, "s1"))
+        await theirs.aadd_messages(humans("copied"))
+        joined = str(theirs.key["SessionId"])
+        moved = [one async for one in store.migrate_from(source, [joined, f"{joined}#x", tenant, 5])]
+    assert [one.outcome for one in moved] == ["copied", "failed", "failed", "failed"]
+    assert "must have a tuple of 2 ids as 'SessionId', not a tuple of 3" in str(moved[1].error)
+    assert texts(await store.session("", key=key_of(tenant, "s1")).aget_messages()) == ["copied"]
+
+
 @given(st.lists(st.text(st.sampled_from("ab%#235é")), min_size=1, max_size=4).map(tuple))
 def test_ids_come_back_from_what_they_are_joined_to(ids: tuple[str, ...]) -> None:
     assert split_key(str(join_key({"pk": ids})["pk"])) == ids
