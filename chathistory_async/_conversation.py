@@ -65,7 +65,7 @@ class Page:
 
     Attributes:
         messages: the messages, oldest first.
-        cursor: what to ask for the page before with; None where there is none.
+        cursor: pass it as ``before`` to get the page before this one; None where there is none.
     """
 
     messages: list[StoredMessage]

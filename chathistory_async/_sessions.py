@@ -32,7 +32,8 @@ class UnreadableSession:
     """A session whose item in the index cannot be read. It does not keep the others from being listed.
 
     Attributes:
-        session_id: the value of its partition key, which ``delete_session`` takes.
+        session_id: the value of its partition key, which ``delete_session`` takes. A store with ``key_parts`` takes
+            ``split_key(session_id)`` instead, by ``key``.
         error: why it cannot be read: it is damaged, or cannot be decrypted.
     """
 
@@ -45,9 +46,9 @@ class SessionPage:
     """Some of an owner's sessions, the last active first.
 
     Attributes:
-        sessions: the sessions.
-        cursor: what to ask for the page after with; None where there is none.
-        unreadable: the sessions that would be among these if they could be read.
+        sessions: the sessions that can be read.
+        cursor: pass it as ``before`` to get the next page; None on the last page.
+        unreadable: the sessions of this page that cannot be read, each with its error. They count towards ``limit``.
     """
 
     sessions: list[SessionInfo]

@@ -48,7 +48,7 @@ class _Waiting:
 
     def __init__(self, place: Place, limit_seconds: float | None) -> None:
         if limit_seconds is not None and not limit_seconds >= 0:
-            raise ValueError(f"wait_seconds must not be negative, or None, not {limit_seconds!r}")
+            raise ValueError(f"wait_seconds must be at least 0, or None, not {limit_seconds!r}")
         self._place = place
         self._limit_seconds = limit_seconds
         self._started = monotonic()

@@ -71,7 +71,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             ``"acme#s1"``, also as ``session_id``, is the session of ``("acme", "s1")``. A store with ``key_parts=2``
             refuses such text. ``split_key`` returns the ids of a joined key.
         boto3_session: a ``boto3.Session``, an ``aioboto3.Session`` or an aiobotocore session, None for the SDK's own.
-            A boto3 session lends its credentials, region and profile; loading and refreshing them runs in a thread.
+            Its credentials are loaded and refreshed once, for all event loops and threads. A boto3 session lends its
+            credentials, region and profile; loading and refreshing them runs in a thread.
         kms_key_id: the id, ARN or alias (``alias/…``) of a symmetric KMS key: each message is sealed under it before it
             leaves the process, and nothing of it is stored in the clear. None stores in the clear. What was sealed
             under other keys, or stored in the clear by anybody, is read as well. Each message is bound to its session,
@@ -101,10 +102,10 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         fast_path: whether calls to DynamoDB are first tried on a fast path beside the SDK's client, for less than a
             third of its CPU, wherever nothing watches or replaces that client (a tracer, an event handler, a mock); see
             ``fast_path_status``. False sends all by that client.
-        default: a function that takes a value which has no plain form (see ``aadd_messages``) and returns one that has
-            one, as ``json.dumps`` takes it; what it returns may hold further such values. It is called on the event
-            loop, maybe more than once for a value, and has to return the same each time. None, or an exception from it,
-            refuses the message.
+        default: a function, as for ``json.dumps``: it takes a value that has no plain form (see ``aadd_messages``) and
+            returns the value to store instead, which may hold further such values. It is called on the event loop. It
+            may be called more than once for a value, and has to return the same each time. A message that holds such a
+            value is refused if ``default`` is None, and if the function raises an exception.
 
     Raises:
         TypeError: ``boto3_session``, ``kms_key_id``, ``default`` or a value in ``key`` is of a type that is not

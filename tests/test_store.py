@@ -204,7 +204,7 @@ async def test_create_table_waits_as_long_as_it_is_told(
         in_turn(proxy)
         await store.create_table(wait_seconds=0)
         for wrong in (-1, float("nan")):
-            with pytest.raises(ValueError, match="wait_seconds"):
+            with pytest.raises(ValueError, match="wait_seconds must be at least 0, or None, not"):
                 await store.create_table(wait_seconds=wrong)
     assert dynamodb.describe_time_to_live(TableName=name)["TimeToLiveDescription"]["TimeToLiveStatus"] == "ENABLED"
 
