@@ -165,6 +165,11 @@ class _Slot:
         """The client, None where none is open."""
         return self._client
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether a client is open that no call has."""
+        return self._client is not None and not self._calls
+
     async def take(self, options: ClientOptions) -> Lent:
         """Return the client, opened if need be, which is not closed until it is given back."""
         while (client := self._client) is None:
@@ -243,8 +248,7 @@ async def _lent(client: Any, session: aioboto3.Session | AioSession, options: Cl
             lane = await lane_beside(client, session, tell)
         except NoFastPath as off:
             reason = str(off)
-            if not off.fails:
-                tell(reason)
+            tell(reason)
         else:
             return Lent(client, lane.send, lane.off)
     return Lent(client, functools.partial(send_by_sdk, client), lambda: reason)
@@ -396,12 +400,15 @@ class _Loan:
     async def __aenter__(self) -> Lent:
         self._slot = await self._clients.slot_of(self._service)
         credentials = self._clients.credentials
-        if credentials is not None and not credentials.are_fresh():
+        if credentials is not None and credentials.are_due(for_a_first_call=self._slot.lent is None):
             await credentials.refresh()
         return await self._slot.take(self._clients.options)
 
     async def __aexit__(self, *_: object) -> None:
         self._slot.give_back()
+        if self._clients.retired and self._slot.is_idle:
+            # The store was closed while this call waited for a client: nobody else closes that.
+            await self._slot.close()
 
 
 _all: WeakSet[Clients] = WeakSet()
@@ -429,7 +436,8 @@ def _drop_unused_shared() -> None:
 async def _close_left_behind() -> None:
     """Close the clients of loops that were closed without a shutdown; nothing of theirs needs those loops."""
     with _shared_lock:
-        left = [slot for slot in _open_slots if slot.loop.is_closed()]
+        # Of a copy, which is made in one step: other threads open and close clients meanwhile.
+        left = [slot for slot in list(_open_slots) if slot.loop.is_closed()]
         _open_slots.difference_update(left)
     for slot in left:
         await slot.abandon()

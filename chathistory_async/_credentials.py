@@ -7,6 +7,7 @@ credentials cannot be waited for on two event loops.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from typing import Any, TypeAlias, Union
@@ -41,10 +42,11 @@ class SessionCredentials:
         self._config = config
         self._flight = _shared(_flights, self._core, SingleFlight)
 
-    def are_fresh(self) -> bool:
-        """Tell whether they are loaded and need no refresh."""
+    def are_due(self, *, for_a_first_call: bool) -> bool:
+        """Tell whether they are to be loaded, as for a client's first call alone, or to be refreshed."""
         loaded = loaded_of(self._core)
-        return loaded is not None and not _need_refresh(loaded)
+        # A client that was made without credentials does not sign, and never asks for any.
+        return for_a_first_call if loaded is None else _need_refresh(loaded)
 
     async def refresh(self) -> None:
         """Load and refresh them, or wait for the task that does.
@@ -52,7 +54,7 @@ class SessionCredentials:
         Raises:
             Exception: the SDK's error, for all who waited for that task.
         """
-        if not (self._flight.is_running() and self._last_meanwhile()):
+        if not (self._flight.is_running() and self._serve_meanwhile()):
             await self._flight.run(self._load_and_refresh)
 
     async def _load_and_refresh(self) -> None:
@@ -60,9 +62,12 @@ class SessionCredentials:
             _prepare_to_load(self._core, self._region_name, self._config)
         credentials = await self._core.get_credentials()
         if _need_refresh(credentials):
+            if credentials._refresh_lock.locked() and not _serve_meanwhile(credentials):
+                # By a task of another loop, which may be held up by the very call that this is for.
+                _unlock(credentials)
             await credentials.get_frozen_credentials()
 
-    def _last_meanwhile(self) -> bool:
+    def _serve_meanwhile(self) -> bool:
         """Tell whether the credentials can be used while another task refreshes them.
 
         The SDK refreshes them from 15 minutes before they expire, and until 10 minutes before it uses what it has while
@@ -70,9 +75,7 @@ class SessionCredentials:
         """
         loaded = loaded_of(self._core)
         return (
-            isinstance(loaded, AioRefreshableCredentials)
-            and loaded._refresh_lock.locked()
-            and not loaded.refresh_needed(loaded._mandatory_refresh_timeout)
+            isinstance(loaded, AioRefreshableCredentials) and loaded._refresh_lock.locked() and _serve_meanwhile(loaded)
         )
 
 
@@ -103,6 +106,19 @@ def loaded_of(core: Any) -> Any:
 
 def _need_refresh(credentials: Any) -> bool:
     return isinstance(credentials, AioRefreshableCredentials) and credentials.refresh_needed()
+
+
+def _serve_meanwhile(credentials: AioRefreshableCredentials) -> bool:
+    """Tell whether the SDK uses the credentials as they are while another task refreshes them."""
+    return not credentials.refresh_needed(credentials._mandatory_refresh_timeout)
+
+
+def _unlock(credentials: Any) -> None:
+    """Give credentials, and those that a role is assumed with, locks that nobody has."""
+    while isinstance(credentials, AioRefreshableCredentials):
+        credentials._refresh_lock = asyncio.Lock()
+        role = getattr(credentials._refresh_using, "__self__", None)
+        credentials = getattr(role, "_source_credentials", None)
 
 
 def _prepare_to_load(core: Any, region_name: str | None, config: Config | None) -> None:

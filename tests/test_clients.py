@@ -21,7 +21,7 @@ import boto3
 import botocore.session
 import pytest
 from aiobotocore.config import AioConfig
-from aiobotocore.credentials import AioDeferredRefreshableCredentials
+from aiobotocore.credentials import AioCredentialResolver, AioCredentials, AioDeferredRefreshableCredentials
 from aiobotocore.session import AioSession
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
@@ -156,6 +156,29 @@ class TestClosing:
             while not proxy.seen:
                 await asyncio.sleep(0.001)
         assert await asyncio.gather(*reads) == [[]] * 5
+
+    async def test_a_store_that_was_closed_amid_its_first_call_leaves_nothing_open(self, collection_table: str) -> None:
+        class Slow:
+            METHOD = "slow"
+            asked, answers = asyncio.Event(), asyncio.Event()
+
+            async def load(self) -> AioCredentials:
+                self.asked.set()
+                await self.answers.wait()
+                return AioCredentials("test", "test")
+
+        before = set(_open_slots)
+        session, credentials = AioSession(), Slow()
+        session.register_component("credential_provider", AioCredentialResolver([credentials]))
+        store = ChatHistoryStore(collection_table, boto3_session=session)
+        reads = [asyncio.create_task(store.session(str(number)).aget_messages()) for number in range(3)]
+        await credentials.asked.wait()
+        closing = asyncio.create_task(store.aclose())
+        await asyncio.sleep(0)
+        credentials.answers.set()
+        assert await asyncio.gather(*reads) == [[]] * 3
+        await closing
+        assert set(_open_slots) == before
 
     def test_loops_that_have_ended_are_let_go(self, make: Make) -> None:
         history, loops = make(config=Config(tcp_keepalive=True)), []

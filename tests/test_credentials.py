@@ -22,11 +22,20 @@ from urllib.parse import parse_qs
 import aioboto3
 import boto3
 import pytest
+from aiobotocore.credentials import AioCredentialResolver
 from aiobotocore.session import AioSession
+from botocore import UNSIGNED
+from botocore.config import Config
 from conftest import Make
 from samples import humans
 
-from chathistory_async import ChatHistoryError, ChatHistoryStore, ConfigurationError, DynamoDBChatMessageHistory
+from chathistory_async import (
+    ChatHistoryError,
+    ChatHistoryStore,
+    ConfigurationError,
+    DynamoDBChatMessageHistory,
+    _single_flight,
+)
 from chathistory_async._credentials import SessionCredentials
 
 KINDS = [aioboto3.Session, AioSession, boto3.Session]
@@ -67,7 +76,8 @@ class Aws:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                access_key, _, region = self.headers["Authorization"].partition("Credential=")[2].split("/")[:3]
+                signature = self.headers.get("Authorization", "Credential=nobody//")
+                access_key, _, region = signature.partition("Credential=")[2].split("/")[:3]
                 operation = self.headers.get("X-Amz-Target", "").rpartition(".")[2]
                 if not operation:
                     aws.regions.append(region)
@@ -346,3 +356,42 @@ async def test_a_session_is_let_go_of(aws: Aws, collection_table: str) -> None:
     del session, store
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("refreshed", [False, True])
+async def test_a_synchronous_call_does_not_wait_for_ever_for_the_loop_that_it_blocks(
+    handle: Handle, aws: Aws, monkeypatch: pytest.MonkeyPatch, refreshed: bool
+) -> None:
+    monkeypatch.setattr(_single_flight, "HELD_UP_SECONDS", 0.1)
+    session = aioboto3.Session(profile_name="outer")
+    if refreshed:
+        aws.lifetime = timedelta(minutes=5)
+        await handle(session).aadd_messages(humans(1))
+        aws.lifetime = timedelta(hours=1)
+    before = aws.asked.copy()
+    aws.answers.clear()
+    loading = asyncio.create_task(handle(session).aadd_messages(humans(1)))
+    await aws.is_asked_for("inner", times=before["inner"] + 1)
+    aws.answers.set()
+    handle(session).add_messages(humans(1))
+    await loading
+    await burst([handle(session)])
+    assert aws.asked["outer"] == before["outer"] + 2
+
+
+async def test_credentials_that_nobody_needs_are_not_looked_for_at_each_call(handle: Handle, aws: Aws) -> None:
+    class Nobodys:
+        METHOD = "nobodys"
+        asked = 0
+
+        async def load(self) -> None:
+            self.asked += 1
+
+    session, provider = AioSession(), Nobodys()
+    session.register_component("credential_provider", AioCredentialResolver([provider]))
+    one = handle(session, config=Config(signature_version=UNSIGNED), fast_path=False)
+    await one.aadd_messages(humans(1))
+    asked = provider.asked
+    await one.aadd_messages(humans(1))
+    assert provider.asked == asked
+    assert aws.signed == ["nobody", "nobody"]
