@@ -68,8 +68,9 @@ class _PrivateLoop:
         await self.loop.shutdown_asyncgens()
 
 
-# It exists from import on: a lock made on first use would need a lock.
-_lock = threading.Lock()
+# It exists from import on: a lock made on first use would need a lock. A garbage collection may come while a thread has
+# it, and end a generator of ``iterate`` on that thread.
+_lock = threading.RLock()
 _private: _PrivateLoop | None = None
 _exiting = False
 
@@ -207,7 +208,7 @@ def _stop_at_exit() -> None:
 def _forget_in_child() -> None:
     # Another thread may have held the lock at the fork, and it does not exist here to release it.
     global _lock, _private
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     if _private is not None:
         # Its thread did not survive the fork either.
         park(_private)

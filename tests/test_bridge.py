@@ -259,6 +259,36 @@ class TestWaiting:
         assert run(others_on_the_private_loop) == 0
 
 
+def test_a_garbage_collection_amid_a_call_may_end_an_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+
+    async def numbers() -> Any:
+        try:
+            yield 1
+        finally:
+            ended.append(True)
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself, self.iterator = self, iterate(numbers())
+            next(self.iterator)
+
+    async def call() -> str:
+        return "result"
+
+    running = _bridge._running
+
+    def collecting() -> Any:
+        gc.collect()
+        return running()
+
+    Cycle()
+    assert not ended
+    monkeypatch.setattr(_bridge, "_running", collecting)
+    assert run(call) == "result"
+    assert ended
+
+
 async def others_on_the_private_loop() -> int:
     # A cancellation takes a turn to be asked for, one to arrive and one to be told.
     for _ in range(3):
