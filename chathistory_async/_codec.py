@@ -57,6 +57,7 @@ Out = TypeVar("Out")
 
 # DynamoDB's limits: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
 MAX_ITEM_BYTES = 400 * 1024
+MAX_KEY_BYTES = 2048
 MAX_NESTING = 32
 _MAX_DIGITS = 38
 _EXACT = Context(prec=_MAX_DIGITS, traps=[Inexact])
@@ -574,6 +575,17 @@ def _encode_key_value(name: str, value: object) -> AttributeValue:
         return {"S": plain_text(value)} if isinstance(value, str) else {"B": bytes(value)}
     except Refused as refused:
         raise ValueError(f"The key attribute {name!r} cannot be stored: {refused.reason}") from None
+
+
+def check_key_size(key: Mapping[str, AttributeValue]) -> None:
+    """Refuse a partition key that no table takes.
+
+    Raises:
+        ValueError: it is empty or too long.
+    """
+    ((name, value),) = key.items()
+    if "N" not in value and not 1 <= size_of(value) <= MAX_KEY_BYTES:
+        raise ValueError(f"The key attribute {name!r} must have 1 to {MAX_KEY_BYTES:,} bytes, not {size_of(value):,}")
 
 
 def decode_key_value(value: AttributeValue) -> KeyValue:

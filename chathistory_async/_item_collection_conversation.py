@@ -186,6 +186,8 @@ class ItemCollectionConversation(Conversation):
 
     async def remove(self, ids: Iterable[str]) -> None:
         """Remove these messages, where they are there."""
+        if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+            raise TypeError("adelete_messages takes an iterable of ids: put the one id in a list")
         self._window = None
         await at_most(self._removed_at_once, self._remove, [_key_of(message_id) for message_id in ids])
 

@@ -37,6 +37,7 @@ from .errors import (
     WriteConflictError,
     WriteOutcomeUnknownError,
     aws_error_of,
+    wrong_key,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class MigratedSession:
             - "kept": as "moved", but the source was not deleted, because it has attributes that this library does not
               know. ``error`` names them.
             - "would_copy": a dry run found messages to copy.
-            - "absent": the source holds no messages; "expired": the source has expired.
+            - "absent": the source holds no messages, or none in the attribute that its store names; "expired": it has
+              expired.
             - "deleted": the session was copied before, and deleted in the target since. With ``delete_source`` the
               source was deleted too.
             - "diverged": the source does not continue what was copied of it, so that it is not known which of its
@@ -90,9 +92,9 @@ class _Overtaken(Exception):
 
 
 class _Ended(Exception):
-    """The move has ended with an outcome that needs a reason."""
+    """The move has ended, with an outcome and maybe its reason."""
 
-    def __init__(self, outcome: Outcome, reason: str) -> None:
+    def __init__(self, outcome: Outcome, reason: str | None = None) -> None:
         super().__init__()
         self.outcome = outcome
         self.reason = reason
@@ -152,6 +154,9 @@ class Source(SingleItemConversation):
             return "expired"
         if stored.malformed:
             raise self._malformed()
+        if self._layout.messages_name not in item and self._layout.others(item):
+            # It is not noted that the source is gone: its messages may be in another attribute than was said.
+            raise _Ended("absent")
         if not stored.messages:
             return "absent"
         messages = await self._decode(stored.messages, 0)
@@ -441,6 +446,8 @@ async def scan_session_ids(layout: SingleItem, clients: Clients) -> AsyncGenerat
     while True:
         response = await call(clients, layout.scan_keys(start_key), Place(layout.table_name))
         for item in response["Items"]:
+            if name not in item:
+                raise wrong_key(f"its items have no {name!r}", Place(layout.table_name))
             yield decode_key_value(item[name])
         start_key = response.get("LastEvaluatedKey")
         if start_key is None:

@@ -43,6 +43,7 @@ import orjson
 from ._calls import Item, Request
 from ._codec import AttributeValue, KeyValue, bytes_of, encode_key, for_request, has_passed
 from ._item_collection import ALIVE, CREATED_AT, FENCE_SECONDS, MAX_LIMIT, REVISION, ItemCollection, iso
+from ._json_text import is_unicode
 from ._settings import check_names
 from ._sort_keys import SortKey
 
@@ -441,8 +442,8 @@ def _is_text(value: object) -> bool:
 
 def check_owner(owner: object) -> None:
     """Refuse what cannot be the partition key of the index."""
-    if not isinstance(owner, str) or not owner or len(owner.encode()) > MAX_OWNER_BYTES:
-        raise ValueError(f"owner must be text of 1 to {MAX_OWNER_BYTES} bytes, not {owner!r}")
+    if not isinstance(owner, str) or not is_unicode(owner) or not 1 <= len(owner.encode()) <= MAX_OWNER_BYTES:
+        raise ValueError(f"owner must be text of 1 to {MAX_OWNER_BYTES} bytes in UTF-8, not {owner!r}")
 
 
 def _at(now: int) -> dict[str, AttributeValue]:

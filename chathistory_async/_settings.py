@@ -20,8 +20,10 @@ def check_settings(table_name: object, ttl: object, history_size: object, attrib
 
 def check_names(attribute_names: Sequence[object]) -> None:
     """Refuse attributes of one item that have one name, or none."""
-    if not all(attribute_names) or len(set(attribute_names)) < len(attribute_names):
-        raise ValueError(f"The attributes' names must differ and not be empty: {', '.join(map(repr, attribute_names))}")
+    are_texts = all(isinstance(name, str) and name for name in attribute_names)
+    if not are_texts or len(set(attribute_names)) < len(attribute_names):
+        names = ", ".join(map(repr, attribute_names))
+        raise ValueError(f"The attributes' names must differ and not be empty, and be text: {names}")
 
 
 def check_positive(name: str, value: object) -> None:

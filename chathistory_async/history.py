@@ -436,6 +436,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
         Raises:
             ValueError: one is not an id.
+            TypeError: an id was given instead of an iterable.
             LayoutError: the session is stored in a single item.
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
                 ServiceError, ClosedError: see ``errors``. Some of the messages may have been removed.

@@ -12,7 +12,7 @@ from botocore.config import Config
 
 from ._bridge import run
 from ._clients import ClientOptions, Clients, FastPathStatus
-from ._codec import KeyValue, encode_key, join_key, split_key
+from ._codec import KeyValue, check_key_size, encode_key, join_key, split_key
 from ._credentials import AnySession
 from ._indexed_conversation import IndexedConversation, SessionInfo
 from ._item_collection import ItemCollection
@@ -482,6 +482,7 @@ class ChatHistoryStore:
                 ids = split_key(session_id) if isinstance(session_id, str) else session_id
                 join_key({self._primary_key_name: ids}, self._key_parts)
             old = replace(out_of, key=encode_key({source._primary_key_name: session_id}))
+            check_key_size(old.key)
             new = replace(to, key=encode_key({self._primary_key_name: session_id}))
             owner = None if owner_of is None else owner_of(session_id)
             entry = SessionItem(new, owner) if self._session_index else None
@@ -501,8 +502,8 @@ class ChatHistoryStore:
 
         Raises:
             LayoutError: the store is not of single items.
-            TableNotFoundError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError, ServiceError,
-                ClosedError: see ``errors``. The iterator raises these.
+            TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
+                ServiceError, ClosedError: see ``errors``. The iterator raises these.
         """
         if not isinstance(self._layout, SingleItem):
             raise LayoutError(

@@ -246,6 +246,11 @@ class TestDeleting:
             await make().adelete_messages([stored.id, "x"])
         assert len(await make().aget_messages()) == 1
 
+    @pytest.mark.parametrize("ids", ["0" * 40, b"x", 5, None])
+    async def test_takes_an_iterable_of_ids(self, make: Make, ids: Any) -> None:
+        with pytest.raises(TypeError, match="put the one id in a list"):
+            await make().adelete_messages(ids)
+
     async def test_is_not_undone_by_an_append_that_arrives_late(
         self, through: Through, make: Make, proxy: Proxy
     ) -> None:

@@ -31,6 +31,7 @@ from chathistory_async import (
     ChatHistoryStore,
     DynamoDBChatMessageHistory,
     EndpointError,
+    KeySchemaError,
     LayoutError,
     MigratedSession,
     TableNotFoundError,
@@ -291,6 +292,26 @@ class TestOutcomes:
 
     async def test_absent(self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str) -> None:
         assert await outcome(target, source, session_id) == ("absent", 0, 0)
+
+    async def test_a_wrong_attribute_does_not_make_a_source_diverge(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1))
+        await outcome(target, source, session_id)
+        mistaken = ChatHistoryStore(source._layout.table_name, layout="single_item", history_messages_key="Messages")
+        async with mistaken:
+            for delete_source in (False, True):
+                assert (await outcome(target, mistaken, session_id, delete_source=delete_source))[0] == "absent"
+        assert await outcome(target, source, session_id) == ("unchanged", 0, 1)
+
+    @pytest.mark.parametrize("key", ["", "x" * 2049, "é" * 1025], ids=["empty", "too long", "too long in UTF-8"])
+    async def test_an_id_that_no_table_takes_fails_alone(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, key: str
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1))
+        refused, copied = await migrated(target, source, [key, session_id])
+        assert (refused.outcome, copied.outcome) == ("failed", "copied")
+        assert "must have 1 to 2,048 bytes" in (refused.error or "")
 
     async def test_an_expired_session_is_not_revived(
         self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, update: Any, item: Any
@@ -1120,6 +1141,16 @@ async def test_two_migrators_at_once(
         assert {mine.outcome, theirs.outcome} <= {"moved", "absent"}
         assert mine.copied + theirs.copied == len(THREE)
     assert all([await read(target, session) == THREE for session in sessions])
+
+
+async def test_a_scan_names_a_partition_key_that_the_table_has_not(table: str, session_id: str) -> None:
+    async with (
+        ChatHistoryStore(table, layout="single_item") as written,
+        ChatHistoryStore(table, layout="single_item", primary_key_name="pk") as source,
+    ):
+        await written.session(session_id).aadd_messages(humans(1))
+        with pytest.raises(KeySchemaError, match="have no 'pk'"):
+            _ = [session async for session in source.scan_session_ids()]
 
 
 async def test_all_sessions_of_a_table(target: ChatHistoryStore, session_id: str, dynamodb: Any, proxy: Proxy) -> None:

@@ -345,7 +345,7 @@ class TestListing:
             await new_store().list_sessions(owner, 2, before=cursor)
 
     @pytest.mark.parametrize(
-        ("whose", "limit"), [("", 1), ("x" * 2049, 1), (None, 1), ("x", 0), ("x", True), ("x", None)]
+        ("whose", "limit"), [("", 1), ("x" * 2049, 1), ("\ud800", 1), (None, 1), ("x", 0), ("x", True), ("x", None)]
     )
     async def test_refuses_what_cannot_be_meant(self, new_store: NewStore, whose: Any, limit: Any) -> None:
         with pytest.raises(ValueError, match="must be"):

@@ -202,9 +202,10 @@ class TestKeys:
             {"ttl_key_name": "History"},
             {"history_messages_key": WRITES},
             {"history_messages_key": ""},
+            {"history_messages_key": 5},
             {"primary_key_name": "expireAt"},
         ],
     )
-    def test_and_other_attributes_must_have_different_names(self, make: Make, names: dict[str, str]) -> None:
+    def test_and_other_attributes_must_have_different_names(self, make: Make, names: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="names must differ"):
             make(**names)
