@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -17,18 +18,26 @@ from typing import Any, NamedTuple, TypeAlias
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from ._answers import NotAnAnswer, check_answer, check_refusal
 from ._clients import DYNAMODB, Clients, Service
 from ._redaction import without_values
 from .errors import (
     ChatHistoryError,
     ClosedError,
+    EndpointError,
     Place,
     ThrottledError,
     WriteConflictError,
     WriteOutcomeUnknownError,
     from_botocore,
     from_cancelled_transaction,
+    not_an_answer,
 )
+
+if sys.version_info >= (3, 11):
+    from asyncio import timeout
+else:
+    from async_timeout import timeout
 
 # A transaction is on its items for milliseconds: so many are in the way in a row only where DynamoDB would throttle.
 MAX_CONFLICTS = 50
@@ -41,11 +50,19 @@ Item: TypeAlias = Mapping[str, dict[str, Any]]
 
 
 class Request(NamedTuple):
-    """A call to botocore's client of a service: the method's name and its keyword arguments."""
+    """A call to botocore's client of a service.
+
+    Attributes:
+        operation: the method's name.
+        parameters: its keyword arguments.
+        service: the service.
+        large: whether the answer has so many items that each is looked at where it is read, and not before.
+    """
 
     operation: str
     parameters: dict[str, Any]
     service: Service = DYNAMODB
+    large: bool = False
 
 
 class TransactionCanceled(Exception):
@@ -156,10 +173,19 @@ class _Retries:
 async def _send(clients: Clients, request: Request, place: Place) -> dict[str, Any]:
     _check_open(clients, place)
     try:
-        async with clients.lend(request.service) as lent:
-            return await lent.send(request.operation, request.parameters)
+        async with clients.lend(request.service) as lent, timeout(lent.longest_call_seconds):
+            response = await lent.send(request.operation, request.parameters)
+    except asyncio.TimeoutError as error:
+        raise EndpointError(
+            f"{request.service.name}'s endpoint does not answer: a call took too long", place
+        ) from error
     except _SDK_ERRORS as error:
         raise _mapped(error, place, request.service, request.parameters) from error
+    try:
+        check_answer(*request[:2], response, large=request.large)
+    except NotAnAnswer:
+        raise not_an_answer(place) from None
+    return response
 
 
 async def connect(clients: Clients, place: Place, service: Service = DYNAMODB) -> str:
@@ -203,6 +229,10 @@ def _mapped(
         answer: dict[str, Any] = dict(error.response)
         code = answer["Error"].get("Code")
         sent_before = answer.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
+        try:
+            check_refusal(parameters, answer)
+        except NotAnAnswer:
+            return not_an_answer(place)
         if code == "ConditionalCheckFailedException":
             return ConditionFailed(answer.get("Item"), sent_before=sent_before)
         if code == "TransactionCanceledException":

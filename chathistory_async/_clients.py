@@ -8,7 +8,7 @@ import functools
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
 from importlib.metadata import version
@@ -28,6 +28,8 @@ from botocore.credentials import Credentials, ReadOnlyCredentials, RefreshableCr
 from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 
+from ._answers import has_shape
+from ._bounded import bound_answers
 from ._credentials import AnySession, SessionCredentials, core_of, load_from_boto3, loaded_of
 from ._first_append import FirstAppend
 from ._fork import after_fork_in_child, park
@@ -37,9 +39,17 @@ from ._single_flight import SingleFlight
 # The SDK's pool of 10 starves callers: with fewer connections than callers the slowest of them waited 18 to 73 times
 # the median. Connections are opened only as needed, and 512 stay clear of the usual limit of 1,024 open files.
 MAX_POOL_CONNECTIONS = 512
-# DynamoDB answers within milliseconds. With the SDK's 60 seconds one lost packet holds a caller for minutes.
-CONNECT_TIMEOUT_SECONDS = 5
-READ_TIMEOUT_SECONDS = 15
+# TCP sends what is lost of a handshake again after one second and after three: AWS's own choice for its SDKs.
+CONNECT_TIMEOUT_SECONDS = 3.1
+# Until the first byte of an answer, and between two: DynamoDB answers within milliseconds. A connection that a server
+# or a NAT has let go of without a word, or a request that an overloaded one never reads, holds a caller up so long; the
+# SDK's 60 seconds would do so for a minute. The time that it takes to send a request does not count.
+READ_TIMEOUT_SECONDS = 5
+# Of a call with all its attempts, unless those may take longer. The SDK's waits between ten attempts are 26 s in all.
+# Only this bounds an endpoint that does not read what is sent to it, or that sends a byte now and then.
+MIN_CALL_SECONDS = 60
+# The SDK's for DynamoDB in its default mode; for KMS it makes 5.
+_DEFAULT_ATTEMPTS = 10
 # Histories without a store share clients by configuration. A boto3_session made for each request must not pile them up.
 MAX_SHARED = 64
 _USER_AGENT = f"chathistory-async/{version('chathistory-async')}"
@@ -77,11 +87,13 @@ class Lent(NamedTuple):
     Attributes:
         client: the client.
         send: sends a call to it: the method's name and its keyword arguments.
+        longest_call_seconds: how long a call may take, with all its attempts; None for as long as it takes.
         fast_path_off: returns why calls do not take the fast path now, None where they do.
     """
 
     client: Any
     send: Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+    longest_call_seconds: float | None
     fast_path_off: Callable[[], str | None]
 
 
@@ -218,6 +230,7 @@ class _Slot:
         try:
             client.meta.events.register(f"before-parse.{self.service.name}", _UNPARSED[self.service.name])
             client.meta.events.register(f"before-send.{self.service.name}", _stream_large_body)
+            await bound_answers(client)
             await _check_credentials(client, session)
             lent = await _lent(client, session, options, self.service)
             _open_slots.add(self)
@@ -241,7 +254,7 @@ async def _check_credentials(client: Any, session: aioboto3.Session | AioSession
 
 
 async def _lent(client: Any, session: aioboto3.Session | AioSession, options: ClientOptions, service: Service) -> Lent:
-    reason = "fast_path=False"
+    reason, longest = "fast_path=False", _longest_call_seconds(client.meta.config)
     if options.fast_path and service == DYNAMODB:
         tell = functools.partial(_warn_of_slow_path, options.configuration())
         try:
@@ -250,8 +263,8 @@ async def _lent(client: Any, session: aioboto3.Session | AioSession, options: Cl
             reason = str(off)
             tell(reason)
         else:
-            return Lent(client, lane.send, lane.off)
-    return Lent(client, functools.partial(send_by_sdk, client), lambda: reason)
+            return Lent(client, lane.send, longest, lane.off)
+    return Lent(client, functools.partial(send_by_sdk, client), longest, lambda: reason)
 
 
 # An open client is never left to the garbage collector: aiohttp complains of each that is.
@@ -503,16 +516,30 @@ def _leave_unparsed(
 
     They stay as in the JSON: binary is base64 text.
     """
-    body = json_object(response_dict["body"], members)
-    if response_dict["status_code"] == 200 and not (body is not None and is_answer(body, operation_model)):
-        # botocore would take a proxy's login page for an empty answer, and an append that it swallowed for done.
-        raise ResponseParserError("not the JSON object of an answer")
-    if body is None:
-        return
-    taken = {name: body.pop(name) for name in members if name in body}
-    if taken:
-        customized_response_dict.update(taken)
-        response_dict["body"] = orjson.dumps(body)
+    # botocore's parser raises whatever comes of a member of another type.
+    if response_dict["status_code"] < 300:
+        body = json_object(response_dict["body"], members)
+        if response_dict["status_code"] != 200 or body is None or not is_answer(body, operation_model):
+            # botocore would take a proxy's login page for an empty answer, and an append that it swallowed for done.
+            raise ResponseParserError("not the JSON object of an answer")
+        known = operation_model.output_shape.members
+    else:
+        body = json_object(response_dict["body"], {}) or {}
+        known = _members_of_error(body, operation_model)
+    customized_response_dict.update({name: body[name] for name in members if name in body})
+    left = {name: value for name, value in body.items() if name in known and name not in members}
+    try:
+        response_dict["body"] = orjson.dumps(left)
+    except orjson.JSONEncodeError:
+        raise ResponseParserError("nested too deeply") from None
+
+
+def _members_of_error(body: Mapping[str, Any], operation_model: Any) -> Collection[str]:
+    """Return what can be taken of an error's JSON: its code, its text, and the members of its class."""
+    texts = [name for name in ("__type", "message", "Message") if isinstance(body.get(name), str)]
+    code = body["__type"].rpartition("#")[2] if "__type" in texts else ""
+    shape = operation_model.service_model.shape_for_error_code(code)
+    return {*texts, *shape.members} if shape is not None and has_shape(body, shape, ITEMS) else texts
 
 
 def _stream_large_body(request: AWSPreparedRequest, **_: object) -> None:
@@ -525,6 +552,15 @@ _UNPARSED = {
     # botocore writes the body that it parses into its DEBUG log, and a data key does not belong there.
     "kms": functools.partial(_leave_unparsed, {"Plaintext": str}),
 }
+
+
+def _longest_call_seconds(config: Config) -> float | None:
+    """Return how long all attempts of a call may take, which is no less than their time-outs allow them."""
+    if config.connect_timeout is None or config.read_timeout is None:
+        return None
+    attempts = config.retries.get("total_max_attempts", _DEFAULT_ATTEMPTS)
+    longest: float = attempts * (config.connect_timeout + config.read_timeout)
+    return max(MIN_CALL_SECONDS, longest)
 
 
 async def known_regions(service_name: str, partition: str) -> list[str]:

@@ -17,7 +17,7 @@ from cachetools import TTLCache
 from ._calls import Request, call, connect
 from ._clients import Clients, Service, known_regions
 from ._fork import after_fork_in_child
-from .errors import DecryptionError, Place, ServiceError
+from .errors import DecryptionError, Place, not_an_answer
 
 Context: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -203,10 +203,13 @@ class DataKeys:
 
     def _data_key(self, answer: dict[str, Any], key_arn: str | None, ciphertext: bytes | None) -> DataKey:
         # Taken out, and let go of, where it does not go on: those who record errors record local variables too.
-        plaintext = base64.b64decode(answer.pop("Plaintext", ""))
+        try:
+            plaintext = base64.b64decode(answer.pop("Plaintext", ""))
+        except ValueError:
+            plaintext = b""
         if not key_arn or not ciphertext or len(plaintext) != _KEY_BYTES:
             del plaintext
-            raise ServiceError("What answered is not KMS, or not in its form: check kms_endpoint_url", self._place)
+            raise not_an_answer(self._place, "kms")
         return DataKey(WrappedKey(key_arn, ciphertext), plaintext)
 
     async def _trusted(self, key_arn: str) -> str:

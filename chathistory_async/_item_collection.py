@@ -198,7 +198,7 @@ class ItemCollection:
             parameters["Limit"] = min(limit, MAX_LIMIT)
         if start_key is not None:
             parameters["ExclusiveStartKey"] = start_key
-        return Request("query", parameters)
+        return Request("query", parameters, large=True)
 
     def query_keys(
         self,
@@ -221,7 +221,7 @@ class ItemCollection:
         parameters["ExpressionAttributeNames"] |= {"#removed": REMOVED_BY, "#parts": PARTS}
         if start_key is not None:
             parameters["ExclusiveStartKey"] = start_key
-        return Request("query", parameters)
+        return Request("query", parameters, large=True)
 
     def query_alive_keys(self, *, now: int, start_key: dict[str, AttributeValue] | None = None) -> Request:
         """Read a page of the sort keys of what is alive, in order."""
@@ -337,9 +337,12 @@ class ItemCollection:
         if key is None:
             return None
         body = item.get(self.messages_name, {})
+        content = body["S"] if "S" in body else bytes_of(body.get("B", b""))
+        if not isinstance(content, (str, bytes)):
+            raise TypeError("a body is text or binary")
         return StoredPart(
             key,
-            body["S"] if "S" in body else bytes_of(body.get("B", b"")),
+            content,
             _text_in(item, ENCODING),
             parts_in(item) if key.is_first_part else 0,
             for_request(item[REVISION]) if REVISION in item else None,
@@ -354,9 +357,10 @@ class ItemCollection:
         try:
             keys = [item[self.sort_key_name]["S"] for item in items if len(item) == 2]
             texts = [item[self.messages_name]["S"] for item in items]
-        except KeyError:
+        except (KeyError, TypeError):
             return None
-        is_plain = items and len(keys) == len(items) and are_of_first_parts(keys)
+        is_plain = items and len(keys) == len(items) and {*map(type, keys), *map(type, texts)} == {str}
+        is_plain = is_plain and are_of_first_parts(keys)
         return list(zip(keys, texts, strict=True)) if is_plain else None
 
     def is_stored(self, item: Mapping[str, AttributeValue], found: Item | None) -> bool:

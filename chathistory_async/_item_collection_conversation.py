@@ -26,6 +26,7 @@ from ._conversation import (
     from_a_human_message,
     leaves_nothing_opened,
     now,
+    reads_stored,
     smaller,
 )
 from ._item_collection import (
@@ -267,6 +268,7 @@ class ItemCollectionConversation(Conversation):
         return [Body(data, encoding, None) for data, encoding in zip(sealed, encodings, strict=True)]
 
     @leaves_nothing_opened
+    @reads_stored
     async def _decode(self, bodies: Sequence[Stored]) -> list[BaseMessage]:
         """Return the messages of these bodies, without those that have gone meanwhile."""
         texts = [body for body in bodies if not isinstance(body, StoredPart)]
@@ -500,10 +502,12 @@ class ItemCollectionConversation(Conversation):
             self._clock.see(max(parts[0].key, parts[-1].key))
         return parts
 
+    @reads_stored
     async def _stored_parts(self, items: Sequence[Item]) -> list[StoredPart]:
         read = await self._in_slices(lambda item, _: self._layout.stored_part(item), items)
         return [part for part in read if part is not None]
 
+    @reads_stored
     async def _first_part(self, key: SortKey) -> StoredPart | None:
         """Return the first item of a message, None where it was removed or has expired."""
         item: Item | None = (await self._call(self._layout.get(key))).get("Item")

@@ -30,6 +30,7 @@ from botocore.context import start_as_current_context
 from botocore.exceptions import BotoCoreError, ClientError
 from yarl import URL
 
+from ._answers import has_shape
 from ._fast_path_guard import Guard
 from ._signing import Signer
 
@@ -145,7 +146,7 @@ class Lane:
         if response is None or not _is_whole(content, answer_headers.get("x-amz-crc32")):
             return None
         if status == 200:
-            return _with_binary_keys(response) if is_answer(response, model) else None
+            return _as_by_sdk(response, model) if is_answer(response, model) else None
         code = str(response.pop("__type", "")).rpartition("#")[2]
         if status == 400 and code in _REFUSALS:
             raise self._refusal(code, model.name, response, answer_headers)
@@ -234,11 +235,12 @@ def json_object(content: bytes, members: Mapping[str, type] = ITEMS) -> dict[str
 
 
 def is_answer(response: Mapping[str, Any], model: Any) -> bool:
-    """Tell whether a response can be an operation's: empty, or with a member that it has.
+    """Tell whether a response can be an operation's: empty, or with a member that it has, and each of the model's type.
 
     aiohttp follows a redirect of a POST with a GET, and what answers to that knows nothing of the write.
     """
-    return not response or any(name in model.output_shape.members for name in response)
+    shape = model.output_shape
+    return not response or (any(name in shape.members for name in response) and has_shape(response, shape, ITEMS))
 
 
 def _is_whole(content: bytes, crc: str | None) -> bool:
@@ -329,8 +331,12 @@ def _base64(value: object) -> str:
     raise TypeError
 
 
-def _with_binary_keys(response: dict[str, Any]) -> dict[str, Any]:
-    """Return a response whose last key can be the start of the next request, as botocore has it: binary is bytes."""
+def _as_by_sdk(response: dict[str, Any], model: Any) -> dict[str, Any]:
+    """Return a response without members that the model does not have.
+
+    Its last key can be the start of the next request, as botocore has it: binary is bytes.
+    """
+    response = {name: value for name, value in response.items() if name in model.output_shape.members}
     for value in (response.get("LastEvaluatedKey") or {}).values():
         if "B" in value:
             value["B"] = base64.b64decode(value["B"])

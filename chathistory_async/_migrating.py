@@ -13,7 +13,7 @@ from ._binding import Binding
 from ._calls import ConditionFailed, Item, Request, TransactionCanceled, call, pause
 from ._clients import Clients
 from ._codec import AttributeValue, KeyValue, decode_key_value
-from ._conversation import MAX_ATTEMPTS, leaves_nothing_opened, now
+from ._conversation import MAX_ATTEMPTS, leaves_nothing_opened, now, reads_stored
 from ._indexed_conversation import check_index
 from ._item_collection import MAX_TRANSACTION_ITEMS, ItemCollection, Items, sized
 from ._item_collection_conversation import ItemCollectionConversation
@@ -146,6 +146,7 @@ class Found(NamedTuple):
 class Source(SingleItemConversation):
     """A session that is moved from a single item."""
 
+    @reads_stored
     async def look(self) -> Found | Literal["absent", "expired"]:
         """Read the session: all of its item, because whoever deletes it must know all that it holds."""
         item: Item = (await self._call(self._layout.read_whole())).get("Item", {})
@@ -164,6 +165,7 @@ class Source(SingleItemConversation):
         expiry = item.get(self._layout.expiry_name, {}).get("N")
         return Found(stored.messages, messages, digests, expiry, self._layout.others(item))
 
+    @reads_stored
     async def delete(self, found: Found) -> None:
         """Delete the session, unless it holds other messages than were found, or attributes that are not ours.
 
@@ -199,6 +201,7 @@ class Target(ItemCollectionConversation):
         self._fitted = 0
 
     @leaves_nothing_opened
+    @reads_stored
     async def marker(self) -> Marker | None:
         migration = Migration(self._layout)
         item: Item | None = (await self._call(migration.read())).get("Item")
@@ -213,6 +216,7 @@ class Target(ItemCollectionConversation):
             raise UndecodableItemError("The item 'migration', which says what was copied, is damaged", self.place)
         return marker
 
+    @reads_stored
     async def begin(self) -> Marker:
         """Return the marker, not stored yet, of a session that comes before all that is there and will be written."""
         items: list[Item] = (await self._call(Migration(self._layout).read_first_key()))["Items"]
@@ -332,6 +336,7 @@ class Target(ItemCollectionConversation):
         latest = await self._latest(size, consistent=True)
         return latest[-size].key if len(latest) >= size else None
 
+    @reads_stored
     async def _was_removed(self, marker: Marker, index: int) -> bool:
         """Tell whether a message was removed, or has expired."""
         item: Item | None = (await self._call(self._layout.get(marker.key(index)))).get("Item")
@@ -442,12 +447,12 @@ def migrate(
 
 async def scan_session_ids(layout: SingleItem, clients: Clients) -> AsyncGenerator[KeyValue, None]:
     (name, *_) = layout.key
-    start_key = None
+    place, start_key = Place(layout.table_name), None
     while True:
-        response = await call(clients, layout.scan_keys(start_key), Place(layout.table_name))
+        response = await call(clients, layout.scan_keys(start_key), place)
         for item in response["Items"]:
             if name not in item:
-                raise wrong_key(f"its items have no {name!r}", Place(layout.table_name))
+                raise wrong_key(f"its items have no {name!r}", place)
             yield decode_key_value(item[name])
         start_key = response.get("LastEvaluatedKey")
         if start_key is None:

@@ -22,6 +22,7 @@ from ._conversation import (
     from_a_human_message,
     leaves_nothing_opened,
     now,
+    reads_stored,
 )
 from ._json_codec import decode_json, encode_json
 from ._plain import Default
@@ -91,6 +92,7 @@ class SingleItemConversation(Conversation):
         except ItemTooLargeError as error:
             raise self._too_large(await self._get_if_possible(), batch) from error.__cause__
 
+    @reads_stored
     async def clear(self) -> None:
         """Delete the item that is there now, and none that another writer creates after it."""
         layout = self._layout
@@ -128,6 +130,7 @@ class SingleItemConversation(Conversation):
         return [{"B": sealed} for sealed in await self._sealing.seal([(_BINDING, body) for body in bodies])]
 
     @leaves_nothing_opened
+    @reads_stored
     async def _decode(self, elements: Sequence[AttributeValue], start: int) -> list[BaseMessage]:
         positions = range(max(0, start), len(elements))
         bodies = await self._open(
@@ -140,6 +143,7 @@ class SingleItemConversation(Conversation):
 
         return await self._in_slices(decode, positions)
 
+    @reads_stored
     async def _append(self, batch: list[AttributeValue]) -> None:
         write, hint, stored, maybe_stored = secrets.token_urlsafe(9), self._hint, None, False
         for attempt in range(MAX_ATTEMPTS):

@@ -231,7 +231,7 @@ def from_botocore(
         parameters: those of the request, of which the error quotes no value.
     """
     parameters = parameters or {}
-    name, endpoint = _SERVICES[service]
+    name, _ = _SERVICES[service]
     if isinstance(error, ClientError):
         if service == "kms":
             key_id = parameters.get("KeyId")
@@ -248,8 +248,14 @@ def from_botocore(
     if isinstance(error, botocore_exceptions.NoRegionError):
         return ConfigurationError("No AWS region: give region_name, or set AWS_DEFAULT_REGION", place)
     if isinstance(error, ResponseParserError):
-        return ServiceError(f"What answered is not {name}, or not in its form: check {endpoint}", place)
+        return not_an_answer(place, service)
     return ConfigurationError(f"The AWS SDK cannot use its configuration: {error}", place)
+
+
+def not_an_answer(place: Place, service: str = "dynamodb") -> ServiceError:
+    """Return the error for what cannot be an answer of a service."""
+    name, endpoint = _SERVICES[service]
+    return ServiceError(f"What answered is not {name}, or not in its form: check {endpoint}", place)
 
 
 _SERVICES = {"dynamodb": ("DynamoDB", "endpoint_url"), "kms": ("KMS", "kms_endpoint_url")}

@@ -93,7 +93,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             as floats (as ints where they are whole), never as Decimal.
         region_name: the region, None for the SDK's choice.
         config: a botocore ``Config`` or aiobotocore ``AioConfig`` that is merged over ours (a pool of 512 connections,
-            5 seconds to connect, 15 to answer). Its ``retries`` bound the retries; unset, the SDK's choice holds.
+            3.1 seconds to connect, 5 without a byte of an answer). Its ``retries`` bound the retries; unset, the SDK's
+            choice holds. A call ends after 81 seconds by default. With other time-outs or retries it ends after what
+            all its attempts may take, and not before 60 seconds.
         consistent_read: whether reads are strongly consistent; False halves their price.
         kms_endpoint_url: KMS's endpoint, None for the SDK's choice (``AWS_ENDPOINT_URL_KMS``, ``AWS_ENDPOINT_URL``, the
             profile, the region of the key). ``endpoint_url`` is DynamoDB's alone.

@@ -58,6 +58,7 @@ class Proxy:
         seen: the requests, in the order of their arrival.
         busiest: how many were under way at once, at most.
         units: the capacity units that each request consumed, if ``measure`` is set.
+        answers: what the engine answered: the operation, the status and the body.
     """
 
     def __init__(self, target: str) -> None:
@@ -67,6 +68,7 @@ class Proxy:
         self.busiest = 0
         self.measure = False
         self.units: list[float] = []
+        self.answers: list[tuple[str, int, bytes]] = []
         self.zombie_seconds = 1.0
         self.url = ""
         self._target = target
@@ -173,6 +175,8 @@ class Proxy:
             if self.measure:
                 consumed = (await answer.json(content_type=None))["ConsumedCapacity"]
                 self.units += [one["CapacityUnits"] for one in (consumed if isinstance(consumed, list) else [consumed])]
+            operation = headers["X-Amz-Target"].split(".")[1]
+            self.answers.append((operation, answer.status, await answer.read()))
             kept = {name: value for name, value in answer.headers.items() if name.lower().startswith("x-amz")}
             return web.Response(
                 body=await answer.read(), status=answer.status, headers=kept, content_type="application/x-amz-json-1.0"

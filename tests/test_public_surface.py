@@ -74,6 +74,8 @@ MODULES = [
     "_lane",
     "_fast_path_guard",
     "_single_flight",
+    "_answers",
+    "_bounded",
     "_signing",
     "_bridge",
     "_first_append",

@@ -1,0 +1,188 @@
+"""The form of the answers of DynamoDB and KMS, pure. What has another form comes from somebody else, or is damaged."""
+
+from __future__ import annotations
+
+import binascii
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+# DynamoDB nests values to 32 levels, of which each is two in JSON.
+_DEEPEST = 80
+# The end of the year 9999, beyond which Python has no dates.
+_LATEST_TIME = 253_402_300_800
+# Of an attribute value: its type, and what JSON has for it, where binary may have been decoded.
+_CONTENTS: Mapping[str, tuple[type, ...]] = {
+    "S": (str,),
+    "N": (str,),
+    "B": (str, bytes),
+    "BOOL": (bool,),
+    "NULL": (bool,),
+    "L": (list,),
+    "M": (dict,),
+    "SS": (list,),
+    "NS": (list,),
+    "BS": (list,),
+}
+_MEMBERS: Mapping[str, tuple[type, ...]] = {"L": (dict,), "SS": (str,), "NS": (str,), "BS": (str, bytes)}
+
+
+class NotAnAnswer(Exception):
+    """What answered is not the service, or its answer is damaged."""
+
+
+def has_shape(value: Any, shape: Any, besides: Collection[str] = (), depth: int = 0) -> bool:
+    """Tell whether a JSON value is what a shape of botocore's models says.
+
+    Args:
+        value: the value.
+        shape: botocore's shape.
+        besides: members of the value that are not looked at.
+        depth: how deep in an answer the value is.
+    """
+    if depth > _DEEPEST:
+        return False
+    kind = shape.type_name
+    if kind == "structure":
+        members = shape.members
+        return isinstance(value, dict) and all(
+            has_shape(one, members[name], depth=depth + 1)
+            for name, one in value.items()
+            # botocore takes null for a member that is not there, and leaves out what it does not know.
+            if name in members and one is not None and name not in besides
+        )
+    if kind == "list":
+        return isinstance(value, list) and all(has_shape(one, shape.member, depth=depth + 1) for one in value)
+    if kind == "map":
+        return isinstance(value, dict) and all(has_shape(one, shape.value, depth=depth + 1) for one in value.values())
+    return _is_scalar(value, kind)
+
+
+def _is_scalar(value: Any, kind: str) -> bool:
+    if kind == "boolean":
+        return isinstance(value, bool)
+    if kind in ("integer", "long"):
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in ("float", "double", "timestamp"):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return is_number and (kind != "timestamp" or 0 <= value < _LATEST_TIME)
+    return isinstance(value, str) and (kind != "blob" or _is_base64(value))
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        binascii.a2b_base64(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_item(value: Any) -> bool:
+    """Tell whether a value can be an item: attributes of DynamoDB's types, looked into one level deep."""
+    if not isinstance(value, dict):
+        return False
+    for attribute in value.values():
+        if type(attribute) is not dict or len(attribute) != 1:
+            return False
+        ((kind, content),) = attribute.items()
+        if kind not in _CONTENTS or type(content) not in _CONTENTS[kind]:
+            return False
+        if kind in _MEMBERS and not all(isinstance(one, _MEMBERS[kind]) for one in content):
+            return False
+        if kind == "M" and not all(isinstance(one, dict) for one in content.values()):
+            return False
+        if kind == "B" and not isinstance(content, bytes) and not _is_base64(content):
+            return False
+    return True
+
+
+def check_answer(operation: str, parameters: Mapping[str, Any], response: Mapping[str, Any], *, large: bool) -> None:
+    """Refuse a response that cannot be the answer to a request, beyond what botocore's models say.
+
+    Args:
+        operation: the method's name in botocore's client.
+        parameters: its keyword arguments.
+        response: the response.
+        large: whether a page's items are left to their reader: looking at each takes as long as its JSON does.
+
+    Raises:
+        NotAnAnswer: it cannot.
+    """
+    if operation in ("query", "scan"):
+        if "Items" not in response or not (large or all(map(is_item, response["Items"]))):
+            raise NotAnAnswer
+        _check_progress(parameters, response)
+        return
+    if operation == "describe_table" and not _is_table(response.get("Table", {})):
+        raise NotAnAnswer
+    if operation == "describe_time_to_live" and not _is_time_to_live(response.get("TimeToLiveDescription", {})):
+        raise NotAnAnswer
+    needed = "Attributes" if "ReturnValues" in parameters else "Item"
+    item = response.get(needed)
+    if not is_item(item) and not (item is None and needed == "Item"):
+        raise NotAnAnswer
+
+
+def _is_table(table: Mapping[str, Any]) -> bool:
+    if table.get("TableStatus") == "DELETING":
+        # Of a table that goes AWS tells little more.
+        return True
+    indexes = table.get("GlobalSecondaryIndexes", ())
+    schemas = [part for one in (table, *indexes) for part in one.get("KeySchema", ({},))]
+    types = table.get("AttributeDefinitions", ())
+    return (
+        _have([table], "TableStatus")
+        and _have(indexes, "IndexName", "Projection")
+        and _have([index["Projection"] for index in indexes], "ProjectionType")
+        and _have(schemas, "AttributeName", "KeyType")
+        and _have(types, "AttributeName", "AttributeType")
+        and {part["AttributeName"] for part in schemas} <= {one["AttributeName"] for one in types}
+    )
+
+
+def _is_time_to_live(description: Mapping[str, Any]) -> bool:
+    is_on = description.get("TimeToLiveStatus") in ("ENABLED", "ENABLING")
+    return _have([description], "TimeToLiveStatus", *(["AttributeName"] if is_on else []))
+
+
+def _have(structures: Iterable[Mapping[str, Any]], *names: str) -> bool:
+    return all(structure.get(name) is not None for structure in structures for name in names)
+
+
+def check_refusal(parameters: Mapping[str, Any], refusal: Mapping[str, Any]) -> None:
+    """Refuse what cannot be the refusal of a condition or of a transaction.
+
+    Raises:
+        NotAnAnswer: it cannot.
+    """
+    reasons = refusal.get("CancellationReasons") or []
+    if not isinstance(reasons, list) or not all(map(_is_reason, [refusal, *reasons])):
+        raise NotAnAnswer
+    if reasons and len(reasons) != len(parameters.get("TransactItems", ())):
+        raise NotAnAnswer
+
+
+def _is_reason(reason: Any) -> bool:
+    if not isinstance(reason, dict):
+        return False
+    texts = [reason.get(name) for name in ("Code", "Message")]
+    return all(text is None or isinstance(text, str) for text in texts) and is_item(reason.get("Item", {}))
+
+
+def _check_progress(parameters: Mapping[str, Any], response: Mapping[str, Any]) -> None:
+    """Refuse a page after which the next one would not begin behind its own beginning: that could go on for ever."""
+    last, start = response.get("LastEvaluatedKey"), parameters.get("ExclusiveStartKey")
+    if last is None:
+        return
+    if not last or not is_item(last) or last == start:
+        raise NotAnAnswer
+    sort_key = parameters.get("ExpressionAttributeNames", {}).get("#sort")
+    if sort_key is None:
+        return
+    # A query of one partition, between two sort keys and in their order.
+    values = parameters["ExpressionAttributeValues"]
+    low, high, at = (value.get("S") for value in (values[":low"], values[":high"], last.get(sort_key, {})))
+    if at is None or not low <= at <= high:
+        raise NotAnAnswer
+    if start is not None and (at > start[sort_key]["S"]) != parameters["ScanIndexForward"]:
+        raise NotAnAnswer
