@@ -10,13 +10,31 @@ from typing import Any
 from ._calls import Item, call
 from ._clients import Clients
 from ._codec import KeyValue, decode_key_value
-from ._conversation import now
+from ._conversation import MAX_ATTEMPTS, now
 from ._indexed_conversation import IndexedConversation, SessionInfo
 from ._item_collection import ItemCollection
-from ._session_item import check_owner, cursor_of, is_alive, is_sessions_item, query_sessions, start_key_of
+from ._session_item import (
+    LAST_ACTIVE,
+    OWNER,
+    check_owner,
+    cursor_of,
+    is_alive,
+    is_sessions_item,
+    query_sessions,
+    start_key_of,
+)
 from ._settings import check_positive
 from ._slices import at_most, in_order
-from .errors import AccessDeniedError, ChatHistoryError, ConfigurationError, KmsKeyError, Place, UndecodableItemError
+from .errors import (
+    AccessDeniedError,
+    ChatHistoryError,
+    ConfigurationError,
+    KmsKeyError,
+    Place,
+    UndecodableItemError,
+    WriteConflictError,
+    not_an_answer,
+)
 
 # Where they are sealed, each has a data key of its own that KMS opens.
 _READ_AT_ONCE = 16
@@ -84,6 +102,8 @@ class Sessions:
         self._layout = layout
         self._clients = clients
         self._conversation_of = conversation_of
+        # An index has no item that lacks one of these.
+        self._index_key = {OWNER, LAST_ACTIVE, *layout.key, layout.sort_key_name}
 
     async def page(self, owner: str, limit: int, before: str | None) -> SessionPage:
         """Return the sessions of an owner that were active last, or before a cursor."""
@@ -108,18 +128,24 @@ class Sessions:
     async def purge(self, owner: str) -> Purged:
         """Delete all sessions of an owner, expired ones too."""
         check_owner(owner)
+        place = Place(self._layout.table_name)
         sessions = messages = 0
-        while True:
+        known, rounds_without_new = set[KeyValue](), 0
+        while rounds_without_new < MAX_ATTEMPTS:
             async with (
                 aclosing(self._items(owner, _PAGE)) as items,
                 aclosing(in_order(_DELETED_AT_ONCE, self._delete, items)) as counts,
             ):
                 deleted = [count async for count in counts if count is not None]
             sessions += len(deleted)
-            messages += sum(deleted)
+            messages += sum(count for _, count in deleted)
             # The index follows the table: what it still shows was deleted already, and what it did not show yet comes.
             if not deleted:
                 return Purged(sessions, messages)
+            ids = {session_id for session_id, _ in deleted}
+            rounds_without_new = rounds_without_new + 1 if ids <= known else 0
+            known |= ids
+        raise WriteConflictError(f"The sessions of this owner are there again after {MAX_ATTEMPTS} deletions", place)
 
     async def _items(self, owner: str, limit: int, before: str | None = None) -> AsyncGenerator[Item, None]:
         """Yield the index's items of an owner, read so many at a time."""
@@ -128,7 +154,9 @@ class Sessions:
         while True:
             request = query_sessions(self._layout, owner, limit=limit, start_key=start_key)
             response: dict[str, Any] = await call(self._clients, request, place)
-            for item in response.get("Items", []):
+            for item in response["Items"]:
+                if not self._index_key <= item.keys():
+                    raise not_an_answer(place)
                 if is_sessions_item(self._layout, item):
                     yield item
             start_key = response.get("LastEvaluatedKey")
@@ -141,8 +169,10 @@ class Sessions:
         except _UNREADABLE as error:
             return UnreadableSession(self._session_id(item), error)
 
-    async def _delete(self, item: Item) -> int | None:
-        return await self._conversation(item).delete()
+    async def _delete(self, item: Item) -> tuple[KeyValue, int] | None:
+        """Delete a session and return its id and how many messages it had, None where there was none."""
+        count = await self._conversation(item).delete()
+        return None if count is None else (self._session_id(item), count)
 
     def _conversation(self, item: Item) -> IndexedConversation:
         return self._conversation_of(self._session_id(item))

@@ -338,6 +338,7 @@ class ChatHistoryStore:
 
         Raises:
             ValueError: it cannot be an owner.
+            WriteConflictError: the same sessions were there again after 50 deletions.
             ChatHistoryError: as for ``list_sessions`` and ``delete_session``.
         """
         return await self._sessions().purge(owner)

@@ -18,7 +18,13 @@ from faces import CollectionFace, Face, SdkCollectionFace
 from langchain_core.messages import HumanMessage
 from samples import humans, texts
 
-from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, EndpointError, ServiceError
+from chathistory_async import (
+    ChatHistoryStore,
+    DynamoDBChatMessageHistory,
+    EndpointError,
+    ServiceError,
+    WriteConflictError,
+)
 
 FACES = [CollectionFace, SdkCollectionFace]
 pytestmark = pytest.mark.usefixtures("open_lane", "no_minimum")
@@ -55,7 +61,7 @@ async def serving(serve: Serve) -> AsyncIterator[str]:
 
 
 async def request_in(reader: asyncio.StreamReader) -> tuple[str, dict[str, Any]]:
-    """Read a request: its operation and its body."""
+    """Read a request: its operation, in lower case, and its body."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
     return headers["x-amz-target"].split(".")[1], json.loads(await reader.readexactly(int(headers["content-length"])))
@@ -265,6 +271,31 @@ class TestGoingRoundInCircles:
             async with ChatHistoryStore("t", endpoint_url=url, layout="single_item") as source:
                 with pytest.raises(ServiceError, match="check endpoint_url"):
                     assert [one async for one in source.scan_session_ids()]
+
+
+async def test_sessions_that_are_there_again_are_not_deleted_for_ever(
+    collection_table: str, session_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chathistory_async._sessions.MAX_ATTEMPTS", 3)
+    async with ChatHistoryStore(collection_table, session_index=True) as store:
+        await store.session(session_id, owner="x").aadd_messages(humans(1))
+        request = {"TableName": collection_table, "Key": key(session_id, "session")}
+        async with store._clients.lend() as lent:
+            session = (await lent.send("get_item", request))["Item"]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            operation, body = await request_in(reader)
+            items = [session] if "IndexName" in body else []
+            answers: dict[str, Any] = {"query": {"Items": items, "Count": len(items)}, "getitem": {"Item": session}}
+            writer.write(answer(json.dumps(answers.get(operation, {}))))
+
+    async with (
+        serving(serve) as url,
+        ChatHistoryStore(collection_table, endpoint_url=url, session_index=True) as store,
+    ):
+        with pytest.raises(WriteConflictError, match="there again"):
+            await store.purge_owner("x")
 
 
 async def test_pages_that_do_advance_are_read(face: type[Face], make: Make, session_id: str) -> None:
