@@ -233,7 +233,7 @@ def _mapped(
             check_refusal(parameters, answer)
         except NotAnAnswer:
             return not_an_answer(place)
-        if code == "ConditionalCheckFailedException":
+        if code == "ConditionalCheckFailedException" and "ConditionExpression" in parameters:
             return ConditionFailed(answer.get("Item"), sent_before=sent_before)
         if code == "TransactionCanceledException":
             return TransactionCanceled(answer.get("CancellationReasons", ()), sent_before=sent_before)

@@ -281,6 +281,12 @@ async def test_an_answer_that_is_not_dynamodbs(
     assert "check endpoint_url" in str(error)
 
 
+async def test_a_condition_that_no_read_has(face: type[Face], make: Make, answering: Any) -> None:
+    url = answering(400, '{"__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException"}')
+    error = await failure(ServiceError, face, make(endpoint_url=url), "read")
+    assert "ConditionalCheckFailedException" in str(error)
+
+
 DENIALS = ["AccessDeniedException", "UnrecognizedClientException", "ExpiredTokenException", "InvalidSignatureException"]
 
 
