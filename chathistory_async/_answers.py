@@ -127,7 +127,8 @@ def _is_table(table: Mapping[str, Any]) -> bool:
     if table.get("TableStatus") == "DELETING":
         # Of a table that goes AWS tells little more.
         return True
-    indexes = table.get("GlobalSecondaryIndexes", ())
+    # Of an index that goes AWS tells little more, either.
+    indexes = [index for index in table.get("GlobalSecondaryIndexes", ()) if index.get("IndexStatus") != "DELETING"]
     schemas = [part for one in (table, *indexes) for part in one.get("KeySchema", ({},))]
     types = table.get("AttributeDefinitions", ())
     return (

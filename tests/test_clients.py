@@ -81,11 +81,13 @@ class TestHandles:
         return 4
 
     async def test_do_not_pile_up_clients_by_the_sessions_they_are_given(self, make: Make, few_shared: int) -> None:
-        before = len(_open_slots)
+        # Other tests' handles, which nobody has closed, may still be there.
+        gc.collect()
+        before, in_use = len(_open_slots), sum(not clients.can_close() for clients in _shared.values())
         for _ in range(20):
             await make(boto3_session=aioboto3.Session()).aget_messages()
         await asyncio.sleep(0.1)
-        assert len(_shared) <= few_shared
+        assert len(_shared) <= few_shared + in_use
         assert len(_open_slots) <= before + few_shared
 
     async def test_in_use_keep_their_client_however_many_others_come(self, make: Make, few_shared: int) -> None:
@@ -204,12 +206,12 @@ class TestConfig:
     async def test_ours_has_a_large_pool_and_short_time_outs(self, make: Make) -> None:
         config = (await client_of(make())).meta.config
         assert config.max_pool_connections == MAX_POOL_CONNECTIONS == 512
-        assert (config.connect_timeout, config.read_timeout) == (5, 15)
+        assert (config.connect_timeout, config.read_timeout) == (3.1, 5)
 
     async def test_a_given_one_wins_where_it_says_something(self, make: Make) -> None:
         given = Config(read_timeout=2, max_pool_connections=3, retries={"total_max_attempts": 7})
         config = (await client_of(make(config=given))).meta.config
-        assert (config.connect_timeout, config.read_timeout, config.max_pool_connections) == (5, 2, 3)
+        assert (config.connect_timeout, config.read_timeout, config.max_pool_connections) == (3.1, 2, 3)
         assert config.retries["total_max_attempts"] == 7
 
     async def test_what_only_aiobotocore_knows_is_kept(self, make: Make) -> None:
