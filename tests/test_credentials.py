@@ -348,7 +348,7 @@ class TestCancellation:
         await waiting
 
 
-async def test_a_session_is_let_go_of(aws: Aws, collection_table: str) -> None:
+async def test_a_session_is_let_go_of(collection_table: str, aws: Aws) -> None:
     session = aioboto3.Session(profile_name="outer")
     async with ChatHistoryStore(collection_table, boto3_session=session, endpoint_url=aws.url) as store:
         await store.session("x").aadd_messages(humans(1))
