@@ -261,7 +261,8 @@ async def _lent(client: Any, session: aioboto3.Session | AioSession, options: Cl
             lane = await lane_beside(client, session, tell)
         except NoFastPath as off:
             reason = str(off)
-            tell(reason)
+            if not off.fails:
+                tell(reason)
         else:
             return Lent(client, lane.send, longest, lane.off)
     return Lent(client, functools.partial(send_by_sdk, client), longest, lambda: reason)

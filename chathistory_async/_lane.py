@@ -55,7 +55,15 @@ _LARGE_BODY_BYTES = 2**20
 
 
 class NoFastPath(Exception):
-    """There is no fast path beside a client; the text says why."""
+    """There is no fast path beside a client; the text says why.
+
+    Attributes:
+        fails: whether the SDK's own attempt fails for the same reason, and tells of it.
+    """
+
+    def __init__(self, reason: str, *, fails: bool = False) -> None:
+        super().__init__(reason)
+        self.fails = fails
 
 
 class Lane:
@@ -286,8 +294,9 @@ async def _aiohttp_session(client: Any) -> aiohttp.ClientSession:
     try:
         # Through its own send() a call takes 1.25 times as long.
         session = await http._get_session(None)
-    except Exception as error:  # a certificate that is not there is told of by the SDK's own attempt
-        raise NoFastPath("the SDK cannot make an HTTP session") from error
+    except Exception as error:
+        # Such as for a certificate that is not there.
+        raise NoFastPath("the SDK cannot make an HTTP session", fails=True) from error
     if not isinstance(session, aiohttp.ClientSession):
         raise NoFastPath("the SDK sends by another library than aiohttp")
     return session

@@ -275,8 +275,11 @@ class TestOfTheSdk:
 
     async def test_its_monitoring_is_found(self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_CSM_ENABLED", "true")
-        history = make(endpoint_url=proxy.url, boto3_session=aioboto3.Session())
+        session = AioSession()
+        history = make(endpoint_url=proxy.url, boto3_session=session)
         await history.aget_messages()
+        # Nobody else closes it.
+        session._get_internal_component("monitor")._publisher._socket.close()
         assert "botocore.monitoring" in str(history.fast_path_status.reason)
         assert by_sdk(proxy) == {True}
 

@@ -149,12 +149,13 @@ class TestOff:
         assert set(by_sdk(proxy)) == {False}
 
     async def test_where_the_certificates_are_missing_as_the_sdk_tells(
-        self, through: Through, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+        self, through: Through, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setenv("AWS_CA_BUNDLE", "/none-such")
         with pytest.raises(EndpointError):
             await through(attempts=2).aget_messages()
         assert not proxy.seen
+        assert not [record for record in caplog.records if record.name == "chathistory_async"]
 
     async def test_where_the_sdk_is_not_of_the_form_that_is_known(self) -> None:
         async with sdk_client() as client:
