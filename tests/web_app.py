@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
+from botocore.config import Config
 from fastapi import FastAPI, Request
 from langchain_core.messages import AIMessage, HumanMessage
 
@@ -34,7 +35,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     loop.set_debug(True)
     loop.slow_callback_duration = SLOW_SECONDS
     logging.getLogger("asyncio").addHandler(SlowCallbacks())
-    async with ChatHistoryStore(sys.argv[2]) as store:
+    # The embedded engine answers one request at a time, so that one in two hundred waits for long.
+    async with ChatHistoryStore(sys.argv[2], config=Config(read_timeout=120)) as store:
         yield {"store": store}
 
 
