@@ -238,7 +238,8 @@ async def tried(operation: Operation, store: ChatHistoryStore) -> str:
         return "endless"
     except (AssertionError, IndexError) as error:
         # The operation's own, of a result that is empty.
-        return "a result" if error.__traceback__.tb_next.tb_next is None else repr(error)  # type: ignore[union-attr]
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        return "a result" if raised_in == __file__ else repr(error)
     except Exception as error:  # noqa: BLE001
         return "".join(traceback.format_exception(error)[-3:])
     return "a result"
