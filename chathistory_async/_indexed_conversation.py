@@ -119,14 +119,14 @@ class IndexedConversation(ItemCollectionConversation):
         # Before, because the session's item must not expire before its messages do.
         if (extension := self._entry.extend(now())) is not None:
             with suppress(ConditionFailed):
-                await self._write(extension)
+                await self._call(extension)
         await super().replace(message_id, message)
 
     async def delete(self) -> int | None:
         """Remove the session, whoever writes meanwhile; return how many messages it had, None where there is none."""
         self._window = None
         with suppress(ConditionFailed):
-            await self._write(Migration(self._layout).mark_deleted())
+            await self._call(Migration(self._layout).mark_deleted())
         messages = 0
         for attempt in range(MAX_ATTEMPTS):
             item = await self._item()
@@ -138,7 +138,7 @@ class IndexedConversation(ItemCollectionConversation):
             if item is None:
                 return messages or None
             try:
-                await self._write(self._entry.delete(item))
+                await self._call(self._entry.delete(item))
             except ConditionFailed as failed:
                 if failed.item is None:
                     # Gone: by an attempt whose answer was lost, or by somebody else.
@@ -228,7 +228,7 @@ class IndexedConversation(ItemCollectionConversation):
                 continue
             request = self._entry.set_detail(name, await value_of(item), item, change_id, now())
             try:
-                await self._write(request)
+                await self._call(request)
             except ConditionFailed:
                 await pause(attempt)
             else:
@@ -284,12 +284,12 @@ class IndexedConversation(ItemCollectionConversation):
     async def _write_counting(self, request: Request) -> None:
         """Send a transaction that counts; where the session's item is damaged, repair it, so that no turn is lost."""
         try:
-            await self._write(request)
+            await self._call(request)
         except ServiceError:
             item = await self._item()
             if item is None or not await self._repair(item):
                 raise
-            await self._write(request)
+            await self._call(request)
 
     async def _repair(self, item: Item) -> bool:
         """Repair the session's item, and return whether it was damaged."""
@@ -298,7 +298,7 @@ class IndexedConversation(ItemCollectionConversation):
             return False
         # Where somebody else has changed it meanwhile, whoever calls this looks at it again.
         with suppress(ConditionFailed):
-            await self._write(request)
+            await self._call(request)
         return True
 
     async def _sweep(self, parts: Sequence[StoredPart]) -> None:
@@ -314,7 +314,7 @@ class IndexedConversation(ItemCollectionConversation):
         flag = new_flag(now() + FENCE_SECONDS)
         for _ in range(MAX_ATTEMPTS):
             try:
-                await self._write(self._entry.flag(flag))
+                await self._call(self._entry.flag(flag))
             except ConditionFailed as failed:
                 if failed.item is None:
                     return None
@@ -346,7 +346,7 @@ class IndexedConversation(ItemCollectionConversation):
             return True
         revision = secrets.token_urlsafe(9)
         try:
-            await self._write(self._entry.set_count(number, seen, flags, revision))
+            await self._call(self._entry.set_count(number, seen, flags, revision))
         except ConditionFailed as failed:
             # An attempt whose answer was lost may have done it.
             if failed.item is None or failed.item.get(REVISION) != {"S": revision}:

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 from langchain_core.messages import BaseMessage
 
@@ -223,7 +223,7 @@ class ItemCollectionConversation(Conversation):
             items = self._layout.items_of(key, body, now(), revision)
             self._divide([sized(items)])
             try:
-                await self._write(self._layout.replace(stored, items, secrets.token_urlsafe(18), now()))
+                await self._call(self._layout.replace(stored, items, secrets.token_urlsafe(18), now()))
             except TransactionCanceled:
                 await pause(attempt)
             else:
@@ -357,9 +357,9 @@ class ItemCollectionConversation(Conversation):
         try:
             if len(items) == 1:
                 await self._check_sort_key(first)
-                await self._write(self._layout.put(items[0]))
+                await self._call(self._layout.put(items[0]))
             else:
-                await self._write(self._layout.put_together(items, token))
+                await self._call(self._layout.put_together(items, token))
                 self._clients.first_append.record(self._sort_key_check)
         except ConditionFailed as failed:
             self._check_stored([(items[0], failed.item)])
@@ -370,15 +370,6 @@ class ItemCollectionConversation(Conversation):
         """Refuse what was found in the places of items, unless it is what an attempt of this write has put there."""
         if not all(self._layout.is_stored(item, other) for item, other in found):
             raise wrong_key(f"it has no sort key {self._layout.sort_key_name!r}", self.place)
-
-    async def _write(self, request: Request) -> dict[str, Any]:
-        """Send a write, again where another transaction was in its way or DynamoDB throttled its transaction.
-
-        Raises:
-            ConditionFailed: its condition did not hold.
-            TransactionCanceled: a condition of its transaction did not hold.
-        """
-        return await self._call(request)
 
     async def _latest_and_window(self, size: int) -> list[StoredPart]:
         """Return the latest messages, so many or up to a slack more, and remember their sort keys."""
@@ -518,7 +509,7 @@ class ItemCollectionConversation(Conversation):
         write = secrets.token_urlsafe(9)
         removed = True
         try:
-            tombstone: Item = (await self._write(self._layout.remove(key, known, write, now())))["Attributes"]
+            tombstone: Item = (await self._call(self._layout.remove(key, known, write, now())))["Attributes"]
         except ConditionFailed as failed:
             if failed.item is None:
                 return False

@@ -298,7 +298,7 @@ class Target(ItemCollectionConversation):
     async def _advance(self, request: Request, marker: Marker) -> None:
         """Send a request that stores a marker; where that is there, an attempt whose answer was lost has done so."""
         try:
-            await self._write(request)
+            await self._call(request)
         except ConditionFailed as failed:
             found = failed.item
         except TransactionCanceled as canceled:
