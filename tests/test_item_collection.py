@@ -20,7 +20,7 @@ from botocore.config import Config
 from conftest import Make
 from faces import COLLECTION_FACES, Face
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from proxy import Fault, Proxy
+from proxy import Fault, Proxy, Seen
 from samples import EVERY_TYPE, humans, texts
 
 from chathistory_async import (
@@ -36,7 +36,7 @@ from chathistory_async import (
     ThrottledError,
     UndecodableItemError,
 )
-from chathistory_async._item_collection import FENCE_SECONDS, PARTS, REMOVED_BY
+from chathistory_async._item_collection import FENCE_SECONDS, PARTS, REMOVED_BY, REVISION
 from chathistory_async._item_collection_conversation import slack
 from chathistory_async._sort_keys import Clock, Clocks, SortKey, message_id_of, parse
 
@@ -197,6 +197,22 @@ class TestLargeMessages:
             await make().areplace_message(message_id, versions[number % 2])
         done = True
         assert min(await asyncio.gather(*readers)) > 1
+
+    async def test_is_read_again_for_as_long_as_it_is_replaced(self, through: Through, proxy: Proxy) -> None:
+        """As if a replacement came between the reads of its parts, twice as often as a part may be missing."""
+        large = HumanMessage(secrets.token_urlsafe(1_000_000))
+        await through().aadd_messages([large])
+        replacements = iter(range(10))
+
+        def tear(seen: Seen, answer: dict[str, Any]) -> dict[str, Any]:
+            revision = next(replacements, None) if seen.operation == "Query" else None
+            for item in [] if revision is None else answer["Items"]:
+                item |= {REVISION: {"S": str(revision)}} if PARTS in item else {}
+            return answer
+
+        proxy.edit = tear
+        assert await through().aget_messages() == [large]
+        assert proxy.operations().count("Query") > 10
 
     async def test_of_more_than_a_transaction_holds_is_refused_before_any_write(
         self, face: type[Face], through: Through, proxy: Proxy
