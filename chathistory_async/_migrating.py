@@ -65,13 +65,12 @@ class MigratedSession:
 
             - "copied": messages were copied; "unchanged": all messages had been copied before.
             - "moved": all messages were copied and compared, by this run or earlier ones, and the source was deleted.
-            - "kept": as "moved", but the source was not deleted, because it has attributes that this library does not
-              know. ``error`` names them.
+            - "kept": the source was to be deleted and was not. Either all messages were copied and compared, but the
+              source has attributes that this library does not know, which ``error`` names. Or the session was copied
+              before and deleted in the target since, so that nothing is left to compare the source with.
             - "would_copy": a dry run found messages to copy.
-            - "absent": the source holds no messages, or none in the attribute that its store names; "expired": it has
-              expired.
-            - "deleted": the session was copied before, and deleted in the target since. With ``delete_source`` the
-              source was deleted too.
+            - "absent": the source holds no messages; "expired": it has expired.
+            - "deleted": the session was copied before, and deleted in the target since. Nothing is copied any more.
             - "diverged": the source does not continue what was copied of it, so that it is not known which of its
               messages are new. No more was copied, and nothing was deleted. ``error`` says what to do.
             - "failed": ``error`` says why. The source was not deleted.
@@ -156,8 +155,10 @@ class Source(SingleItemConversation):
         if stored.malformed:
             raise self._malformed()
         if self._layout.messages_name not in item and self._layout.others(item):
-            # It is not noted that the source is gone: its messages may be in another attribute than was said.
-            raise _Ended("absent")
+            # Not "absent": its messages may be in another attribute than was said.
+            others = ", ".join(map(repr, self._layout.others(item)))
+            reason = f"the source has no attribute {self._layout.messages_name!r}, but {others}"
+            raise _Ended("failed", f"{reason}: check history_messages_key [{self.place}]")
         if not stored.messages:
             return "absent"
         messages = await self._decode(stored.messages, 0)
@@ -372,7 +373,11 @@ class _Move:
         found = await self._source.look()
         if marker is not None and marker.deleted:
             if delete_source and not dry_run and not isinstance(found, str):
-                await self._source.delete(found)
+                reason = (
+                    "the source is not deleted, because the session was deleted in the target and nothing is left to"
+                    " compare it with: clear the source yourself if it is not needed"
+                )
+                raise _Ended("kept", f"{reason} [{self._source.place}]")
             return "deleted"
         if isinstance(found, str):
             if marker is not None and not dry_run:

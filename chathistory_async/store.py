@@ -314,7 +314,8 @@ class ChatHistoryStore:
         Messages go first, so that a call that fails halfway can be made again. An ``UpdateItem`` (so that no migration
         brings it back), a ``GetItem``, a ``DeleteItem``, and a ``Query``, ``UpdateItem`` and ``BatchWriteItem`` as for
         ``aclear``. A damaged item of the session is deleted like any other. What was migrated is in the old table until
-        a migration with ``delete_source``, and backups and exports of the table keep what they have.
+        it is cleared there: a migration with ``delete_source`` keeps what it cannot compare any more. Backups and
+        exports of the table keep what they have.
 
         Args:
             session_id: as for ``session``.
@@ -447,8 +448,8 @@ class ChatHistoryStore:
                 ids then fails.
             session_ids: values of the partition key, the same in both tables. ``source.scan_session_ids()`` has all.
             dry_run: read each session, check that it can be stored, and write nothing.
-            delete_source: delete the sources that were copied and compared, and those of sessions that were copied
-                before and deleted in the target since.
+            delete_source: delete the sources that were copied and compared. The source of a session that was deleted in
+                the target since is kept.
             owner_of: takes a session's id and returns the session's owner in the session index. An owner that the
                 session has there is not changed. Needs ``session_index``. Copied messages are counted in the index, and
                 the session is listed as active an hour before it was first copied, unless it has been active in the

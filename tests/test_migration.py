@@ -301,7 +301,9 @@ class TestOutcomes:
         mistaken = ChatHistoryStore(source._layout.table_name, layout="single_item", history_messages_key="Messages")
         async with mistaken:
             for delete_source in (False, True):
-                assert (await outcome(target, mistaken, session_id, delete_source=delete_source))[0] == "absent"
+                [session] = await migrated(target, mistaken, [session_id], delete_source=delete_source)
+                assert session.outcome == "failed"
+                assert "no attribute 'Messages', but 'History'" in (session.error or "")
         assert await outcome(target, source, session_id) == ("unchanged", 0, 1)
 
     @pytest.mark.parametrize("key", ["", "x" * 2049, "é" * 1025], ids=["empty", "too long", "too long in UTF-8"])
@@ -437,9 +439,21 @@ class TestOutcomes:
             assert await outcome(target, source, session_id, **options) == ("deleted", 0, 2)
         assert await read(target, session_id) == []
         assert texts(await read(source, session_id)) == ["1", "2", "3"]
+
+    async def test_its_source_is_not_deleted_uncompared(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        await outcome(target, source, session_id)
+        await mark_deleted(target, session_id)
+        await target.session(session_id).aclear()
         for _ in range(2):
-            assert await outcome(target, source, session_id, delete_source=True) == ("deleted", 0, 2)
-            assert await read(source, session_id) == []
+            [session] = await migrated(target, source, [session_id], delete_source=True)
+            assert (session.outcome, session.copied, session.total) == ("kept", 0, 2)
+            assert "nothing is left to compare it with" in (session.error or "")
+            assert texts(await read(source, session_id)) == ["1", "2"]
+        await source.session(session_id).aclear()
+        assert await outcome(target, source, session_id, delete_source=True) == ("deleted", 0, 2)
 
     async def test_cleared_before_it_was_compared(
         self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied, proxy: Proxy
@@ -1123,7 +1137,8 @@ class TestOnlyWhatWasComparedIsDeleted:
             target.session(session_id).clear()
 
         session = await self.move_meeting(delete, second_transaction, proxied, proxy, session_id)
-        assert (session.outcome, session.total) == ("deleted", 2)
+        assert (session.outcome, session.total) == ("kept", 2)
+        assert await read(source, session_id) == THREE
         assert await read(target, session_id) == []
 
 
