@@ -35,9 +35,9 @@ from .errors import (
 )
 
 if sys.version_info >= (3, 11):
-    from asyncio import timeout
+    from asyncio import Timeout, timeout
 else:
-    from async_timeout import timeout
+    from async_timeout import Timeout, timeout
 
 # A transaction is on its items for milliseconds: so many are in the way in a row only where DynamoDB would throttle.
 MAX_CONFLICTS = 50
@@ -105,10 +105,23 @@ async def call(clients: Clients, request: Request, place: Place) -> dict[str, An
         TransactionCanceled: a condition of the transaction did not hold.
         ChatHistoryError: any other failure, with botocore's error as its cause.
     """
-    retries = _Retries(place)
+    try:
+        async with timeout(clients.longest_opening_seconds) as deadline:
+            return await _with_retries(clients, request, place, deadline)
+    except asyncio.TimeoutError as error:
+        raise _took_too_long(request.service, place) from _without_frames(error)
+
+
+def _took_too_long(service: Service, place: Place) -> EndpointError:
+    text = f"A call to {service.name} took too long: its endpoint does not answer, or what gives the credentials"
+    return EndpointError(text, place)
+
+
+async def _with_retries(clients: Clients, request: Request, place: Place, deadline: Timeout) -> dict[str, Any]:
+    began, retries = asyncio.get_running_loop().time(), _Retries(place)
     while True:
         try:
-            return await _send(clients, request, place)
+            return await _send(clients, request, place, deadline, began)
         except ConditionFailed as failed:
             failed.sent_before = failed.sent_before or retries.maybe_stored
             raise
@@ -170,22 +183,33 @@ class _Retries:
         )
 
 
-async def _send(clients: Clients, request: Request, place: Place) -> dict[str, Any]:
+async def _send(clients: Clients, request: Request, place: Place, deadline: Timeout, began: float) -> dict[str, Any]:
     _check_open(clients, place)
     try:
-        async with clients.lend(request.service) as lent, timeout(lent.longest_call_seconds):
+        async with clients.lend(request.service) as lent:
+            longest = lent.longest_call_seconds
+            _end_at(deadline, None if longest is None else began + longest)
             response = await lent.send(request.operation, request.parameters)
-    except asyncio.TimeoutError as error:
-        raise EndpointError(
-            f"{request.service.name}'s endpoint does not answer: a call took too long", place
-        ) from error
     except _SDK_ERRORS as error:
-        raise _mapped(error, place, request.service, request.parameters) from error
+        raise _mapped(error, place, request.service, request.parameters) from _without_frames(error)
     try:
         check_answer(*request[:2], response, large=request.large)
     except NotAnAnswer:
         raise not_an_answer(place) from None
     return response
+
+
+if sys.version_info >= (3, 11):
+
+    def _end_at(deadline: Timeout, when: float | None) -> None:
+        deadline.reschedule(when)
+else:
+
+    def _end_at(deadline: Timeout, when: float | None) -> None:
+        if when is None:
+            deadline.reject()
+        else:
+            deadline.update(when)
 
 
 async def connect(clients: Clients, place: Place, service: Service = DYNAMODB) -> str:
@@ -196,10 +220,18 @@ async def connect(clients: Clients, place: Place, service: Service = DYNAMODB) -
     """
     _check_open(clients, place)
     try:
+        async with timeout(clients.longest_opening_seconds):
+            return await _region_of(clients, service, place)
+    except asyncio.TimeoutError as error:
+        raise _took_too_long(service, place) from _without_frames(error)
+
+
+async def _region_of(clients: Clients, service: Service, place: Place) -> str:
+    try:
         async with clients.lend(service) as lent:
             region: str = lent.client.meta.region_name
     except _SDK_ERRORS as error:
-        raise _mapped(error, place, service) from error
+        raise _mapped(error, place, service) from _without_frames(error)
     return region
 
 
@@ -218,6 +250,18 @@ _IN_PROGRESS = "TransactionInProgressException"
 # botocore raises a bare ValueError for an endpoint that is not a URL; its providers of credentials an OSError for a
 # program that is not there, a RuntimeError for credentials that are expired as they come, a KeyError for half of them.
 _SDK_ERRORS = (ClientError, BotoCoreError, ResponseParserError, ValueError, OSError, RuntimeError, LookupError)
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """Return an error of the SDK's without its frames, and those of the errors that it was raised for.
+
+    They have the request's headers among their locals, credentials with them, and who records errors records locals.
+    """
+    below: BaseException | None = error
+    while below is not None and below.__traceback__ is not None:
+        below.__traceback__ = None
+        below = below.__cause__ or below.__context__
+    return error
 
 
 def _mapped(

@@ -334,6 +334,14 @@ class Clients:
         """Whether the store that owns them is closed, so that none is to be opened."""
         return self.lifetime.closed
 
+    @functools.cached_property
+    def longest_opening_seconds(self) -> float | None:
+        """How long a client may take to open, with its credentials; None for as long as it takes.
+
+        As long as a call, by what was given: what the SDK's files and the environment say is known when it is open.
+        """
+        return _longest_call_seconds(_config(self.options))
+
     def lend(self, service: Service = DYNAMODB) -> _Loan:
         """Lend the running loop's client of a service for one call.
 
@@ -559,7 +567,8 @@ def _longest_call_seconds(config: Config) -> float | None:
     """Return how long all attempts of a call may take, which is no less than their time-outs allow them."""
     if config.connect_timeout is None or config.read_timeout is None:
         return None
-    attempts = config.retries.get("total_max_attempts", _DEFAULT_ATTEMPTS)
+    # An open client's has the total, which the SDK has found out.
+    attempts = (config.retries or {}).get("total_max_attempts", _DEFAULT_ATTEMPTS)
     longest: float = attempts * (config.connect_timeout + config.read_timeout)
     return max(MIN_CALL_SECONDS, longest)
 

@@ -11,8 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aioboto3
 import pytest
+from aiobotocore.credentials import AioCredentialResolver
+from aiobotocore.session import AioSession
 from botocore.config import Config
+from botocore.credentials import CredentialProvider
 from conftest import Make
 from faces import CollectionFace, Face, SdkCollectionFace
 from langchain_core.messages import HumanMessage
@@ -101,6 +105,38 @@ class TestStalling:
         async with serving(getattr(self, serve)) as url:
             with pytest.raises(EndpointError):
                 await face(make(endpoint_url=url, config=BRIEF)).add(messages)
+
+    async def test_credentials_that_never_come_are_not_waited_for(self, face: type[Face], make: Make) -> None:
+        class Silent(CredentialProvider):
+            METHOD = "silent"
+
+            async def load(self) -> None:
+                await asyncio.Event().wait()
+
+        core = AioSession()
+        core.register_component("credential_provider", AioCredentialResolver([Silent()]))
+        core.set_config_variable("region", "us-east-1")
+        for session in (core, aioboto3.Session(botocore_session=core)):
+            with pytest.raises(EndpointError, match=r"took too long: .* or what gives the credentials") as caught:
+                await asyncio.wait_for(face(make(boto3_session=session, config=BRIEF)).read(), 10)
+            assert caught.value.session_key == make().key
+
+    async def test_conflicts_without_end_are_not_waited_out(self, face: type[Face], make: Make) -> None:
+        requests = 0
+
+        async def conflict(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal requests
+            kind = "com.amazonaws.dynamodb.v20120810#TransactionConflictException"
+            while True:
+                await request_in(reader)
+                requests += 1
+                await asyncio.sleep(0.1)
+                writer.write(answer(json.dumps({"__type": kind, "message": "no"}), status=400))
+
+        async with serving(conflict) as url:
+            with pytest.raises(EndpointError, match="took too long"):
+                await face(make(endpoint_url=url, config=BRIEF)).clear()
+        assert 1 < requests < 20, "each of 50 attempts would take less than a time-out"
 
     async def test_a_cancellation_stays_one(self, face: type[Face], make: Make) -> None:
         async with serving(self.trickle) as url:

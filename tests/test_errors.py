@@ -337,6 +337,21 @@ async def test_what_an_engine_says_of_a_request_is_told(make: Make) -> None:
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize("fast_path", [True, False], ids=["fast", "SDK"])
+@pytest.mark.parametrize("fault", [Fault.DENIED, Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY])
+async def test_its_cause_has_no_frames_whose_locals_hold_the_credentials(
+    through: Through, proxy: Proxy, fault: Fault, fast_path: bool
+) -> None:
+    proxy.schedule = lambda seen: fault
+    with pytest.raises(ChatHistoryError) as caught:
+        await through(attempts=1, fast_path=fast_path).aget_messages()
+    below = caught.value.__cause__
+    assert below is not None
+    while below is not None:
+        assert below.__traceback__ is None
+        below = below.__cause__ or below.__context__
+
+
 async def test_what_dynamodb_says_of_a_transaction_is_told_without_a_value_of_it(
     make: Make, answering: Any, collection_table: str
 ) -> None:
