@@ -107,7 +107,7 @@ class TestStalling:
                 await face(make(endpoint_url=url, config=BRIEF)).add(messages)
 
     async def test_credentials_that_never_come_are_not_waited_for(self, face: type[Face], make: Make) -> None:
-        class Silent(CredentialProvider):
+        class Silent(CredentialProvider):  # type: ignore[misc]  # botocore is not typed
             METHOD = "silent"
 
             async def load(self) -> None:
