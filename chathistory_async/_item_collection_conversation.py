@@ -139,9 +139,7 @@ class ItemCollectionConversation(Conversation):
 
     async def page(self, limit: int, before: str | None) -> Page:
         """Return the latest messages, or those before a cursor."""
-        if limit is None:
-            raise ValueError("limit must be a positive integer, not None")
-        check_positive("limit", limit)
+        check_positive("limit", limit, optional=False)
         # One more tells whether there is a page before this one.
         bodies = await self._latest(limit + 1, before=None if before is None else _key_of(before))
         cursor = message_id_of(bodies[-limit].key) if len(bodies) > limit else None

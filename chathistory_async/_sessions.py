@@ -108,9 +108,7 @@ class Sessions:
     async def page(self, owner: str, limit: int, before: str | None) -> SessionPage:
         """Return the sessions of an owner that were active last, or before a cursor."""
         check_owner(owner)
-        if limit is None:
-            raise ValueError("limit must be a positive integer, not None")
-        check_positive("limit", limit)
+        check_positive("limit", limit, optional=False)
         alive: list[Item] = []
         async with aclosing(self._items(owner, limit + 1, before)) as items:
             async for item in items:

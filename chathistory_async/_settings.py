@@ -26,7 +26,9 @@ def check_names(attribute_names: Sequence[object]) -> None:
         raise ValueError(f"The attributes' names must differ and not be empty, and be text: {names}")
 
 
-def check_positive(name: str, value: object) -> None:
-    """Refuse what is neither a positive integer nor None."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError(f"{name} must be a positive integer or None, not {value!r}")
+def check_positive(name: str, value: object, *, optional: bool = True) -> None:
+    """Refuse what is neither a positive integer nor, where it is optional, None."""
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer{' or None' if optional else ''}, not {value!r}")
