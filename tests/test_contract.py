@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -11,7 +13,7 @@ from conftest import Make
 from faces import ALL_FACES, SDK_FACES, Face
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from plain_values import EXACT, OBJECTS, UNDECODABLE_NAME, Holder, same
-from proxy import Proxy
+from proxy import Fault, Proxy, Seen
 from samples import EVERY_TYPE, FLOATS, humans, texts
 
 from chathistory_async import DynamoDBChatMessageHistory, MessageNotStorableError
@@ -139,6 +141,27 @@ async def test_what_has_no_plain_form_is_refused_before_any_write_and_logged(
     assert record.getMessage() == f"Nothing was stored: {caught.value}"
     assert session_id in record.getMessage()
     assert secret not in caplog.text
+
+
+async def test_every_write_waits_for_transactions_of_others(face: type[Face], through: Through, proxy: Proxy) -> None:
+    sent = Counter[str]()
+
+    def two_conflicts_for_each_write(seen: Seen) -> Fault:
+        if seen.operation in {"GetItem", "Query"}:
+            return Fault.NONE
+        request = seen.operation + json.dumps(seen.body)
+        sent[request] += 1
+        return Fault.CONFLICT if sent[request] <= 2 else Fault.NONE
+
+    proxy.schedule = two_conflicts_for_each_write
+    history = face(through())
+    await history.add(humans(1))
+    await history.add(humans(2, 3))
+    assert texts(await history.read()) == ["1", "2", "3"]
+    await history.clear()
+    assert await history.read() == []
+    assert len(sent) >= 3
+    assert set(sent.values()) == {3}
 
 
 async def test_a_handle_sees_what_another_wrote(face: type[Face], make: Make) -> None:

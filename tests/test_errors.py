@@ -9,8 +9,10 @@ import re
 import socket
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import aioboto3
 import boto3
 import pytest
 from botocore.config import Config
@@ -317,11 +319,12 @@ async def test_access_denied(face: type[Face], make: Make, answering: Any, code:
     ],
     ids=["nothing", "a-value", "a-collection", "an-operand", "in-quotes", "cut-short", "a-name", "long"],
 )
+@pytest.mark.parametrize("fast_path", [True, False])
 async def test_what_dynamodb_says_of_a_request_is_told_without_a_value_of_it(
-    make: Make, answering: Any, text: str, shown: str
+    make: Make, answering: Any, text: str, shown: str, fast_path: bool
 ) -> None:
     body = {"__type": "com.amazon.coral.validate#ValidationException", "message": text}
-    history = make(endpoint_url=answering(400, json.dumps(body)))
+    history = make(endpoint_url=answering(400, json.dumps(body)), fast_path=fast_path)
     with pytest.raises(ServiceError) as caught:
         await attempt(AsyncFace(history), "add")
     assert shown in str(caught.value)
@@ -352,8 +355,9 @@ async def test_its_cause_has_no_frames_whose_locals_hold_the_credentials(
         below = below.__cause__ or below.__context__
 
 
+@pytest.mark.parametrize("fast_path", [True, False])
 async def test_what_dynamodb_says_of_a_transaction_is_told_without_a_value_of_it(
-    make: Make, answering: Any, collection_table: str
+    make: Make, answering: Any, collection_table: str, fast_path: bool
 ) -> None:
     reasons = [{"Code": "None"}, {"Code": "ValidationError", "Message": f"No number: {SECRET}"}]
     body = {
@@ -361,9 +365,8 @@ async def test_what_dynamodb_says_of_a_transaction_is_told_without_a_value_of_it
         "Message": "Transaction cancelled",
         "CancellationReasons": reasons,
     }
-    history = make(
-        table_name=collection_table, sort_key_name="MessageId", endpoint_url=answering(400, json.dumps(body))
-    )
+    layout = {"table_name": collection_table, "sort_key_name": "MessageId"}
+    history = make(endpoint_url=answering(400, json.dumps(body)), fast_path=fast_path, **layout)
     with pytest.raises(ServiceError, match="ValidationError: No number: …") as caught:
         await history.aadd_messages([HumanMessage(SECRET), HumanMessage(SECRET)])
     assert SECRET not in "".join(traceback.format_exception(caught.value))
@@ -407,6 +410,23 @@ class TestConfiguration:
         error = await failure(ConfigurationError, face, make())
         assert "region_name" in str(error)
         assert isinstance(error.__cause__, BotoCoreError)
+
+    @pytest.mark.parametrize(
+        "session", ["sso_start_url = https://x.test/start\nsso_region = us-east-1", "sso_session = no-such-login"]
+    )
+    async def test_no_login_of_sso(
+        self, face: type[Face], make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, session: str
+    ) -> None:
+        config = tmp_path / "config"
+        config.write_text(
+            f"[profile p]\nsso_account_id = 123456789012\nsso_role_name = r\n{session}\n"
+            "[sso-session no-such-login]\nsso_start_url = https://x.test/start\nsso_region = us-east-1\n"
+        )
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+        for kind in (aioboto3.Session, boto3.Session):
+            history = make(region_name="us-east-1", boto3_session=kind(profile_name="p"))
+            error = await failure(ConfigurationError, face, history)
+            assert "log in with aws sso login" in str(error)
 
     async def test_no_such_profile(self, face: type[Face], make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_PROFILE", "nobody")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Make, created_table, module_or_test
-from faces import ALL_FACES, Face
+from faces import ALL_FACES, SDK_FACES, Face
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -22,7 +22,7 @@ from samples import humans, texts
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
 
-FACES = ALL_FACES
+FACES = [*ALL_FACES, *SDK_FACES]
 
 
 def answer(messages: list[BaseMessage]) -> AIMessage:
