@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
@@ -30,8 +30,10 @@ from ._session_item import (
     DamagedAttribute,
     SessionItem,
     StoredSession,
+    counts_all,
     flags_over,
     is_alive,
+    may_count_all,
     new_flag,
     owner_of,
     query_sessions,
@@ -72,8 +74,8 @@ class SessionInfo:
         title: None where none was set.
         created_at: when its first message was added, by the writer's clock, in UTC.
         last_active_at: when messages were added last, likewise. It never goes back, however the writers' clocks differ.
-        message_count: how many messages were added and not removed. Those that have expired one by one count as well,
-            until an ``aclear`` or a trim by ``history_size`` counts anew.
+        message_count: how many messages were added and not removed, also before there was a session index. Those that
+            have expired one by one count as well, until an ``aclear`` or a trim by ``history_size`` counts anew.
         metadata: what ``update_metadata`` has put there.
     """
 
@@ -84,6 +86,13 @@ class SessionInfo:
     last_active_at: datetime
     message_count: int
     metadata: dict[str, Any] = field(repr=False)
+
+
+class _Counted(NamedTuple):
+    """How many messages a session has, and the sort key of the first one, None where there are none."""
+
+    number: int
+    earliest: SortKey | None
 
 
 class IndexedConversation(ItemCollectionConversation):
@@ -108,6 +117,8 @@ class IndexedConversation(ItemCollectionConversation):
         self._entry = SessionItem(layout, owner)
         # Of sweeps of this handle's that have removed all that they meant to.
         self._done_flags: set[str] = set()
+        # Whether the latest read found no messages in all of the session, and this handle has appended none since.
+        self._is_empty = False
 
     async def clear(self) -> None:
         """Remove all messages that are there now, and none that another writer adds after."""
@@ -173,7 +184,7 @@ class IndexedConversation(ItemCollectionConversation):
             title=self._title_in(title),
             created_at=stored.created_at,
             last_active_at=stored.last_active,
-            # Below nothing, where messages from before the index were removed.
+            # Below nothing, where a damaged number was counted on.
             message_count=max(0, min(count, self._layout.history_size or count)),
             metadata=self._metadata_in(metadata),
         )
@@ -240,13 +251,14 @@ class IndexedConversation(ItemCollectionConversation):
 
     async def _store(self, messages: list[Items], first: SortKey, token: str) -> None:
         items = [item for items in messages for item in items]
+        is_first, self._is_empty = self._is_empty, False
         seen: Item | None = None
         for attempt in range(MAX_ATTEMPTS):
             revision = f"{token}-{attempt}"
             if seen is not None and not is_alive(self._layout, seen, now()):
-                counting = self._entry.begin_anew(len(messages), first, now(), revision)
+                counting = self._entry.begin_anew(len(messages), first, now(), revision, is_first=is_first)
             else:
-                counting = self._entry.count_added(len(messages), first, now(), revision, seen)
+                counting = self._entry.count_added(len(messages), first, now(), revision, seen, is_first=is_first)
             try:
                 await self._write_counting(self._layout.put_together(items, revision, counting))
             except TransactionCanceled as canceled:
@@ -340,13 +352,16 @@ class IndexedConversation(ItemCollectionConversation):
                 return
             await pause(attempt)
 
-    async def _set_count(self, number: int, seen: Item, flags: set[str]) -> bool:
+    async def _set_count(self, counted: _Counted, seen: Item, flags: set[str]) -> bool:
         """Store a number and remove flags; return whether nobody has counted since the item was seen."""
-        if not flags and seen.get(MESSAGE_COUNT) == {"N": str(number)}:
+        number, earliest = counted
+        of_all = may_count_all(seen, earliest, now())
+        is_said = seen.get(MESSAGE_COUNT) == {"N": str(number)} and counts_all(seen) >= of_all
+        if is_said and not flags:
             return True
         revision = secrets.token_urlsafe(9)
         try:
-            await self._call(self._entry.set_count(number, seen, flags, revision))
+            await self._call(self._entry.set_count(number, seen, flags, revision, counts_all=of_all))
         except ConditionFailed as failed:
             # An attempt whose answer was lost may have done it.
             if failed.item is None or failed.item.get(REVISION) != {"S": revision}:
@@ -357,20 +372,27 @@ class IndexedConversation(ItemCollectionConversation):
     async def _count_and_heal(self, item: Item) -> int:
         """Return how many messages there are, and store that where no sweep can be at work any more."""
         over = flags_over(item, now())
-        number = await self._count()
-        if over:
+        counted = await self._count()
+        if over or not counts_all(item):
             # Whoever reads need not be allowed to write.
             with suppress(ChatHistoryError):
-                await self._set_count(number, item, over)
-        return number
+                await self._set_count(counted, item, over)
+        return counted.number
 
-    async def _count(self) -> int:
-        count, start_key = 0, None
+    async def _count(self) -> _Counted:
+        count, earliest, start_key = 0, None, None
         while True:
             items, start_key = await self._query(self._layout.query_alive_keys(now=now(), start_key=start_key))
-            count += sum(part.key.is_first_part for part in await self._stored_parts(items))
+            keys = [part.key for part in await self._stored_parts(items) if part.key.is_first_part]
+            count += len(keys)
+            earliest = earliest or next(iter(keys), None)
             if start_key is None:
-                return count
+                return _Counted(count, earliest)
+
+    async def _query(self, request: Request) -> tuple[list[Item], dict[str, AttributeValue] | None]:
+        items, start_key = await super()._query(request)
+        self._is_empty = not items and start_key is None and self._layout.is_of_all(request)
+        return items, start_key
 
     async def _item(self) -> Item | None:
         item: Item | None = (await self._call(self._entry.get())).get("Item")

@@ -235,6 +235,15 @@ class ItemCollection:
             parameters["ExclusiveStartKey"] = start_key
         return Request("query", parameters)
 
+    def is_of_all(self, request: Request) -> bool:
+        """Tell whether a query begins at one end of the session and, strongly consistent, leaves no message out."""
+        values, low_and_high = request.parameters["ExpressionAttributeValues"], _range()
+        return (
+            "ExclusiveStartKey" not in request.parameters
+            and request.parameters["ConsistentRead"]
+            and (values[":low"]["S"], values[":high"]["S"]) == low_and_high
+        )
+
     def get(self, key: SortKey, *, consistent: bool = True) -> Request:
         """Read the first item of a message."""
         return Request("get_item", {"TableName": self.table_name, "Key": self._key(key), "ConsistentRead": consistent})

@@ -200,6 +200,7 @@ class Target(ItemCollectionConversation):
         super().__init__(layout, clients, place, sealing, consistent_read=True)
         self._entry = entry
         self._fitted = 0
+        self._is_empty = False
 
     @leaves_nothing_opened
     @reads_stored
@@ -221,6 +222,7 @@ class Target(ItemCollectionConversation):
     async def begin(self) -> Marker:
         """Return the marker, not stored yet, of a session that comes before all that is there and will be written."""
         items: list[Item] = (await self._call(Migration(self._layout).read_first_key()))["Items"]
+        self._is_empty = not items
         first = parse(items[0][self._layout.sort_key_name]["S"]) if items else None
         return Marker(batch_before(first, _BEFORE_NOW_SECONDS))
 
@@ -263,7 +265,7 @@ class Target(ItemCollectionConversation):
         revision = after.revision or ""
         if expiry is None and self._layout.ttl is not None:
             expiry = str(now() + self._layout.ttl)
-        begin = self._entry.begin_anew(number, first, now(), revision, expiry)
+        begin = self._entry.begin_anew(number, first, now(), revision, expiry, is_first=self._is_empty)
         extend = [] if expiry is None else [[self._entry.count_on(number, now(), revision, expiry)]]
         return [[begin], *extend, [self._entry.count_on(number, now(), revision)]]
 

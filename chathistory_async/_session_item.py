@@ -22,6 +22,12 @@ request of their sweeps can arrive any more. The claim: without a flag, the coun
 A sweep that was cancelled, killed or overtaken leaves its flag. Readers count until its lease is over, and then the
 first one that may write stores the number. A session without an item needs no flag: nothing counts its messages.
 
+Messages that were stored without an item. An item may be created for a session that has such messages, which its count
+leaves out. COUNTS_ALL says that there are none, or that they were counted. Without it a count is not believed. It is
+true from the beginning where the writer had read that the session has no messages, and else from the first counting on
+that finds none from before the item. Where it finds some, a sweep or a removal of them that began before there was an
+item to flag may still be under way: then COUNTS_ALL becomes true once the item is older than FENCE_SECONDS.
+
 Titles and metadata. DETAILS_REVISION is there from the first append on, and changes with each of them. A change is made
 on condition that it is as it was read. So a request that arrives late changes nothing, not even in another session of
 that id.
@@ -56,6 +62,7 @@ TITLE = "Title"
 METADATA = "Metadata"
 DETAILS_REVISION = "DetailsRevision"
 RECOUNT = "Recount"
+COUNTS_ALL = "CountsAll"
 # DynamoDB's limit for the partition key of an index.
 MAX_OWNER_BYTES = 2048
 
@@ -115,11 +122,12 @@ class SessionItem:
         if self.owner is not None:
             check_owner(self.owner)
         layout = self.layout
-        own = (OWNER, LAST_ACTIVE, MESSAGE_COUNT, TITLE, METADATA, DETAILS_REVISION, RECOUNT, CREATED_AT, REVISION)
-        check_names([*layout.key, layout.sort_key_name, layout.messages_name, layout.expiry_name, *own])
+        own = (OWNER, LAST_ACTIVE, MESSAGE_COUNT, TITLE, METADATA, DETAILS_REVISION, RECOUNT, COUNTS_ALL)
+        keys = (*layout.key, layout.sort_key_name)
+        check_names([*keys, layout.messages_name, layout.expiry_name, *own, CREATED_AT, REVISION])
 
     def count_added(
-        self, number: int, first: SortKey, now: int, revision: str, seen: Item | None = None
+        self, number: int, first: SortKey, now: int, revision: str, seen: Item | None = None, *, is_first: bool
     ) -> dict[str, Any]:
         """Count what the same transaction adds, of which this is the first.
 
@@ -133,6 +141,7 @@ class SessionItem:
             now: the time, in seconds since the epoch.
             revision: the id of this write.
             seen: the item at which the attempt before has failed.
+            is_first: whether the session is known to have no other messages if it has no item.
         """
         at = iso(first.created_at)
         sets = [
@@ -140,15 +149,18 @@ class SessionItem:
             "#created = if_not_exists(#created, :at)",
             "#revision = :revision",
             "#details = if_not_exists(#details, :revision)",
+            "#all = if_not_exists(#all, :all)",
         ]
         names = {
             "#count": MESSAGE_COUNT,
             "#created": CREATED_AT,
             "#revision": REVISION,
             "#details": DETAILS_REVISION,
+            "#all": COUNTS_ALL,
             "#expiry": self.layout.expiry_name,
         }
         values = {
+            ":all": {"BOOL": is_first},
             ":none": _number(0),
             ":added": _number(number),
             ":at": {"S": at},
@@ -178,13 +190,15 @@ class SessionItem:
         }
 
     def begin_anew(
-        self, number: int, first: SortKey, now: int, revision: str, expiry: str | None = None
+        self, number: int, first: SortKey, now: int, revision: str, expiry: str | None = None, *, is_first: bool
     ) -> dict[str, Any]:
         """Begin the session where it has no item, or an expired one, of which nothing but flags is left.
 
-        It expires at ``expiry``, in seconds since the epoch, or when the messages that are written now do.
+        It expires at ``expiry``, in seconds since the epoch, or when the messages that are written now do. ``is_first``
+        says whether it is known to have no other messages.
         """
         sets = {"#count": ":added", "#created": ":at", "#active": ":at", "#revision": ":new", "#details": ":new"}
+        sets["#all"] = ":all"
         names = {
             "#count": MESSAGE_COUNT,
             "#created": CREATED_AT,
@@ -194,9 +208,11 @@ class SessionItem:
             "#title": TITLE,
             "#metadata": METADATA,
             "#owner": OWNER,
+            "#all": COUNTS_ALL,
             "#expiry": self.layout.expiry_name,
         }
-        values = {":added": _number(number), ":at": {"S": iso(first.created_at)}, ":new": {"S": revision}}
+        values: dict[str, AttributeValue] = {":added": _number(number), ":all": {"BOOL": is_first}}
+        values |= {":at": {"S": iso(first.created_at)}, ":new": {"S": revision}}
         removed = {"#title", "#metadata", "#owner", "#expiry"}
         if self.owner is not None:
             sets["#owner"], values[":owner"] = ":owner", {"S": self.owner}
@@ -245,11 +261,14 @@ class SessionItem:
         )
         return Request("update_item", update)
 
-    def set_count(self, number: int, seen: Item, flags: Collection[str], revision: str) -> Request:
+    def set_count(self, number: int, seen: Item, flags: Collection[str], revision: str, *, counts_all: bool) -> Request:
         """Set the count and remove flags, unless messages were counted since the item was seen."""
         change = "SET #count = :count, #revision = :revision"
         names = {"#count": MESSAGE_COUNT, "#revision": REVISION}
-        values = {":count": _number(number), ":revision": {"S": revision}}
+        values: dict[str, AttributeValue] = {":count": _number(number), ":revision": {"S": revision}}
+        if counts_all:
+            change += ", #all = :all"
+            names["#all"], values[":all"] = COUNTS_ALL, {"BOOL": True}
         if flags:
             change += " DELETE #recount :flags"
             names["#recount"], values[":flags"] = RECOUNT, {"SS": sorted(flags)}
@@ -356,7 +375,7 @@ def read_session(layout: ItemCollection, item: Item) -> StoredSession:
         last_active=_read(item, LAST_ACTIVE, "S", _time),
         message_count=_read(item, MESSAGE_COUNT, "N", _count),
         metadata=item.get(METADATA),
-        flagged=RECOUNT in item,
+        flagged=RECOUNT in item or not counts_all(item),
     )
 
 
@@ -374,6 +393,23 @@ def flags_over(item: Item, now: int) -> set[str]:
     """Return the flags whose lease is over, and those that are none."""
     flags: list[str] = item.get(RECOUNT, {}).get("SS", [])
     return {flag for flag in flags if not now < _lease_of(flag) <= now + 2 * FENCE_SECONDS}
+
+
+def counts_all(item: Item) -> bool:
+    """Tell whether the messages from before the session had its item are counted, or there were none."""
+    return bool(item.get(COUNTS_ALL) == {"BOOL": True})
+
+
+def may_count_all(item: Item, earliest: SortKey | None, now: int) -> bool:
+    """Tell whether a number that was counted stays true of the messages from before the session had its item.
+
+    Args:
+        item: the item, read before the counting.
+        earliest: the first message that was counted, None where there was none.
+        now: the time, in seconds since the epoch.
+    """
+    created_at = _text(item, CREATED_AT)
+    return earliest is None or created_at <= iso(earliest.created_at) or created_at < iso(now - FENCE_SECONDS)
 
 
 def was_changed_by(item: Item, change_id: str) -> bool:

@@ -85,7 +85,7 @@ class ChatHistoryStore:
             without, and four to six write units more (DynamoDB bills transactions twice, and for the item and its entry
             in the owner's index), and concurrent writers of one session conflict and retry. Every store that writes to
             the table should have ``session_index=True``. A session that had messages before is listed from its next
-            append on. Its earlier messages are not counted, but one that is removed is subtracted. Needs an item
+            append on, and its earlier messages are counted when the index is first asked for it. Needs an item
             collection, and the global secondary index ``SessionsByOwner`` that ``create_table`` makes. The store's
             first append queries that index, and raises ``KeySchemaError`` where it is missing.
         fast_path: whether calls to DynamoDB may take the fast path; as for ``DynamoDBChatMessageHistory``.
@@ -242,7 +242,9 @@ class ChatHistoryStore:
 
         One ``GetItem``, strongly consistent. The count does not hold while ``aclear``, ``delete_session`` or a trim by
         ``history_size`` is under way, nor after one that was cut off. Then a ``Query`` for each megabyte of the session
-        counts its messages, and from half an hour later on an ``UpdateItem`` stores their number, if it may.
+        counts its messages, and from half an hour later on an ``UpdateItem`` stores their number, if it may. So it is,
+        once, for a session whose first append came from a handle that had not read it: that it had no messages from
+        before the index was not known. Where it had, their number too is stored half an hour after that append.
 
         Args:
             session_id: as for ``session``.

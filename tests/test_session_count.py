@@ -176,6 +176,96 @@ class TestAQuietSweep:
         assert await check() == 0
 
 
+class TestASessionThatIsOlderThanItsItem:
+    @pytest.fixture(autouse=True)
+    async def older(self, collection_table: str, session_id: str) -> None:
+        async with ChatHistoryStore(collection_table) as plain:
+            await plain.session(session_id).aadd_messages(humans(*range(SIZE)))
+
+    @pytest.mark.parametrize("reads", [False, True])
+    async def test_is_counted_whole(
+        self, store_through: NewStore, session_id: str, owner: str, proxy: Proxy, check: Any, later: Any, reads: bool
+    ) -> None:
+        store = store_through()
+        history = store.session(session_id, owner=owner)
+        if reads:
+            await history.aget_messages()
+        await history.aadd_messages(humans(1, 2))
+        assert await check() == SIZE + 2
+        await history.apop_message()
+        assert await check() == SIZE + 1
+        later()
+        assert await check() == SIZE + 1
+        proxy.seen.clear()
+        await store.get_session_info(session_id)
+        assert proxy.operations() == ["GetItem"]
+        await history.aclear()
+        assert await check() == 0
+
+    async def test_is_counted_with_a_clear_that_began_before_the_item(
+        self, store_through: NewStore, store: ChatHistoryStore, session_id: str, owner: str, proxy: Proxy, check: Any
+    ) -> None:
+        # At the first BatchWriteItem, which arrives when the item is there and the messages were counted.
+        assert await cut_off(store_through().session(session_id).aclear(), proxy, 3, Fault.ZOMBIE)
+        await store.session(session_id, owner=owner).aadd_messages(humans(1))
+        before = await check()
+        await asyncio.to_thread(proxy.wait_for_zombies)
+        assert await check() < before
+
+    async def test_is_counted_where_its_item_has_expired(
+        self, new_store: NewStore, session_id: str, owner: str, check: Any, dynamodb: Any, collection_table: str
+    ) -> None:
+        await new_store(ttl=60).session(session_id, owner=owner).aadd_messages(humans(1))
+        dynamodb.update_item(
+            TableName=collection_table,
+            Key={"SessionId": {"S": session_id}, "MessageId": {"S": "session"}},
+            UpdateExpression="SET expireAt = :past",
+            ExpressionAttributeValues={":past": {"N": "1"}},
+        )
+        await new_store().session(session_id, owner=owner).aadd_messages(humans(2))
+        assert await check() == SIZE + 2
+
+
+class TestANewSession:
+    @pytest.mark.parametrize(
+        "read",
+        [
+            lambda history: history.aget_messages(),
+            lambda history: history.aget_messages(limit=3),
+            lambda history: history.apage(3),
+            lambda history: history.apop_message(),
+        ],
+        ids=["read", "limit", "page", "pop"],
+    )
+    @pytest.mark.parametrize("options", [{}, {"history_size": KEPT}], ids=["all", "size"])
+    async def test_that_was_read_is_never_counted(
+        self, store_through: NewStore, session_id: str, owner: str, proxy: Proxy, read: Any, options: dict[str, Any]
+    ) -> None:
+        store = store_through(**options)
+        history = store.session(session_id, owner=owner)
+        await read(history)
+        await history.aadd_messages(humans(1))
+        proxy.seen.clear()
+        info = await store.get_session_info(session_id)
+        assert info is not None
+        assert info.message_count == 1
+        assert proxy.operations() == ["GetItem"]
+
+    @pytest.mark.parametrize("reads_eventually", [False, True])
+    async def test_that_was_not_is_counted_once(
+        self, store_through: NewStore, session_id: str, owner: str, proxy: Proxy, reads_eventually: bool
+    ) -> None:
+        store = store_through(consistent_read=False)
+        history = store.session(session_id, owner=owner)
+        if reads_eventually:
+            await history.aget_messages()
+        await history.aadd_messages(humans(1))
+        proxy.seen.clear()
+        await store.list_sessions(owner)
+        await store.list_sessions(owner)
+        assert proxy.operations() == ["Query", "Query", "UpdateItem", "Query"]
+
+
 class TestACancelledSweep:
     # moto answers one request at a time, and copies the table for each transaction.
     @pytest.mark.real_engine("each of the runs takes seconds there")
