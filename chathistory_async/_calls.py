@@ -126,6 +126,7 @@ async def _with_retries(clients: Clients, request: Request, place: Place, deadli
             failed.sent_before = failed.sent_before or retries.maybe_stored
             raise
         except TransactionCanceled as canceled:
+            canceled.sent_before = canceled.sent_before or retries.maybe_stored
             if "ConditionalCheckFailed" in canceled.codes:
                 raise
             if not canceled.codes <= _RETRYABLE:

@@ -26,6 +26,7 @@ from .errors import (
     Place,
     UndecodableItemError,
     WriteConflictError,
+    WriteOutcomeUnknownError,
 )
 
 if TYPE_CHECKING:
@@ -193,8 +194,14 @@ class Conversation(ABC):
     def _located(self, error: ChatHistoryError) -> ChatHistoryError:
         return type(error)(str(error), self.place, error.message_id)
 
-    def _conflict(self) -> WriteConflictError:
-        return WriteConflictError(f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row", self.place)
+    def _conflict(self, *, maybe_stored: bool = False) -> WriteConflictError | WriteOutcomeUnknownError:
+        """Return the error of a write that others were always faster than, though an attempt may have been stored."""
+        text = f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row"
+        if not maybe_stored:
+            return WriteConflictError(text, self.place)
+        return WriteOutcomeUnknownError(
+            f"{text}, and the answer to an earlier one was lost: read the session before you try again", self.place
+        )
 
 
 def leaves_nothing_opened(

@@ -49,6 +49,7 @@ from .errors import (
     ServiceError,
     SessionNotFoundError,
     UndecodableItemError,
+    WriteConflictError,
 )
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ class IndexedConversation(ItemCollectionConversation):
 
     async def _change(self, name: str, value_of: Callable[[Item], Awaitable[AttributeValue | None]]) -> None:
         """Set the title or the metadata to what is made of the session's item, which nobody has changed since."""
-        change_id = secrets.token_urlsafe(6)
+        change_id, maybe_stored = secrets.token_urlsafe(6), False
         for attempt in range(MAX_ATTEMPTS):
             item = await self._alive_item()
             if item is None:
@@ -240,11 +241,12 @@ class IndexedConversation(ItemCollectionConversation):
             request = self._entry.set_detail(name, await value_of(item), item, change_id, now())
             try:
                 await self._call(request)
-            except ConditionFailed:
+            except ConditionFailed as failed:
+                maybe_stored = maybe_stored or failed.sent_before
                 await pause(attempt)
             else:
                 return
-        raise self._conflict()
+        raise self._conflict(maybe_stored=maybe_stored)
 
     async def _check_table(self) -> None:
         await check_index(self._clients, self._entry, self.place)
@@ -253,6 +255,7 @@ class IndexedConversation(ItemCollectionConversation):
         items = [item for items in messages for item in items]
         is_first, self._is_empty = self._is_empty, False
         seen: Item | None = None
+        maybe_stored = False
         for attempt in range(MAX_ATTEMPTS):
             revision = f"{token}-{attempt}"
             if seen is not None and not is_alive(self._layout, seen, now()):
@@ -265,12 +268,19 @@ class IndexedConversation(ItemCollectionConversation):
                 if found := refused(items, canceled):
                     self._check_stored(found)
                     return
+                maybe_stored = maybe_stored or canceled.sent_before
                 seen = canceled.reasons[-1].get("Item")
                 if seen is not None and await self._repair(seen):
                     seen = None
+            except WriteConflictError as conflict:
+                # It knows of its own sendings alone.
+                if not maybe_stored:
+                    raise
+                raise self._conflict(maybe_stored=True) from conflict.__cause__
             else:
                 return
-        raise self._conflict()
+        # A sending whose answer was lost may still be under way.
+        raise self._conflict(maybe_stored=maybe_stored)
 
     async def _remove(self, key: SortKey, known: StoredPart | None = None) -> bool:
         first = known or await self._first_part(key)

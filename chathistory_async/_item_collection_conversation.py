@@ -210,7 +210,7 @@ class ItemCollectionConversation(Conversation):
         """Put another message into the place of one, whole or not at all."""
         key = _key_of(message_id)
         [body] = await self._encode([message], [key])
-        revision = {"S": secrets.token_urlsafe(9)}
+        revision, maybe_stored = {"S": secrets.token_urlsafe(9)}, False
         for attempt in range(MAX_ATTEMPTS):
             stored = await self._first_part(key)
             if stored is None:
@@ -222,11 +222,12 @@ class ItemCollectionConversation(Conversation):
             self._divide([sized(items)])
             try:
                 await self._call(self._layout.replace(stored, items, secrets.token_urlsafe(18), now()))
-            except TransactionCanceled:
+            except TransactionCanceled as canceled:
+                maybe_stored = maybe_stored or canceled.sent_before
                 await pause(attempt)
             else:
                 return
-        raise self._conflict()
+        raise self._conflict(maybe_stored=maybe_stored)
 
     @leaves_nothing_opened
     async def copy_to(self, other: Conversation, upto: str | None) -> None:

@@ -252,14 +252,12 @@ class SessionItem:
 
     def flag(self, flag: str) -> Request:
         """Have the messages counted by whoever wants to know their number. Fails where the session has no item."""
-        (partition_name,) = self.layout.key
-        update = self._update(
+        return self._update_there(
             "ADD #recount :flags",
-            "attribute_exists(#partition) AND (attribute_not_exists(#recount) OR attribute_type(#recount, :set))",
-            {"#partition": partition_name, "#recount": RECOUNT},
+            "(attribute_not_exists(#recount) OR attribute_type(#recount, :set))",
+            {"#recount": RECOUNT},
             {":flags": {"SS": [flag]}, ":set": {"S": "SS"}},
         )
-        return Request("update_item", update)
 
     def set_count(self, number: int, seen: Item, flags: Collection[str], revision: str, *, counts_all: bool) -> Request:
         """Set the count and remove flags, unless messages were counted since the item was seen."""
@@ -273,7 +271,7 @@ class SessionItem:
             change += " DELETE #recount :flags"
             names["#recount"], values[":flags"] = RECOUNT, {"SS": sorted(flags)}
         same, seen_values = _same("#revision", seen.get(REVISION))
-        return Request("update_item", self._update(change, same, names, values | seen_values))
+        return self._update_there(change, same, names, values | seen_values)
 
     def repair(self, seen: Item, now: int, revision: str) -> Request | None:
         """Replace the damaged attributes that keep the item from being counted in and read, None where none is damaged.
@@ -300,13 +298,12 @@ class SessionItem:
             sets.append(RECOUNT)
             change += f" ADD #{RECOUNT} :{RECOUNT}"
         same, seen_values = _same(f"#{REVISION}", seen.get(REVISION))
-        update = self._update(
+        return self._update_there(
             change,
             same,
             {f"#{name}": name for name in sets},
             {f":{name}": repaired[name] for name in sets} | seen_values,
         )
-        return Request("update_item", update)
 
     def set_detail(self, name: str, value: AttributeValue | None, seen: Item, change_id: str, now: int) -> Request:
         """Set or remove the title or the metadata, unless either has changed since the item was seen.
@@ -345,6 +342,14 @@ class SessionItem:
 
     def _key(self) -> dict[str, AttributeValue]:
         return {**self.layout.key, self.layout.sort_key_name: {"S": SORT_KEY}}
+
+    def _update_there(
+        self, change: str, condition: str, names: Mapping[str, str], values: Mapping[str, AttributeValue]
+    ) -> Request:
+        """Change an item that is there: an absent attribute is one of an item that was deleted, too."""
+        (partition_name,) = self.layout.key
+        condition = f"attribute_exists(#partition) AND {condition}"
+        return Request("update_item", self._update(change, condition, {**names, "#partition": partition_name}, values))
 
     def _update(
         self, change: str, condition: str, names: Mapping[str, str], values: Mapping[str, AttributeValue]

@@ -202,7 +202,7 @@ class WriteConflictError(ChatHistoryError):
 
 
 class WriteOutcomeUnknownError(ChatHistoryError):
-    """An earlier sending may have succeeded, and its trace has left the item since.
+    """An earlier sending, whose answer was lost, may have succeeded: no trace of it is there, or not any more.
 
     A batch was stored once, whole, or not at all; a session was cleared, or not.
     """

@@ -462,6 +462,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             MessageNotStorableError: the new message cannot be stored, as for ``aadd_messages``.
             ItemTooLargeError: the new message is larger than 4 MB.
             WriteConflictError: other writers were always faster.
+            WriteOutcomeUnknownError: they were, and an answer was lost. The message may have been replaced.
             LayoutError: the session is stored in a single item.
             KmsKeyError, TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError,
                 EndpointError, ServiceError, ClosedError: see ``errors``.

@@ -277,6 +277,7 @@ class ChatHistoryStore:
             ItemTooLargeError: the title is too long.
             MessageNotStorableError: it is not text that UTF-8 can represent.
             WriteConflictError: others were always faster. Nothing was written.
+            WriteOutcomeUnknownError: they were, and an answer was lost. It may have been written.
             ChatHistoryError: as for ``list_sessions``.
         """
         await self._indexed(session_id, key).set_title(title)
@@ -302,6 +303,7 @@ class ChatHistoryStore:
             ItemTooLargeError: they are too large.
             MessageNotStorableError: a value has no plain form; the text names the path to it.
             WriteConflictError: others were always faster. Nothing was written.
+            WriteOutcomeUnknownError: they were, and an answer was lost. It may have been written.
             ChatHistoryError: as for ``list_sessions``.
         """
         return await self._indexed(session_id, key).update_metadata(changes)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import NewStore
+from proxy import Fault, Proxy, Seen
 from samples import humans
 
 from chathistory_async import (
@@ -17,6 +18,7 @@ from chathistory_async import (
     DecryptionError,
     Purged,
     SessionInfo,
+    SessionNotFoundError,
     UndecodableItemError,
 )
 from chathistory_async._binding import Binding
@@ -273,3 +275,33 @@ async def test_a_damaged_marker_of_a_migration_keeps_no_session_from_being_delet
     marker = {"SessionId": {"S": sessions[0]}, "MessageId": {"S": "migration"}, "Migration": value}
     dynamodb.put_item(TableName=collection_table, Item=marker)
     assert await new_store().delete_session(sessions[0]) == 3
+
+
+@pytest.mark.parametrize("heals", ["a repair", "a count"])
+async def test_what_is_healed_does_not_come_back_when_it_is_deleted_meanwhile(
+    new_store: NewStore,
+    store_through: NewStore,
+    session_id: str,
+    damage: Damage,
+    proxy: Proxy,
+    dynamodb: Any,
+    collection_table: str,
+    heals: str,
+) -> None:
+    await new_store().session(session_id).aadd_messages(humans(1))
+    damage(session_id, "Revision", ABSENT)
+    key: Any = {"TableName": collection_table, "Key": {"SessionId": {"S": session_id}, "MessageId": {"S": "session"}}}
+
+    def schedule(seen: Seen) -> Fault:
+        if seen.operation == "UpdateItem":
+            dynamodb.delete_item(**key)
+        return Fault.NONE
+
+    proxy.schedule = schedule
+    if heals == "a repair":
+        with pytest.raises(SessionNotFoundError):
+            await store_through().set_title(session_id, "title")
+    else:
+        await store_through().get_session_info(session_id)
+    assert "UpdateItem" in proxy.operations()
+    assert "Item" not in dynamodb.get_item(**key)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -20,7 +20,8 @@ from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy, Seen
 from samples import humans
 
-from chathistory_async import ChatHistoryError, ChatHistoryStore
+from chathistory_async import ChatHistoryError, ChatHistoryStore, WriteConflictError, WriteOutcomeUnknownError
+from chathistory_async._bridge import run
 from chathistory_async._item_collection import FENCE_SECONDS
 
 # Two requests of BatchWriteItem.
@@ -579,3 +580,72 @@ class TestFlags:
         await new_store().session(session_id, owner=owner).aadd_messages([HumanMessage("new")])
         assert "Recount" in raw()
         assert "Title" not in raw()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("given_up", ["after an attempt", "after conflicts"])
+async def test_an_append_whose_answer_was_lost_never_says_that_nothing_was_written(
+    store_through: NewStore,
+    store: ChatHistoryStore,
+    session_id: str,
+    proxy: Proxy,
+    dynamodb: Any,
+    collection_table: str,
+    monkeypatch: pytest.MonkeyPatch,
+    lost: bool,
+    given_up: str,
+) -> None:
+    await store.session(session_id).aadd_messages(humans(1))
+    # The first attempt, which does not know it, is refused.
+    dynamodb.update_item(
+        TableName=collection_table,
+        Key={"SessionId": {"S": session_id}, "MessageId": {"S": "session"}},
+        UpdateExpression="SET LastActive = :later",
+        ExpressionAttributeValues={":later": {"S": "2999-01-01T00:00:00.000Z"}},
+    )
+    monkeypatch.setattr("chathistory_async._calls.MAX_CONFLICTS", 3)
+    if given_up == "after an attempt":
+        monkeypatch.setattr("chathistory_async._indexed_conversation.MAX_ATTEMPTS", 1)
+    first = [Fault.RESET, Fault.NONE] if lost else [Fault.NONE]
+    proxy.script(*first, *[Fault.CONFLICT] * 3, operation="TransactWriteItems")
+    expected = WriteOutcomeUnknownError if lost else WriteConflictError
+    with pytest.raises(expected):
+        await store_through().session(session_id).aadd_messages(humans(2))
+    assert len(await store.session(session_id).aget_messages()) == 1
+
+
+@pytest.mark.parametrize("change", ["title", "message"])
+async def test_a_change_whose_answer_was_lost_never_says_that_nothing_was_written(
+    store_through: NewStore,
+    store: ChatHistoryStore,
+    session_id: str,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    history = store.session(session_id)
+    await history.aadd_messages(humans(1))
+    [message] = (await history.apage(1)).messages
+    for module in ("_indexed_conversation", "_item_collection_conversation"):
+        monkeypatch.setattr(f"chathistory_async.{module}.MAX_ATTEMPTS", 1)
+    lost = False
+
+    def of(store: ChatHistoryStore, text: str) -> Coroutine[Any, Any, None]:
+        if change == "title":
+            return store.set_title(session_id, text)
+        return store.session(session_id).areplace_message(message.id, HumanMessage(text))
+
+    def schedule(seen: Seen) -> Fault:
+        nonlocal lost
+        if seen.operation not in {"UpdateItem", "TransactWriteItems"}:
+            return Fault.NONE
+        if lost:
+            # Between the lost answer and the retry.
+            run(of, store, "other")
+            return Fault.NONE
+        lost = True
+        return Fault.RESET
+
+    proxy.schedule = schedule
+    with pytest.raises(WriteOutcomeUnknownError, match="read the session before you try again"):
+        await of(store_through(), "mine")
