@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 # Each holds its session's 400 KB a few times over, and the event loop for as long as the SDK takes to write a request.
 _SESSIONS_AT_ONCE = 8
 _LOOKED_FOR_AT_ONCE = 16
+_FIRST_KEYS_AT_ONCE = 100
 # Before the clocks of all hosts that write to the target, however wrong they are.
 _BEFORE_NOW_SECONDS = 3600
 _DIGESTS = Binding("migration", SORT_KEY)
@@ -221,10 +222,20 @@ class Target(ItemCollectionConversation):
     @reads_stored
     async def begin(self) -> Marker:
         """Return the marker, not stored yet, of a session that comes before all that is there and will be written."""
-        items: list[Item] = (await self._call(Migration(self._layout).read_first_key()))["Items"]
-        self._is_empty = not items
-        first = parse(items[0][self._layout.sort_key_name]["S"]) if items else None
+        first = await self._first_key()
+        self._is_empty = first is None
         return Marker(batch_before(first, _BEFORE_NOW_SECONDS))
+
+    async def _first_key(self) -> SortKey | None:
+        """Return the first sort key of a message, a tombstone or not, between which others may have put items."""
+        limit, start_key = 1, None
+        while True:
+            request = Migration(self._layout).read_first_keys(limit, start_key)
+            items, start_key = await self._query(request)
+            keys = (parse(item[self._layout.sort_key_name]["S"]) for item in items)
+            if (first := next(filter(None, keys), None)) is not None or start_key is None:
+                return first
+            limit = _FIRST_KEYS_AT_ONCE
 
     async def prepare(self, found: Found, done: int, marker: Marker) -> list[list[Items]]:
         """Return the items of the source's messages but for the first ones, divided into transactions."""

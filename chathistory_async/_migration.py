@@ -158,10 +158,10 @@ class Migration:
     def read(self) -> Request:
         return Request("get_item", {"TableName": self.layout.table_name, "Key": self._key(), "ConsistentRead": True})
 
-    def read_first_key(self) -> Request:
-        """Read the sort key of the first message that is stored, a tombstone or not."""
-        query = self.layout.query_keys()
-        return Request(query.operation, query.parameters | {"Limit": 1})
+    def read_first_keys(self, limit: int, start_key: dict[str, AttributeValue] | None) -> Request:
+        """Read the first sort keys of all that is stored, tombstones among it, or those behind another."""
+        query = self.layout.query_keys(start_key=start_key)
+        return Request(query.operation, query.parameters | {"Limit": limit})
 
     def digests(self, item: Item) -> Digests:
         """Read the digests that are in a marker.

@@ -266,6 +266,20 @@ class TestSessionIndex:
 
 
 class TestOutcomes:
+    async def test_what_is_copied_comes_first_beside_items_of_others(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, dynamodb: Any, collection_table: str
+    ) -> None:
+        for name in ("m#", "m#0", *(f"m#00-{number:03}" for number in range(150))):
+            item = {"SessionId": {"S": session_id}, "MessageId": {"S": name}, "Notes": {"S": "of somebody else's"}}
+            dynamodb.put_item(TableName=collection_table, Item=item)
+        # Of a time that is older than what is copied gets by default.
+        key = {"SessionId": {"S": session_id}, "MessageId": {"S": str(SortKey(10**12 << 16, "0" * 16, 0))}}
+        text = '{"type": "human", "data": {"content": "3"}}'
+        dynamodb.put_item(TableName=collection_table, Item=key | {"History": {"S": text}})
+        await source.session(session_id).aadd_messages(humans(1, 2))
+        assert await outcome(target, source, session_id) == ("copied", 2, 2)
+        assert texts(await read(target, session_id)) == ["1", "2", "3"]
+
     async def test_copied_then_unchanged(
         self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str
     ) -> None:
