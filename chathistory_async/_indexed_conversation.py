@@ -257,6 +257,7 @@ class IndexedConversation(ItemCollectionConversation):
         seen: Item | None = None
         maybe_stored = False
         for attempt in range(MAX_ATTEMPTS):
+            self._check_age(first)
             revision = f"{token}-{attempt}"
             if seen is not None and not is_alive(self._layout, seen, now()):
                 counting = self._entry.begin_anew(len(messages), first, now(), revision, is_first=is_first)
@@ -340,7 +341,10 @@ class IndexedConversation(ItemCollectionConversation):
             except ConditionFailed as failed:
                 if failed.item is None:
                     return None
-                await self._repair(failed.item)
+                if not await self._repair(failed.item):
+                    # Where others have changed the flags meanwhile, there may be room for this one.
+                    with suppress(ConditionFailed):
+                        await self._call(self._entry.merge_flags(failed.item, now()))
             else:
                 return flag
         raise self._conflict()

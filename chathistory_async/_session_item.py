@@ -22,6 +22,9 @@ request of their sweeps can arrive any more. The claim: without a flag, the coun
 A sweep that was cancelled, killed or overtaken leaves its flag. Readers count until its lease is over, and then the
 first one that may write stores the number. A session without an item needs no flag: nothing counts its messages.
 
+Many flags are replaced by one that is over when the last of them is. So the count is not believed for longer, never
+for shorter.
+
 Messages that were stored without an item. An item may be created for a session that has such messages, which its count
 leaves out. COUNTS_ALL says that there are none, or that they were counted. Without it a count is not believed. It is
 true from the beginning where the writer had read that the session has no messages, and else from the first counting on
@@ -73,6 +76,8 @@ _THERE = f"(attribute_exists(#revision) AND {ALIVE})"
 # How many changes of the details are known by their ids: a retry is told from a late one while no more come between.
 _CHANGES_KNOWN = 4
 _LEASE = re.compile(r"([0-9]{1,15})#")
+# Of 25 bytes each, which every append is billed for.
+_MAX_FLAGS = 16
 # No session has more messages, and a number of 38 digits cannot be counted on.
 _MAX_COUNT = 10**15
 
@@ -251,12 +256,30 @@ class SessionItem:
         return Request("update_item", update)
 
     def flag(self, flag: str) -> Request:
-        """Have the messages counted by whoever wants to know their number. Fails where the session has no item."""
+        """Have the messages counted by whoever wants to know their number.
+
+        Fails where the session has no item, and where its item has so many flags that they have to be merged.
+        """
         return self._update_there(
             "ADD #recount :flags",
-            "(attribute_not_exists(#recount) OR attribute_type(#recount, :set))",
+            "(attribute_not_exists(#recount) OR (attribute_type(#recount, :set) AND size(#recount) < :most))",
             {"#recount": RECOUNT},
-            {":flags": {"SS": [flag]}, ":set": {"S": "SS"}},
+            {":flags": {"SS": [flag]}, ":set": {"S": "SS"}, ":most": _number(_MAX_FLAGS)},
+        )
+
+    def merge_flags(self, seen: Item, now: int) -> Request:
+        """Replace all flags by one that is over when the last of them is, unless they have changed since.
+
+        It is nobody's: nobody knows when the removals of all their sweeps were answered.
+        """
+        flags: list[str] = seen[RECOUNT]["SS"]
+        until = max([now, *map(_lease_of, set(flags) - flags_over(seen, now))])
+        same, seen_values = _same("#recount", seen[RECOUNT])
+        return self._update_there(
+            "SET #recount = :merged",
+            same,
+            {"#recount": RECOUNT},
+            {":merged": {"SS": [new_flag(until)]}} | seen_values,
         )
 
     def set_count(self, number: int, seen: Item, flags: Collection[str], revision: str, *, counts_all: bool) -> Request:

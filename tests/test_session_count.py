@@ -528,6 +528,29 @@ class TestBesideOthers:
 
 
 class TestFlags:
+    async def test_are_few_where_each_recount_is_lost(
+        self,
+        new_store: NewStore,
+        session_id: str,
+        owner: str,
+        raw: Any,
+        check: Any,
+        later: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("chathistory_async._indexed_conversation._RECOUNTS", 0)
+        store = new_store()
+        for number in range(40):
+            await store.session(session_id, owner=owner).aadd_messages(humans(number, "left"))
+            await store.session(session_id).aclear()
+            assert len(raw()["Recount"]["SS"]) <= 16
+        await store.session(session_id).aadd_messages(humans(1))
+        assert await check() == 1
+        assert "Recount" in raw()
+        later()
+        assert await check() == 1
+        assert "Recount" not in raw()
+
     @pytest.mark.usefixtures("filled")
     @pytest.mark.parametrize(
         "value",
