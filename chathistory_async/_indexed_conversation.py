@@ -251,13 +251,13 @@ class IndexedConversation(ItemCollectionConversation):
     async def _check_table(self) -> None:
         await check_index(self._clients, self._entry, self.place)
 
-    async def _store(self, messages: list[Items], first: SortKey, token: str) -> None:
+    async def _store(self, messages: list[Items], first: SortKey, token: str, began: float) -> None:
         items = [item for items in messages for item in items]
         is_first, self._is_empty = self._is_empty, False
         seen: Item | None = None
         maybe_stored = False
         for attempt in range(MAX_ATTEMPTS):
-            self._check_age(first)
+            self._check_age(began)
             revision = f"{token}-{attempt}"
             if seen is not None and not is_alive(self._layout, seen, now()):
                 counting = self._entry.begin_anew(len(messages), first, now(), revision, is_first=is_first)

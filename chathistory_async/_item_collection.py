@@ -85,6 +85,7 @@ class StoredPart(NamedTuple):
         parts: of how many items the message consists; 0 in all of them but the first, DAMAGED where it cannot be told.
         revision: the attribute with the id of the write that replaced the message, None where it was not replaced.
         removed_by: the id of the write that removed the message, None where it is there.
+        expiry: the attribute with the time from which on the item is nothing any more, None where it has none.
     """
 
     key: SortKey
@@ -93,6 +94,7 @@ class StoredPart(NamedTuple):
     parts: int
     revision: AttributeValue | None
     removed_by: str | None
+    expiry: AttributeValue | None = None
 
 
 # A message that has no more than a text: its sort key and the text.
@@ -216,9 +218,13 @@ class ItemCollection:
         """
         low, high = _range(before=before, only=only)
         parameters = self._query(low, high, newest_first=False, consistent=True) | {
-            "ProjectionExpression": "#sort, #removed, #parts",
+            "ProjectionExpression": "#sort, #removed, #parts, #expiry",
         }
-        parameters["ExpressionAttributeNames"] |= {"#removed": REMOVED_BY, "#parts": PARTS}
+        parameters["ExpressionAttributeNames"] |= {
+            "#removed": REMOVED_BY,
+            "#parts": PARTS,
+            "#expiry": self.expiry_name,
+        }
         if start_key is not None:
             parameters["ExclusiveStartKey"] = start_key
         return Request("query", parameters, large=True)
@@ -327,9 +333,11 @@ class ItemCollection:
         for part in parts:
             key = self._key(part.key)
             # A request that stores parts stores the first one too, and fails on its tombstone.
-            if part.key.created_at < now - FENCE_SECONDS or part.key.part > 0:
+            is_over = part.removed_by is not None and has_passed(part.expiry, now)
+            if is_over or part.key.created_at < now - FENCE_SECONDS or part.key.part > 0:
                 actions.append({"DeleteRequest": {"Key": key}})
-            elif part.removed_by is None:
+            elif part.removed_by is None or not has_passed(part.expiry, now + 2 * FENCE_SECONDS):
+                # What expires later than a tombstone does, on whatever clock, is damaged: it may have a body, too.
                 tombstone = {REMOVED_BY: {"S": write}, self.expiry_name: {"N": str(now + FENCE_SECONDS)}}
                 actions.append({"PutRequest": {"Item": {**key, **tombstone}}})
         return [
@@ -356,6 +364,7 @@ class ItemCollection:
             parts_in(item) if key.is_first_part else 0,
             for_request(item[REVISION]) if REVISION in item else None,
             self.removed_by(item),
+            item.get(self.expiry_name),
         )
 
     def plain_texts(self, items: Sequence[Item]) -> list[StoredText] | None:

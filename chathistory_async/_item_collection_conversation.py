@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime, timezone
+from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias, Union
 
 from langchain_core.messages import BaseMessage
@@ -31,6 +32,7 @@ from ._conversation import (
 )
 from ._item_collection import (
     DAMAGED,
+    FENCE_SECONDS,
     MAX_TRANSACTION_BYTES,
     MAX_TRANSACTION_ITEMS,
     Body,
@@ -54,6 +56,7 @@ from ._slices import Slices, Turns, at_most
 from ._sort_keys import PREFIX, SortKey, clock_of, message_id_of, parse
 from .errors import (
     ChatHistoryError,
+    EndpointError,
     ItemTooLargeError,
     MessageNotFoundError,
     PartiallyStoredError,
@@ -71,6 +74,8 @@ _KNOWN_ENCODINGS = {"", _ZLIB, _SEALED, f"{_ZLIB},{_SEALED}"}
 # Of 25 items each; more at once would only meet the throttle of the partition.
 _SWEEPS_AT_ONCE = 4
 _READ_AGAIN = 5
+# Half of it is left for the requests that are sent then.
+_OLDEST_SECONDS = FENCE_SECONDS // 2
 # Most items are less than a KB, and a Query bills for 4 KB and more.
 _POPPED_AT_ONCE = 16
 # Of what is stored in an error's text: it may be anything.
@@ -157,7 +162,7 @@ class ItemCollectionConversation(Conversation):
         size = self._layout.history_size
         left_out = max(0, len(messages) - size) if size is not None else 0
         # Before the messages are sealed: each is bound to its key.
-        first = await self._next_batch()
+        first, began = await self._next_batch(), monotonic()
         keys = [SortKey(first.tick, first.batch, index) for index in range(len(messages) - left_out)]
         bodies = await self._encode(messages, keys)
         await self._check_table()
@@ -165,7 +170,7 @@ class ItemCollectionConversation(Conversation):
         done = left_out
         for number, together in enumerate(self._divide(items, left_out)):
             try:
-                await self._store(together, keys[done - left_out], f"{first.batch}-{number}")
+                await self._store(together, keys[done - left_out], f"{first.batch}-{number}", began)
             except ChatHistoryError as error:
                 if done == left_out:
                     raise
@@ -350,9 +355,17 @@ class ItemCollectionConversation(Conversation):
             self._clock.recover()
         return self._clock.next_batch()
 
-    async def _store(self, messages: list[Items], first: SortKey, token: str) -> None:
-        """Put messages where there are none; where theirs are there, an attempt whose answer was lost has done so."""
+    async def _store(self, messages: list[Items], first: SortKey, token: str, began: float) -> None:
+        """Put messages where there are none; where theirs are there, an attempt whose answer was lost has done so.
+
+        Args:
+            messages: their items.
+            first: the first one's sort key.
+            token: what DynamoDB knows a transaction by.
+            began: when the sort keys were made, by ``monotonic``.
+        """
         items = [item for items in messages for item in items]
+        self._check_age(began)
         try:
             if len(items) == 1:
                 await self._check_sort_key(first)
@@ -364,6 +377,16 @@ class ItemCollectionConversation(Conversation):
             self._check_stored([(items[0], failed.item)])
         except TransactionCanceled as canceled:
             self._check_stored(refused(items, canceled))
+
+    def _check_age(self, began: float) -> None:
+        """Refuse to store a message so late that a retry of it may arrive after the tombstone of its removal has gone.
+
+        The tombstone's time is told from the key, which was made before the message was encrypted. How long ago that
+        is tells a clock of its own: that of the keys may be behind.
+        """
+        if monotonic() - began > _OLDEST_SECONDS:
+            text = f"Encrypting and storing the batch took more than {_OLDEST_SECONDS:,} s, and is given up"
+            raise EndpointError(f"{text}: read the session before you try again, in smaller batches", self.place)
 
     def _check_stored(self, found: Iterable[tuple[dict[str, AttributeValue], Item | None]]) -> None:
         """Refuse what was found in the places of items, unless it is what an attempt of this write has put there."""

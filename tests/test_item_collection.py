@@ -495,6 +495,26 @@ class TestExactlyOnce:
         with pytest.raises(ServiceError):
             await face(through(attempts=2)).add(humans(*range(250)))
 
+    async def test_what_took_too_long_to_encrypt_is_not_stored_behind_its_tombstone(
+        self, face: type[Face], make: Make, items: Items, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        late = 0
+
+        def convert(value: object) -> str:
+            nonlocal late
+            late += FENCE_SECONDS // 2 + 1
+            return "plain"
+
+        clock = "chathistory_async._item_collection_conversation.monotonic"
+        monkeypatch.setattr(clock, lambda: time.monotonic() + late)
+        history = face(make(default=convert))
+        for number in (1, 2):
+            with pytest.raises(EndpointError, match="took more than 900 s"):
+                await history.add([HumanMessage("x", additional_kwargs={"a": object()})] * number)
+        assert items() == []
+        await history.add(humans(1))
+        assert texts(await history.read()) == ["1"]
+
 
 class TestOrder:
     async def test_an_answer_comes_after_its_question_on_any_clock(self, make: Make) -> None:
@@ -686,6 +706,23 @@ class TestTTL:
 
 
 class TestClear:
+    @pytest.mark.parametrize(
+        "expiry", [{}, {"expireAt": {"S": "x"}}, {"expireAt": {"N": "1"}}, {"expireAt": {"N": "9" * 38}}], ids=str
+    )
+    async def test_leaves_no_body_beside_a_mark_of_removal(
+        self, make: Make, put: Any, items: Items, proxy: Proxy, expiry: dict[str, Any]
+    ) -> None:
+        put(old_key(age_seconds=-(10**8)), RemovedBy={"S": "x"}, **body("secret"), **expiry)
+        await make().aclear()
+        assert not any("History" in item for item in items())
+        await make(endpoint_url=proxy.url).aclear()
+        assert proxy.operations() == ["Query"], "a tombstone is left as it is"
+
+    async def test_deletes_a_tombstone_whose_time_is_over(self, make: Make, put: Any, items: Items) -> None:
+        put(old_key(age_seconds=0), RemovedBy={"S": "x"}, expireAt={"N": str(int(time.time()) - 1)})
+        await make().aclear()
+        assert items() == []
+
     async def test_leaves_only_tombstones_that_expire_and_hold_nothing(
         self, face: type[Face], make: Make, items: Items
     ) -> None:
