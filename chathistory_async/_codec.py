@@ -42,6 +42,7 @@ from ._plain import (
     Default,
     Encoder,
     Refused,
+    are_of_one_hash,
     dump_of,
     encode_elements,
     encode_entries,
@@ -486,6 +487,13 @@ def _decode_number(text: str) -> int | float:
     return float(number)
 
 
+def _decode_numbers(content: list[str]) -> set[int | float]:
+    numbers = [*map(_decode_number, content)]
+    if are_of_one_hash(numbers):
+        raise Undecodable("it has a set in which too many numbers have one hash")
+    return set(numbers)
+
+
 def bytes_of(content: bytes | str) -> bytes:
     """Return the bytes of a binary attribute value, which plain JSON has as base64 text."""
     return content if isinstance(content, bytes) else base64.b64decode(content)
@@ -500,7 +508,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "L": lambda content: [_decode(value) for value in content],
     "B": bytes_of,
     "SS": set,
-    "NS": lambda content: {_decode_number(text) for text in content},
+    "NS": _decode_numbers,
     "BS": lambda content: {bytes_of(data) for data in content},
 }
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from ._plain import MAX_NESTING, Refused, encode_elements, encode_entries
+from ._plain import MAX_NESTING, Refused, are_of_one_hash, encode_elements, encode_entries
 
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64
 
@@ -145,6 +145,18 @@ def _looks_marked(value: dict[str, Any]) -> bool:
     return len(value) == 1 and _MARK.fullmatch(next(iter(value))) is not None
 
 
+def _set_of(content: list[Any]) -> set[Any]:
+    if are_of_one_hash(content):
+        raise ValueError
+    return set(content)
+
+
+def _dict_of(content: list[Any]) -> dict[str, Any]:
+    if not all(isinstance(name, str) for name, _ in content):
+        raise TypeError
+    return dict(content)
+
+
 def _unescaped(content: str) -> str:
     return _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\\", content)
 
@@ -153,9 +165,9 @@ _MARK = re.compile(r"\$+(bytes|set|int|float|text|dict)")
 _ESCAPE = re.compile(r"\\(?:u(d[89a-f][0-9a-f]{2})|\\)")
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "$bytes": lambda content: base64.b64decode(content, validate=True),
-    "$set": set,
+    "$set": _set_of,
     "$int": lambda content: int(content, 0),
     "$float": {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}.__getitem__,
     "$text": _unescaped,
-    "$dict": dict,
+    "$dict": _dict_of,
 }

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import sys
 from collections import UserString, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from enum import Enum
@@ -30,6 +30,8 @@ Default: TypeAlias = Callable[[Any], Any]
 MAX_NESTING = 200
 # From here on an integral Decimal may be either an int or a float of another value (10**40 != 1e40).
 FIRST_AMBIGUOUS_INTEGER = 10**38
+# The time to make a set of numbers of one hash is quadratic: 2 s for 16,000 of them, and a message may hold millions.
+MAX_OF_ONE_HASH = 100
 _LONGEST_NAME_IN_A_PATH = 60
 _MISSING = object()
 _NESTED_TOO_DEEPLY = "it is nested too deeply"
@@ -46,6 +48,15 @@ class Refused(Exception):
     def inside(self, step: str) -> Refused:
         self.path = step + self.path
         return self
+
+
+def are_of_one_hash(elements: Collection[object]) -> bool:
+    """Tell whether so many elements share their hash with others that a set of them takes too long.
+
+    Raises:
+        TypeError: one of them has no hash.
+    """
+    return len(elements) - len(set(map(hash, elements))) > MAX_OF_ONE_HASH
 
 
 def encode_elements(encode: Encoder, elements: Iterable[object], level: int) -> list[Any]:
@@ -195,10 +206,13 @@ class _Conversion:
         if isinstance(value, (set, frozenset)):
             elements = [self.of(element, level) for element in value]
             try:
-                return set(elements)
+                converted = set(elements)
             except TypeError:
                 # Of lists, which tuples have become.
                 return elements
+            if are_of_one_hash(converted):
+                raise Refused(f"more than {MAX_OF_ONE_HASH} numbers in the set have the hash of another one")
+            return converted
         return self._of_object(value, level)
 
     def _of_dict(self, value: Mapping[Any, object], level: int) -> dict[str, Any]:

@@ -246,6 +246,7 @@ REFUSED: list[tuple[dict[Any, Any], str, str]] = [
     ({object(): 1}, "[a object]", "a object has no form as the name of an entry"),
     ({"a": {1: "a", "1": "b"}}, ".a['1']", "another name of this dict has the same text"),
     ({"a" * 999: object()}, f"['{'a' * 60}…']", "a object has no plain form"),
+    ({"a": {number * 2**61 - number for number in range(102)}}, ".a", "more than 100 numbers in the set have the hash"),
     ({"a": nested(MAX_NESTING)}, ".a" + "[0]" * (MAX_NESTING - 2), "nested deeper than 200"),
     ({"a": nested(3000)}, ".a" + "[0]" * (MAX_NESTING - 2), "nested deeper than 200"),
 ]

@@ -413,6 +413,7 @@ def stored(**data: Any) -> dict[str, Any]:
         ({"M": {"type": {"S": "alien"}, "data": {"M": {}}}}, "this langchain-core does not know its type"),
         (stored(content=[1, SECRET], name=[SECRET]), "langchain-core refuses it: content"),
         (stored(name="n"), "langchain-core refuses it: content"),
+        (stored(content={number * 2**61 - number for number in range(1000)}), "it has a set in which too many numbers"),
         ({"M": {"type": {"S": "human"}, "data": {"S": SECRET}}}, "langchain-core fails on it with TypeError"),
     ],
 )

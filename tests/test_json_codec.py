@@ -31,6 +31,8 @@ from chathistory_async._json_codec import decode_json, encode_json
 from chathistory_async._plain import MAX_NESTING, plain_value
 
 SECRET = "the launch code is 0000"
+# A million of them, which compress well, take hours to become a set.
+NUMBERS_OF_ONE_HASH = json.dumps([number * 2**61 - number for number in range(1000)]).encode()
 MARKS = ["$bytes", "$set", "$int", "$float", "$text", "$dict", "$$set", "$$$int", "$other", "$"]
 
 text = st.text()
@@ -307,6 +309,11 @@ def test_what_is_stored_is_read_from_deep_in_the_stack_and_what_is_too_deep_is_r
         (b'{"type": "human", "data": {"content": {"$float": "1"}}}', "it has a $float of another form"),
         (b'{"type": "human", "data": {"content": {"$text": 1}}}', "it has a $text of another form"),
         (b'{"type": "human", "data": {"content": {"$dict": [1]}}}', "it has a $dict of another form"),
+        (b'{"type": "human", "data": {"content": {"$dict": [[1, 2]]}}}', "it has a $dict of another form"),
+        (
+            b'{"type": "human", "data": {"content": {"$set": %s}}}' % NUMBERS_OF_ONE_HASH,
+            "it has a $set of another form",
+        ),
         (
             b'{"type": "human", "data": ' + b'{"$a": ' * 9999 + b"1" + b"}" * 10000,
             "it is not the JSON text of a message",
