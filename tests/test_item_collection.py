@@ -407,14 +407,13 @@ class TestDamage:
     async def test_a_page_of_what_is_large_decompressed_takes_no_more_memory_than_one(
         self, make: Make, put: Any
     ) -> None:
-        bomb = zlib.compress(bytes(20_000_000))
+        bomb = zlib.compress(b" " * 20_000_000 + json.dumps({"type": "human", "data": {"content": "x"}}).encode())
         peaks = []
         for number in range(12):
             put(old_key(number, 9000 - number), History={"B": bomb}, Encoding={"S": "zlib"})
             if number in (0, 11):
                 tracemalloc.start()
-                with pytest.raises(UndecodableItemError, match="it is not the JSON text of a message"):
-                    await make().aget_messages()
+                assert texts(await make().aget_messages()) == ["x"] * (number + 1)
                 peaks.append(tracemalloc.get_traced_memory()[1])
                 tracemalloc.stop()
         one, twelve = peaks
