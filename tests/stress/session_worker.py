@@ -18,6 +18,7 @@ from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMe
 
 LARGEST_BATCH = 4
 CANCELLED = 0.08
+CANCELLED_CLEARS = 0.3
 LONGEST_WAIT_SECONDS = 0.05
 
 
@@ -58,12 +59,13 @@ class Worker:
             "pop": self._history.apop_message,
         }
         self._journal.write(call=number, process=self._name, kind=kind, written=written, invoked=time.monotonic())
-        outcome, returned = await self._outcome(calls[kind]())
+        cancelled = CANCELLED_CLEARS if kind == "clear" else CANCELLED
+        outcome, returned = await self._outcome(calls[kind](), cancelled)
         self._journal.write(call=number, outcome=outcome, returned=returned, ended=time.monotonic())
 
-    async def _outcome(self, call: Awaitable[Any]) -> tuple[str, list[str]]:
+    async def _outcome(self, call: Awaitable[Any], cancelled: float) -> tuple[str, list[str]]:
         task = asyncio.ensure_future(call)
-        if self._random.random() < CANCELLED:
+        if self._random.random() < cancelled:
             asyncio.get_running_loop().call_later(self._random.uniform(0, LONGEST_WAIT_SECONDS), task.cancel)
         try:
             result = await task

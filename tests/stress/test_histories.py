@@ -52,6 +52,8 @@ class Variant:
 
 SINGLE_ITEM = {"layout": "single_item"}
 SINGLE_ITEM_MIX = {"append": 6, "read": 3, "clear": 0.3}
+# Some thirty of them are cancelled.
+CONTENDED: dict[str, float] = {"append": 6, "read": 1, "clear": 3}
 SDK = {"fast_path": False}
 INDEXED = {"session_index": True}
 VARIANTS = [
@@ -65,7 +67,11 @@ VARIANTS = [
     Variant("indexed", INDEXED),
     Variant("indexed, SDK", INDEXED | SDK),
     Variant("indexed, encrypted", INDEXED, encrypted=True),
-    Variant("indexed, contended clears", INDEXED, mix={"append": 6, "read": 1, "clear": 3}),
+    Variant("single item, contended clears", SINGLE_ITEM, mix=CONTENDED),
+    Variant("item collection, contended clears", mix=CONTENDED),
+    Variant("indexed, contended clears", INDEXED, mix=CONTENDED),
+    Variant("indexed, SDK, contended clears", INDEXED | SDK, mix=CONTENDED),
+    Variant("indexed, encrypted, contended clears", INDEXED, encrypted=True, mix=CONTENDED),
 ]
 
 
