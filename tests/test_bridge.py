@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import importlib.util
 import os
 import signal
 import subprocess
@@ -257,6 +258,18 @@ class TestWaiting:
         with pytest.raises(KeyboardInterrupt):
             run(forever)
         assert run(others_on_the_private_loop) == 0
+
+
+def test_on_windows_no_wait_is_without_a_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _bridge.__file__ is not None
+    spec = importlib.util.spec_from_file_location("chathistory_async._bridge_on_windows", _bridge.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    on_windows = importlib.util.module_from_spec(spec)
+    with monkeypatch.context() as context:
+        context.setattr(sys, "platform", "win32")
+        spec.loader.exec_module(on_windows)
+    assert 0 < on_windows._WAIT_SECONDS <= 0.2
 
 
 def test_a_garbage_collection_amid_a_call_may_end_an_iteration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import aioboto3
 import boto3
 import pytest
+from botocore.config import Config
 from conftest import Make
 from faces import ALL_FACES, Face
 from fastapi import FastAPI
@@ -213,10 +214,12 @@ def settings(history: DynamoDBChatMessageHistory) -> dict[str, Any]:
 @pytest.mark.parametrize("how", COPIES)
 class TestCopies:
     async def test_of_a_handle_are_handles_on_its_session(self, face: type[Face], make: Make, how: str) -> None:
-        history = make(ttl=1000, history_size=5, default=plain_form)
+        config = Config(retries={"total_max_attempts": 4})
+        history = make(ttl=1000, history_size=5, default=plain_form, config=config)
         await history.aadd_messages(humans(1))
         other = COPIES[how](history)
         assert settings(other) == settings(history)
+        assert other._clients.options.configuration() == history._clients.options.configuration()
         await other.aadd_messages([HumanMessage("2", additional_kwargs={"lock": threading.Lock()})])
         assert await history.aget_messages() == await other.aget_messages()
         assert (await history.aget_messages())[1].additional_kwargs == {"lock": "a plain form"}
