@@ -105,11 +105,12 @@ async def call(clients: Clients, request: Request, place: Place) -> dict[str, An
         TransactionCanceled: a condition of the transaction did not hold.
         ChatHistoryError: any other failure, with botocore's error as its cause.
     """
+    handled = sys.exc_info()[1]
     try:
         async with timeout(clients.longest_opening_seconds) as deadline:
             return await _with_retries(clients, request, place, deadline)
     except asyncio.TimeoutError as error:
-        raise _took_too_long(request.service, place) from _without_frames(error)
+        raise _took_too_long(request.service, place) from _without_frames(error, handled)
 
 
 def _took_too_long(service: Service, place: Place) -> EndpointError:
@@ -186,13 +187,17 @@ class _Retries:
 
 async def _send(clients: Clients, request: Request, place: Place, deadline: Timeout, began: float) -> dict[str, Any]:
     _check_open(clients, place)
+    handled = sys.exc_info()[1]
     try:
         async with clients.lend(request.service) as lent:
             longest = lent.longest_call_seconds
             _end_at(deadline, None if longest is None else began + longest)
             response = await lent.send(request.operation, request.parameters)
+    except asyncio.TimeoutError as error:
+        # Of a provider of credentials.
+        raise _took_too_long(request.service, place) from _without_frames(error, handled)
     except _SDK_ERRORS as error:
-        raise _mapped(error, place, request.service, request.parameters) from _without_frames(error)
+        raise _mapped(error, place, request.service, request.parameters) from _without_frames(error, handled)
     try:
         check_answer(*request[:2], response, large=request.large)
     except NotAnAnswer:
@@ -220,19 +225,21 @@ async def connect(clients: Clients, place: Place, service: Service = DYNAMODB) -
         ChatHistoryError: the SDK cannot make one, or the clients' store was closed.
     """
     _check_open(clients, place)
+    handled = sys.exc_info()[1]
     try:
         async with timeout(clients.longest_opening_seconds):
             return await _region_of(clients, service, place)
     except asyncio.TimeoutError as error:
-        raise _took_too_long(service, place) from _without_frames(error)
+        raise _took_too_long(service, place) from _without_frames(error, handled)
 
 
 async def _region_of(clients: Clients, service: Service, place: Place) -> str:
+    handled = sys.exc_info()[1]
     try:
         async with clients.lend(service) as lent:
             region: str = lent.client.meta.region_name
     except _SDK_ERRORS as error:
-        raise _mapped(error, place, service) from _without_frames(error)
+        raise _mapped(error, place, service) from _without_frames(error, handled)
     return region
 
 
@@ -253,13 +260,17 @@ _IN_PROGRESS = "TransactionInProgressException"
 _SDK_ERRORS = (ClientError, BotoCoreError, ResponseParserError, ValueError, OSError, RuntimeError, LookupError)
 
 
-def _without_frames(error: BaseException) -> BaseException:
+def _without_frames(error: BaseException, handled: BaseException | None) -> BaseException:
     """Return an error of the SDK's without its frames, and those of the errors that it was raised for.
 
     They have the request's headers among their locals, credentials with them, and who records errors records locals.
+
+    Args:
+        error: the error.
+        handled: the error that the caller was handling when it called, which keeps its frames; None for none.
     """
     below: BaseException | None = error
-    while below is not None and below.__traceback__ is not None:
+    while below is not None and below is not handled and below.__traceback__ is not None:
         below.__traceback__ = None
         below = below.__cause__ or below.__context__
     return error

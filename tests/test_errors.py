@@ -355,6 +355,18 @@ async def test_its_cause_has_no_frames_whose_locals_hold_the_credentials(
         below = below.__cause__ or below.__context__
 
 
+@pytest.mark.parametrize("fast_path", [True, False], ids=["fast", "SDK"])
+async def test_what_the_caller_was_handling_keeps_its_frames(through: Through, proxy: Proxy, fast_path: bool) -> None:
+    proxy.schedule = lambda seen: Fault.RESET
+    try:
+        json.loads("no JSON")
+    except ValueError as error:
+        handled = error
+        with pytest.raises(EndpointError):
+            await through(attempts=1, fast_path=fast_path).aget_messages()
+    assert handled.__traceback__ is not None
+
+
 @pytest.mark.parametrize("fast_path", [True, False])
 async def test_what_dynamodb_says_of_a_transaction_is_told_without_a_value_of_it(
     make: Make, answering: Any, collection_table: str, fast_path: bool
