@@ -509,8 +509,13 @@ def binary_table(engine: Engine, dynamodb: Any) -> Iterator[str]:
     dynamodb.delete_table(TableName=name)
 
 
-@pytest.mark.parametrize("fast_path", [True, False])
-async def test_pages_go_on_under_a_binary_key(binary_table: str, proxy: Proxy, fast_path: bool) -> None:
+@pytest.mark.parametrize(
+    ("fast_path", "fault"),
+    [(True, Fault.NONE), (False, Fault.NONE), (True, Fault.ERROR_500)],
+    ids=["fast", "SDK", "from-one-to-the-other"],
+)
+async def test_pages_go_on_under_a_binary_key(binary_table: str, proxy: Proxy, fast_path: bool, fault: Fault) -> None:
+    proxy.schedule = lambda seen: fault if "ExclusiveStartKey" in seen.body and not seen.by_sdk else Fault.NONE
     async with ChatHistoryStore(binary_table, endpoint_url=proxy.url, fast_path=fast_path) as store:
         history = store.session("x", key={"SessionId": b"\x00\xff"})
         await history.aadd_messages(humans(*range(6)))
