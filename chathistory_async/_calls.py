@@ -95,10 +95,16 @@ class ConditionFailed(Exception):
         self.sent_before = sent_before
 
 
-async def call(clients: Clients, request: Request, place: Place) -> dict[str, Any]:
+async def call(clients: Clients, request: Request, place: Place, *, maybe_stored: bool = False) -> dict[str, Any]:
     """Send a request on the running loop's client and return the response.
 
     The request is sent again where another transaction was in its way, and where DynamoDB throttled its transaction.
+
+    Args:
+        clients: what to send it with.
+        request: the request.
+        place: what it concerns, for errors.
+        maybe_stored: whether an earlier request of the same write, whose answer was lost, may have been stored.
 
     Raises:
         ConditionFailed: the write's condition did not hold.
@@ -108,7 +114,7 @@ async def call(clients: Clients, request: Request, place: Place) -> dict[str, An
     handled = sys.exc_info()[1]
     try:
         async with timeout(clients.longest_opening_seconds) as deadline:
-            return await _with_retries(clients, request, place, deadline)
+            return await _with_retries(clients, request, _Retries(place, maybe_stored), place, deadline)
     except asyncio.TimeoutError as error:
         raise _took_too_long(request.service, place) from _without_frames(error, handled)
 
@@ -118,8 +124,10 @@ def _took_too_long(service: Service, place: Place) -> EndpointError:
     return EndpointError(text, place)
 
 
-async def _with_retries(clients: Clients, request: Request, place: Place, deadline: Timeout) -> dict[str, Any]:
-    began, retries = asyncio.get_running_loop().time(), _Retries(place)
+async def _with_retries(
+    clients: Clients, request: Request, retries: _Retries, place: Place, deadline: Timeout
+) -> dict[str, Any]:
+    began = asyncio.get_running_loop().time()
     while True:
         try:
             return await _send(clients, request, place, deadline, began)
@@ -149,8 +157,8 @@ class _Retries:
 
     __slots__ = ("_conflicts", "_place", "_throttles", "maybe_stored")
 
-    def __init__(self, place: Place) -> None:
-        self.maybe_stored = False
+    def __init__(self, place: Place, maybe_stored: bool) -> None:
+        self.maybe_stored = maybe_stored
         self._place = place
         self._conflicts = 0
         self._throttles = 0

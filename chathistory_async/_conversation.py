@@ -163,8 +163,8 @@ class Conversation(ABC):
     def _needs_an_item_collection(self, what: str) -> LayoutError:
         return LayoutError(f"{what} needs a table with a sort key, and sort_key_name", self.place)
 
-    async def _call(self, request: Request) -> dict[str, Any]:
-        return await call(self._clients, request, self.place)
+    async def _call(self, request: Request, *, maybe_stored: bool = False) -> dict[str, Any]:
+        return await call(self._clients, request, self.place, maybe_stored=maybe_stored)
 
     async def _open(self, sealed: Mapping[Name, Bound]) -> dict[Name, bytes]:
         """Open sealed bodies, each under the position or the id of what was read."""

@@ -49,7 +49,6 @@ from .errors import (
     ServiceError,
     SessionNotFoundError,
     UndecodableItemError,
-    WriteConflictError,
 )
 
 if TYPE_CHECKING:
@@ -240,9 +239,9 @@ class IndexedConversation(ItemCollectionConversation):
                 continue
             request = self._entry.set_detail(name, await value_of(item), item, change_id, now())
             try:
-                await self._call(request)
+                await self._call(request, maybe_stored=maybe_stored)
             except ConditionFailed as failed:
-                maybe_stored = maybe_stored or failed.sent_before
+                maybe_stored = failed.sent_before
                 await pause(attempt)
             else:
                 return
@@ -264,20 +263,16 @@ class IndexedConversation(ItemCollectionConversation):
             else:
                 counting = self._entry.count_added(len(messages), first, now(), revision, seen, is_first=is_first)
             try:
-                await self._write_counting(self._layout.put_together(items, revision, counting))
+                request = self._layout.put_together(items, revision, counting)
+                await self._write_counting(request, maybe_stored=maybe_stored)
             except TransactionCanceled as canceled:
                 if found := refused(items, canceled):
                     self._check_stored(found)
                     return
-                maybe_stored = maybe_stored or canceled.sent_before
+                maybe_stored = canceled.sent_before
                 seen = canceled.reasons[-1].get("Item")
                 if seen is not None and await self._repair(seen):
                     seen = None
-            except WriteConflictError as conflict:
-                # It knows of its own sendings alone.
-                if not maybe_stored:
-                    raise
-                raise self._conflict(maybe_stored=True) from conflict.__cause__
             else:
                 return
         # A sending whose answer was lost may still be under way.
@@ -304,15 +299,15 @@ class IndexedConversation(ItemCollectionConversation):
         await self._sweep_other_parts(key, first.parts)
         return True
 
-    async def _write_counting(self, request: Request) -> None:
+    async def _write_counting(self, request: Request, *, maybe_stored: bool = False) -> None:
         """Send a transaction that counts; where the session's item is damaged, repair it, so that no turn is lost."""
         try:
-            await self._call(request)
+            await self._call(request, maybe_stored=maybe_stored)
         except ServiceError:
             item = await self._item()
             if item is None or not await self._repair(item):
                 raise
-            await self._call(request)
+            await self._call(request, maybe_stored=maybe_stored)
 
     async def _repair(self, item: Item) -> bool:
         """Repair the session's item, and return whether it was damaged."""

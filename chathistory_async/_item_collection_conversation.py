@@ -226,9 +226,10 @@ class ItemCollectionConversation(Conversation):
             items = self._layout.items_of(key, body, now(), revision)
             self._divide([sized(items)])
             try:
-                await self._call(self._layout.replace(stored, items, secrets.token_urlsafe(18), now()))
+                request = self._layout.replace(stored, items, secrets.token_urlsafe(18), now())
+                await self._call(request, maybe_stored=maybe_stored)
             except TransactionCanceled as canceled:
-                maybe_stored = maybe_stored or canceled.sent_before
+                maybe_stored = canceled.sent_before
                 await pause(attempt)
             else:
                 return

@@ -33,7 +33,6 @@ from .errors import (
     ItemTooLargeError,
     Place,
     UndecodableItemError,
-    WriteConflictError,
     WriteOutcomeUnknownError,
 )
 
@@ -148,9 +147,10 @@ class SingleItemConversation(Conversation):
         write, hint, stored, maybe_stored = secrets.token_urlsafe(9), self._hint, None, False
         for attempt in range(MAX_ATTEMPTS):
             try:
-                await self._call(self._layout.append(batch, write, hint, now(), stored))
+                request = self._layout.append(batch, write, hint, now(), stored)
+                await self._call(request, maybe_stored=maybe_stored)
             except ConditionFailed as failed:
-                maybe_stored = maybe_stored or failed.sent_before
+                maybe_stored = failed.sent_before
                 stored = self._layout.stored(failed.item, now())
                 if write in stored.writes:
                     self._hint = stored.hint()
@@ -163,11 +163,6 @@ class SingleItemConversation(Conversation):
                     raise self._outcome_unknown() from None
                 hint = stored.hint()
                 await asyncio.sleep(random.uniform(0, min(attempt * 0.005, LONGEST_PAUSE_SECONDS)))
-            except WriteConflictError as conflict:
-                # It knows of its own sendings alone.
-                if not maybe_stored:
-                    raise
-                raise self._outcome_unknown() from conflict.__cause__
             else:
                 self._hint = self._hint_after(batch, write, hint)
                 return

@@ -638,6 +638,7 @@ async def test_an_append_whose_answer_was_lost_never_says_that_nothing_was_writt
 
 
 @pytest.mark.parametrize("change", ["title", "message"])
+@pytest.mark.parametrize("given_up", ["after an attempt", "after conflicts"])
 async def test_a_change_whose_answer_was_lost_never_says_that_nothing_was_written(
     store_through: NewStore,
     store: ChatHistoryStore,
@@ -645,13 +646,16 @@ async def test_a_change_whose_answer_was_lost_never_says_that_nothing_was_writte
     proxy: Proxy,
     monkeypatch: pytest.MonkeyPatch,
     change: str,
+    given_up: str,
 ) -> None:
     history = store.session(session_id)
     await history.aadd_messages(humans(1))
     [message] = (await history.apage(1)).messages
-    for module in ("_indexed_conversation", "_item_collection_conversation"):
-        monkeypatch.setattr(f"chathistory_async.{module}.MAX_ATTEMPTS", 1)
-    lost = False
+    monkeypatch.setattr("chathistory_async._calls.MAX_CONFLICTS", 3)
+    if given_up == "after an attempt":
+        for module in ("_indexed_conversation", "_item_collection_conversation"):
+            monkeypatch.setattr(f"chathistory_async.{module}.MAX_ATTEMPTS", 1)
+    sent = 0
 
     def of(store: ChatHistoryStore, text: str) -> Coroutine[Any, Any, None]:
         if change == "title":
@@ -659,15 +663,15 @@ async def test_a_change_whose_answer_was_lost_never_says_that_nothing_was_writte
         return store.session(session_id).areplace_message(message.id, HumanMessage(text))
 
     def schedule(seen: Seen) -> Fault:
-        nonlocal lost
+        nonlocal sent
         if seen.operation not in {"UpdateItem", "TransactWriteItems"}:
             return Fault.NONE
-        if lost:
+        sent += 1
+        if sent == 2:
             # Between the lost answer and the retry.
             run(of, store, "other")
             return Fault.NONE
-        lost = True
-        return Fault.RESET
+        return Fault.RESET if sent == 1 else Fault.CONFLICT
 
     proxy.schedule = schedule
     with pytest.raises(WriteOutcomeUnknownError, match="read the session before you try again"):
