@@ -201,9 +201,6 @@ async def _send(clients: Clients, request: Request, place: Place, deadline: Time
             longest = lent.longest_call_seconds
             _end_at(deadline, None if longest is None else began + longest)
             response = await lent.send(request.operation, request.parameters)
-    except asyncio.TimeoutError as error:
-        # Of a provider of credentials.
-        raise _took_too_long(request.service, place) from _without_frames(error, handled)
     except _SDK_ERRORS as error:
         raise _mapped(error, place, request.service, request.parameters) from _without_frames(error, handled)
     try:
@@ -264,8 +261,18 @@ _CONFLICT = "TransactionConflictException"
 _IN_PROGRESS = "TransactionInProgressException"
 
 # botocore raises a bare ValueError for an endpoint that is not a URL; its providers of credentials an OSError for a
-# program that is not there, a RuntimeError for credentials that are expired as they come, a KeyError for half of them.
-_SDK_ERRORS = (ClientError, BotoCoreError, ResponseParserError, ValueError, OSError, RuntimeError, LookupError)
+# program that is not there, a RuntimeError for credentials that are expired as they come, a KeyError for half of them,
+# and a TimeoutError, which before Python 3.11 is no OSError.
+_SDK_ERRORS = (
+    ClientError,
+    BotoCoreError,
+    ResponseParserError,
+    ValueError,
+    OSError,
+    asyncio.TimeoutError,
+    RuntimeError,
+    LookupError,
+)
 
 
 def _without_frames(error: BaseException, handled: BaseException | None) -> BaseException:
@@ -304,6 +311,8 @@ def _mapped(
         if code in (_CONFLICT, _IN_PROGRESS):
             reasons = [{"Code": "TransactionConflict"}]
             return TransactionCanceled(reasons, sent_before=sent_before or code == _IN_PROGRESS)
+    if isinstance(error, asyncio.TimeoutError):
+        return _took_too_long(service, place)
     ours = from_botocore(error, place, service.name, parameters)
     if isinstance(error, ClientError) and service == DYNAMODB:
         # It is the cause of ours, and whoever logs that logs its text too.

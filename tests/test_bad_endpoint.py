@@ -80,6 +80,38 @@ def answer(body: bytes | str, *, status: int = 200, headers: str = "") -> bytes:
     return f"HTTP/1.1 {status} X\r\nContent-Length: {len(content)}\r\n{headers}\r\n".encode() + content
 
 
+def session_with(load: Callable[[], Awaitable[None]]) -> AioSession:
+    """Return a session whose credentials a function has to give."""
+
+    class Provider(CredentialProvider):  # type: ignore[misc]  # botocore is not typed
+        METHOD = "function"
+
+        async def load(self) -> None:
+            await load()
+
+    session = AioSession()
+    session.register_component("credential_provider", AioCredentialResolver([Provider()]))
+    session.set_config_variable("region", "us-east-1")
+    return session
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def too_late() -> None:
+    raise asyncio.TimeoutError
+
+
+@pytest.mark.parametrize("load", [never, too_late])
+async def test_a_store_that_is_opened_does_not_wait_for_credentials(load: Callable[[], Awaitable[None]]) -> None:
+    store = ChatHistoryStore("table", boto3_session=session_with(load), config=BRIEF)
+    with pytest.raises(EndpointError, match=r"took too long: .* or what gives the credentials") as caught:
+        await asyncio.wait_for(store.__aenter__(), 10)
+    assert caught.value.__cause__ is not None
+    assert caught.value.__cause__.__traceback__ is None
+
+
 class TestStalling:
     async def trickle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request_in(reader)
@@ -110,16 +142,11 @@ class TestStalling:
             with pytest.raises(EndpointError):
                 await face(make(endpoint_url=url, config=BRIEF)).add(messages)
 
-    async def test_credentials_that_never_come_are_not_waited_for(self, face: type[Face], make: Make) -> None:
-        class Silent(CredentialProvider):  # type: ignore[misc]  # botocore is not typed
-            METHOD = "silent"
-
-            async def load(self) -> None:
-                await asyncio.Event().wait()
-
-        core = AioSession()
-        core.register_component("credential_provider", AioCredentialResolver([Silent()]))
-        core.set_config_variable("region", "us-east-1")
+    @pytest.mark.parametrize("load", [never, too_late])
+    async def test_credentials_that_never_come_are_not_waited_for(
+        self, face: type[Face], make: Make, load: Callable[[], Awaitable[None]]
+    ) -> None:
+        core = session_with(load)
         for session in (core, aioboto3.Session(botocore_session=core)):
             with pytest.raises(EndpointError, match=r"took too long: .* or what gives the credentials") as caught:
                 await asyncio.wait_for(face(make(boto3_session=session, config=BRIEF)).read(), 10)

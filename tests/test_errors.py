@@ -347,7 +347,8 @@ async def test_its_cause_has_no_frames_whose_locals_hold_the_credentials(
 ) -> None:
     proxy.schedule = lambda seen: fault
     with pytest.raises(ChatHistoryError) as caught:
-        await through(attempts=1, fast_path=fast_path).aget_messages()
+        await through(attempts=2, fast_path=fast_path).aget_messages()
+    assert proxy.seen[0].by_sdk is not fast_path
     below = caught.value.__cause__
     assert below is not None
     while below is not None:
@@ -357,13 +358,17 @@ async def test_its_cause_has_no_frames_whose_locals_hold_the_credentials(
 
 @pytest.mark.parametrize("fast_path", [True, False], ids=["fast", "SDK"])
 async def test_what_the_caller_was_handling_keeps_its_frames(through: Through, proxy: Proxy, fast_path: bool) -> None:
-    proxy.schedule = lambda seen: Fault.RESET
+    proxy.schedule = lambda seen: Fault.DENIED
     try:
         json.loads("no JSON")
     except ValueError as error:
         handled = error
-        with pytest.raises(EndpointError):
-            await through(attempts=1, fast_path=fast_path).aget_messages()
+        with pytest.raises(AccessDeniedError) as caught:
+            await through(attempts=2, fast_path=fast_path).aget_messages()
+    assert proxy.seen[0].by_sdk is not fast_path
+    below = caught.value.__cause__
+    assert below is not None
+    assert below.__context__ is handled, "this test shows nothing"
     assert handled.__traceback__ is not None
 
 
