@@ -318,6 +318,8 @@ class Clients:
         self.lifetime = Lifetime()
         self.credentials = _credentials_of(options)
         self._lock = threading.Lock()
+        # 0 until somebody asks: to merge the configurations takes half a millisecond.
+        self._longest_opening_seconds: float | None = 0
         # By the loop itself, not by id(loop): ids are reused.
         self._slots: dict[tuple[asyncio.AbstractEventLoop, Service], _Slot] = {}
         _all.add(self)
@@ -334,13 +336,16 @@ class Clients:
         """Whether the store that owns them is closed, so that none is to be opened."""
         return self.lifetime.closed
 
-    @functools.cached_property
+    @property
     def longest_opening_seconds(self) -> float | None:
         """How long a client may take to open, with its credentials; None for as long as it takes.
 
         As long as a call, by what was given: what the SDK's files and the environment say is known when it is open.
         """
-        return _longest_call_seconds(_config(self.options))
+        # No cached_property, whose lock, which all of them share before Python 3.12, a fork may leave locked.
+        if self._longest_opening_seconds == 0:
+            self._longest_opening_seconds = _longest_call_seconds(_config(self.options))
+        return self._longest_opening_seconds
 
     def lend(self, service: Service = DYNAMODB) -> _Loan:
         """Lend the running loop's client of a service for one call.

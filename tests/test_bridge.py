@@ -586,6 +586,32 @@ class TestFork:
         """
         assert clean(script(code, "-W", "ignore::DeprecationWarning")) == "0\n"
 
+    def test_a_first_call_at_the_fork_does_not_hang_the_child(self, script: Script) -> None:
+        code = """
+        from chathistory_async import _clients
+        history.messages
+        longest, at_it, forked = _clients._longest_call_seconds, threading.Event(), threading.Event()
+        def held_up(config):
+            at_it.set()
+            forked.wait()
+            return longest(config)
+        _clients._longest_call_seconds = held_up
+        other = DynamoDBChatMessageHistory(table, session, fast_path=False)
+        first_call = threading.Thread(target=lambda: asyncio.run(other.aget_messages()))
+        first_call.start()
+        at_it.wait()
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            forked.set()
+            asyncio.run(DynamoDBChatMessageHistory(table, session, region_name="us-east-1").aget_messages())
+            os._exit(0)
+        forked.set()
+        first_call.join()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """
+        assert clean(script(code, "-W", "ignore::DeprecationWarning")) == "0\n"
+
     def test_a_forked_worker_of_multiprocessing_can_write(self, script: Script) -> None:
         code = """
         import multiprocessing
