@@ -15,11 +15,11 @@ from ._clients import Clients
 from ._codec import AttributeValue, KeyValue, decode_key_value
 from ._conversation import MAX_ATTEMPTS, leaves_nothing_opened, now, reads_stored
 from ._indexed_conversation import check_index
-from ._item_collection import MAX_TRANSACTION_ITEMS, ItemCollection, Items, sized
+from ._item_collection import FENCE_SECONDS, MAX_TRANSACTION_ITEMS, ItemCollection, Items, sized
 from ._item_collection_conversation import ItemCollectionConversation
 from ._migration import OTHER_ACTIONS, SORT_KEY, Digests, Marker, Migration, digest
 from ._plain import are_equal
-from ._session_item import SessionItem
+from ._session_item import SessionItem, new_flag
 from ._single_item import SingleItem
 from ._single_item_conversation import SingleItemConversation
 from ._slices import at_most, in_order
@@ -276,7 +276,9 @@ class Target(ItemCollectionConversation):
         revision = after.revision or ""
         if expiry is None and self._layout.ttl is not None:
             expiry = str(now() + self._layout.ttl)
-        begin = self._entry.begin_anew(number, first, now(), revision, expiry, is_first=self._is_empty)
+        # The copies' time is before that of all that is there.
+        flag = None if self._is_empty else new_flag(now() + FENCE_SECONDS)
+        begin = self._entry.begin_anew(number, first, now(), revision, expiry, is_first=self._is_empty, flag=flag)
         extend = [] if expiry is None else [[self._entry.count_on(number, now(), revision, expiry)]]
         return [[begin], *extend, [self._entry.count_on(number, now(), revision)]]
 

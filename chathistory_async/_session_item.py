@@ -29,7 +29,8 @@ Messages that were stored without an item. An item may be created for a session 
 leaves out. COUNTS_ALL says that there are none, or that they were counted. Without it a count is not believed. It is
 true from the beginning where the writer had read that the session has no messages, and else from the first counting on
 that finds none from before the item. Where it finds some, a sweep or a removal of them that began before there was an
-item to flag may still be under way: then COUNTS_ALL becomes true once the item is older than FENCE_SECONDS.
+item to flag may still be under way: then COUNTS_ALL becomes true once the item is older than FENCE_SECONDS. An item
+that a migration creates is younger than it says, because its first message is: it has a flag from the beginning.
 
 Titles and metadata. DETAILS_REVISION is there from the first append on, and changes with each of them. A change is made
 on condition that it is as it was read. So a request that arrives late changes nothing, not even in another session of
@@ -195,12 +196,21 @@ class SessionItem:
         }
 
     def begin_anew(
-        self, number: int, first: SortKey, now: int, revision: str, expiry: str | None = None, *, is_first: bool
+        self,
+        number: int,
+        first: SortKey,
+        now: int,
+        revision: str,
+        expiry: str | None = None,
+        *,
+        is_first: bool,
+        flag: str | None = None,
     ) -> dict[str, Any]:
         """Begin the session where it has no item, or an expired one, of which nothing but flags is left.
 
         It expires at ``expiry``, in seconds since the epoch, or when the messages that are written now do. ``is_first``
-        says whether it is known to have no other messages.
+        says whether it is known to have no other messages. A ``flag`` is needed where it may have some and the first
+        message's time does not tell when the item was created.
         """
         sets = {"#count": ":added", "#created": ":at", "#active": ":at", "#revision": ":new", "#details": ":new"}
         sets["#all"] = ":all"
@@ -224,8 +234,11 @@ class SessionItem:
         if expiry is not None or self.layout.ttl is not None:
             sets["#expiry"], values[":expiry"] = ":expiry", {"N": expiry or str(now + (self.layout.ttl or 0))}
         change = ", ".join(f"{name} = {value}" for name, value in sets.items())
-        removal = ", ".join(sorted(removed - set(sets)))
-        return {"Update": self._update(f"SET {change} REMOVE {removal}", _NEW, names, values | _at(now))}
+        change = f"SET {change} REMOVE {', '.join(sorted(removed - set(sets)))}"
+        if flag is not None:
+            change += " ADD #recount :flags"
+            names["#recount"], values[":flags"] = RECOUNT, {"SS": [flag]}
+        return {"Update": self._update(change, _NEW, names, values | _at(now))}
 
     def count_on(self, change: int, now: int, revision: str, expiry: str | None = None) -> dict[str, Any]:
         """Count what the same transaction removes, or puts before what is there.

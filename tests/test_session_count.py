@@ -213,6 +213,30 @@ class TestASessionThatIsOlderThanItsItem:
         await asyncio.to_thread(proxy.wait_for_zombies)
         assert await check() < before
 
+    async def test_is_counted_with_a_clear_that_began_before_a_migration_into_it(
+        self,
+        store_through: NewStore,
+        store: ChatHistoryStore,
+        table: str,
+        session_id: str,
+        owner: str,
+        proxy: Proxy,
+        check: Any,
+        later: Any,
+        dynamodb: Any,
+    ) -> None:
+        assert await cut_off(store_through().session(session_id).aclear(), proxy, 3, Fault.RESET)
+        late = proxy.seen[2]
+        async with ChatHistoryStore(table, layout="single_item") as source:
+            await source.session(session_id).aadd_messages(humans(1))
+            [moved] = [one async for one in store.migrate_from(source, [session_id], owner_of=lambda _: owner)]
+        assert moved.copied == 1
+        before = await check()
+        dynamodb.batch_write_item(**late.body)
+        assert await check() < before
+        later()
+        assert await check() < before
+
     async def test_is_counted_where_its_item_has_expired(
         self, new_store: NewStore, session_id: str, owner: str, check: Any, dynamodb: Any, collection_table: str
     ) -> None:
