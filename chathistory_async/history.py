@@ -440,8 +440,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             ValueError: one is not an id.
             TypeError: an id was given instead of an iterable.
             LayoutError: the session is stored in a single item.
-            TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
-                ServiceError, ClosedError: see ``errors``. Some of the messages may have been removed.
+            WriteConflictError, WriteOutcomeUnknownError, TableNotFoundError, KeySchemaError, AccessDeniedError,
+                ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see ``errors``. Some of
+                the messages may have been removed.
         """
         await self._open_conversation().remove(ids)
 
@@ -479,6 +480,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
         Raises:
             WriteConflictError: others were always faster. Nothing was removed.
+            WriteOutcomeUnknownError: they were, and an answer was lost. The message may have been removed.
             LayoutError: the session is stored in a single item.
             UndecodableItemError, DecryptionError, EncryptionContextError, ConfigurationError, KmsKeyError,
                 TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError, EndpointError, ServiceError,
@@ -530,7 +532,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         Raises:
             WriteOutcomeUnknownError: an answer was lost, and another session has begun on a key whose item
                 langchain-community had created. It was left alone.
-            WriteConflictError: other writers were always faster. Nothing was deleted.
+            WriteConflictError: other writers were always faster. In an item collection, some messages may have been
+                deleted.
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
                 ServiceError, ClosedError: see ``errors``.
         """
