@@ -9,6 +9,7 @@ than once: the layouts make that harmless.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
@@ -262,7 +263,8 @@ _IN_PROGRESS = "TransactionInProgressException"
 
 # botocore raises a bare ValueError for an endpoint that is not a URL; its providers of credentials an OSError for a
 # program that is not there, a RuntimeError for credentials that are expired as they come, a KeyError for half of them,
-# and a TimeoutError, which before Python 3.11 is no OSError.
+# a TimeoutError, which before Python 3.11 is no OSError, and an AttributeError, a TypeError or an OverflowError for such
+# as have another form.
 _SDK_ERRORS = (
     ClientError,
     BotoCoreError,
@@ -272,13 +274,17 @@ _SDK_ERRORS = (
     asyncio.TimeoutError,
     RuntimeError,
     LookupError,
+    AttributeError,
+    TypeError,
+    ArithmeticError,
 )
 
 
 def _without_frames(error: BaseException, handled: BaseException | None) -> BaseException:
-    """Return an error of the SDK's without its frames, and those of the errors that it was raised for.
+    """Return an error of the SDK's without its frames and its input, and those of the errors that it was raised for.
 
-    They have the request's headers among their locals, credentials with them, and who records errors records locals.
+    Frames have the request's headers among their locals, credentials with them, and who records errors records locals.
+    Where a provider's answer cannot be decoded, the error's input is that answer.
 
     Args:
         error: the error.
@@ -287,8 +293,18 @@ def _without_frames(error: BaseException, handled: BaseException | None) -> Base
     below: BaseException | None = error
     while below is not None and below is not handled and below.__traceback__ is not None:
         below.__traceback__ = None
+        _forget_input(below)
         below = below.__cause__ or below.__context__
     return error
+
+
+def _forget_input(error: BaseException) -> None:
+    """Take what could not be decoded out of an error, whose text does not quote it."""
+    if isinstance(error, UnicodeDecodeError):
+        error.object = b""
+        error.args = (error.encoding, b"", *error.args[2:])
+    elif isinstance(error, json.JSONDecodeError):
+        error.doc = ""
 
 
 def _mapped(

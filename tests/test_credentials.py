@@ -139,6 +139,20 @@ print(json.dumps({{"Version": 1, "AccessKeyId": "PROCESS", "SecretAccessKey": "s
 """
 
 
+SECRET = "a secret key"
+_KEYS = f'"Version": 1, "AccessKeyId": "A", "SecretAccessKey": "{SECRET}"'
+# Of a credential_process: cut off, of another JSON type, of another encoding, with values of other types.
+STRANGE = [
+    f"{{{_KEYS}".encode(),
+    f'["{SECRET}"]'.encode(),
+    b"null",
+    f"{{{_KEYS}}}".encode() + b"\xff",
+    f'{{{_KEYS}, "Expiration": 5}}'.encode(),
+    f'{{{_KEYS}, "Expiration": "{"9" * 30}"}}'.encode(),
+    f'{{{_KEYS}, "SessionToken": 5}}'.encode(),
+]
+
+
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Aws]:
     aws = Aws()
@@ -154,6 +168,7 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Aws]:
         "[profile inner]\nrole_arn = arn:aws:iam::123456789012:role/inner\ncredential_source = EcsContainer\n"
         f"[profile process]\ncredential_process = {sys.executable} {program}\n"
         "[profile missing]\ncredential_process = /none-such\n"
+        f"[profile strange]\ncredential_process = {sys.executable} {tmp_path / 'strange.py'}\n"
     )
     thread = threading.Thread(target=aws.server.serve_forever)
     thread.start()
@@ -308,6 +323,22 @@ class TestFailures:
     async def test_to_run_a_process_are_errors_of_ours(self, handle: Handle, aws: Aws, kind: Any) -> None:
         with pytest.raises(ConfigurationError):
             await handle(session_of(kind, "missing")).aadd_messages(humans(1))
+
+    @pytest.mark.parametrize("fast_path", [True, False])
+    @pytest.mark.parametrize("output", STRANGE)
+    @pytest.mark.parametrize("kind", TWO_KINDS)
+    async def test_to_understand_a_process_are_errors_of_ours_without_what_it_said(
+        self, handle: Handle, aws: Aws, kind: Any, tmp_path: Path, output: bytes, fast_path: bool
+    ) -> None:
+        (tmp_path / "strange.py").write_text(f"import sys; sys.stdout.buffer.write({output!r})")
+        with pytest.raises(ConfigurationError) as caught:
+            await handle(session_of(kind, "strange"), fast_path=fast_path).aadd_messages(humans(1))
+        below = caught.value.__cause__
+        assert below is not None
+        while below is not None:
+            assert below.__traceback__ is None
+            assert SECRET not in f"{below!r} {below.args} {vars(below)} {getattr(below, 'object', None)}"
+            below = below.__cause__ or below.__context__
 
 
 class TestCancellation:
