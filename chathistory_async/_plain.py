@@ -36,6 +36,8 @@ _LONGEST_NAME_IN_A_PATH = 60
 _MISSING = object()
 _NESTED_TOO_DEEPLY = "it is nested too deeply"
 _DUMP = SchemaSerializer(core_schema.any_schema())
+# What pydantic's dump has in the place of any iterator, which cannot be told from it.
+_DUMPED_ITERATOR = type(_DUMP.to_python(iter(())))
 
 
 class Refused(Exception):
@@ -171,7 +173,7 @@ class _Conversion:
 
     def of_message(self, message: BaseMessage) -> dict[str, Any]:
         try:
-            data = dump_of(message)
+            data = _with_iterators(dump_of(message), message)
         except Refused:
             if not isinstance(message, BaseMessage):
                 raise
@@ -237,7 +239,7 @@ class _Conversion:
         except Exception as error:  # noqa: BLE001  # a serializer may be anybody's code
             failure = type(error).__name__
         else:
-            return self.of(dump, level)
+            return self.of(_with_iterators(dump, value), level)
         if self._default is not None:
             return self.of(self._by_default(self._default, value), level)
         if not _names_of(value):
@@ -335,7 +337,38 @@ def _pydantic_dump(value: object) -> Any:
         if isinstance(value, kinds):
             return convert(value)
     dump = _DUMP.to_python(value, warnings=False)
+    if type(dump) is _DUMPED_ITERATOR:
+        raise TypeError
     return to_jsonable_python(value, inf_nan_mode="constants") if type(dump) is type(value) else dump
+
+
+def _with_iterators(dump: Any, value: Any) -> Any:
+    """Return a dump with those fields as they are that hold iterators: ``default`` is to see these, and not a dump."""
+    if type(dump) is not dict:
+        return dump
+    names = [name for name in _names_of(value) if name in dump and _holds_iterator(dump[name])]
+    return dump | {name: _field_of(value, name) for name in names} if names else dump
+
+
+def _holds_iterator(dump: object) -> bool:
+    """Tell whether a dump has an iterator in it, at any depth."""
+    waiting: list[Any] = [dump]
+    seen = set[int]()
+    while waiting:
+        one = waiting.pop()
+        kind = type(one)
+        if kind is _DUMPED_ITERATOR:
+            return True
+        if id(one) in seen:
+            # It contains itself.
+            continue
+        seen.add(id(one))
+        # By the exact types, which a dump has: an object in it may pretend to be of one.
+        if kind is dict:
+            waiting += one.values()
+        elif kind in (list, tuple, set, frozenset):
+            waiting += one
+    return False
 
 
 def _fields_of(value: Any) -> dict[str, Any]:

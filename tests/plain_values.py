@@ -227,7 +227,7 @@ REFUSED: list[tuple[dict[Any, Any], str, str]] = [
     ({"a b": {"c.d": object()}}, "['a b']['c.d']", "a object has no plain form, and there is no default="),
     ({"a": [1, {"b": threading.Lock()}]}, ".a[1].b", "a lock has no plain form"),
     ({"a": {"x": (1, object)}}, ".a.x[1]", "a type has no plain form"),
-    ({"a": iter([1])}, ".a", "a SerializationIterator has no plain form"),
+    ({"a": iter([1])}, ".a", "a list_iterator has no plain form"),
     ({"a": range(10**12)}, ".a", "a range has no plain form"),
     ({"a": {object()}}, ".a", "a object has no plain form"),
     ({"parsed": Holder(items=[1, 2, 3, object()])}, ".parsed.items[3]", "a object has no plain form"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import given
@@ -258,6 +260,20 @@ class TestDefault:
         assert "additional_kwargs.a[0].when cannot be stored: its serializer fails" in refusal(message)
         back = decode_json(encode_json(message, 0, lambda value: type(value).__name__), 0)
         assert back == AIMessage("kept", additional_kwargs={"a": ["Failing"], "b": ADA_PLAIN})
+
+    def test_is_given_an_iterator_itself_wherever_it_is(self) -> None:
+        """Pydantic's dump has one kind of iterator in the place of all: of cursors, files, generators and mocks."""
+
+        class Holder(BaseModel):
+            rows: Any
+
+        one, other, mock = io.StringIO("a"), io.StringIO("b"), MagicMock()
+        message = ToolMessage("", tool_call_id="1", artifact=one, additional_kwargs={"a": [Holder(rows=[other]), mock]})
+        names = {id(one): "one", id(other): "other", id(mock): "mock"}
+        back = decode_json(encode_json(message, 0, lambda value: names[id(value)]), 0)
+        assert isinstance(back, ToolMessage)
+        assert back.artifact == "one"
+        assert back.additional_kwargs == {"a": [{"rows": ["other"]}, "mock"]}
 
     @pytest.mark.parametrize(
         ("default", "reason"),
