@@ -24,6 +24,7 @@ from botocore.hooks import EventAliaser
 # The methods that a call of the SDK's client goes through.
 _METHODS = (
     *((AioBaseClient, name) for name in ("_make_api_call", "_make_request", "_emit_api_params")),
+    *((AioBaseClient, name) for name in ("_resolve_endpoint_ruleset", "_convert_to_request_dict")),
     *((AioEndpoint, name) for name in ("make_request", "create_request", "prepare_request", "_send_request")),
     *((AioEndpoint, name) for name in ("_get_response", "_do_get_response", "_needs_retry", "_send")),
     *((AIOHTTPSession, name) for name in ("send",)),
@@ -82,11 +83,21 @@ class Guard:
             return _UNKNOWN
         return found
 
+    @functools.cached_property
+    def _own_methods(self) -> list[str]:
+        """What a call goes through of the class that the SDK makes for a client."""
+        names = self._client.meta.method_to_api_mapping.items()
+        return [
+            *(name for name, api_name in names if api_name in self._operations),
+            *(name for kind, name in _METHODS if kind is AioBaseClient),
+        ]
+
     def _state(self) -> list[object]:
         """Return the objects of which another stands where something was patched or registered."""
         client = self._client
-        endpoint = client._endpoint
+        endpoint, own = client._endpoint, type(client)
         state: list[object] = [getattr(kind, name) for kind, name in _METHODS]
+        state += [getattr(own, name) for name in self._own_methods]
         state += (
             endpoint,
             endpoint.http_session,

@@ -229,6 +229,24 @@ class TestPatches:
             assert "get_item is replaced on the instance, by unittest.mock" in str(history.fast_path_status.reason)
         assert proxy.seen == []
 
+    @pytest.mark.parametrize("name", ["get_item", "_make_api_call", "_convert_to_request_dict"])
+    async def test_of_a_clients_own_class_are_called(
+        self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        history = make(endpoint_url=proxy.url)
+        async with lent_to(history) as lent:
+            kind = type(lent.client)
+            original, called = getattr(kind, name), list[str]()
+
+            async def watch(*args: Any, **kwargs: Any) -> Any:
+                called.append(name)
+                return await original(*args, **kwargs)
+
+            monkeypatch.setattr(kind, name, watch, raising=False)
+            await history.aget_messages()
+            assert called == [name]
+            assert history.fast_path_status.reason == f"DynamoDB.{name} is replaced, by {__name__}"
+
     async def test_of_its_parts_are_found(self, guard: Guard, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         for part, name in ((client._endpoint, "_send"), (client._endpoint.http_session, "send")):
             with monkeypatch.context() as patches:
