@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,13 +34,19 @@ CREDENTIALS = {
 }
 
 
+def set_aws_settings(environment: MutableMapping[str, str], engine: Engine) -> None:
+    """Leave no AWS setting of whoever runs the tests: a profile of theirs is not in the tests' empty config file."""
+    for name in [name for name in environment if name.startswith("AWS_")]:
+        del environment[name]
+    environment.update(CREDENTIALS, AWS_ENDPOINT_URL=engine.endpoint_url)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)
     engine = running_engine() if worker is None else engine_of_a_worker(Engine(**worker["engine"]))
     config.stash[ENGINE] = engine.__enter__()
     config.stash[STOP] = engine
-    os.environ.update(CREDENTIALS)
-    os.environ["AWS_ENDPOINT_URL"] = config.stash[ENGINE].endpoint_url
+    set_aws_settings(os.environ, config.stash[ENGINE])
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from engines import running_engine
+from conftest import CREDENTIALS, set_aws_settings
+from engines import Engine, running_engine
 
 FAKE_DOCKER = """#!/bin/sh
 echo "$@" >> "$0.calls"
@@ -55,3 +56,10 @@ def test_a_localstack_that_does_not_start_is_an_error_and_taken_down(tmp_path: P
 def test_without_any_the_embedded_engine_is_used() -> None:
     with running_engine() as engine:
         assert engine.embedded
+
+
+def test_the_tests_have_no_aws_settings_but_their_own() -> None:
+    environment = {"PATH": "/bin", "AWS_PROFILE": "mine", "AWS_SESSION_TOKEN": "x", "AWS_MAX_ATTEMPTS": "1"}
+    environment["AWS_ENDPOINT_URL_DYNAMODB"] = "http://mine:1"
+    set_aws_settings(environment, Engine("any", "http://given:1"))
+    assert environment == {"PATH": "/bin", **CREDENTIALS, "AWS_ENDPOINT_URL": "http://given:1"}
