@@ -34,6 +34,9 @@ _ENVIRONMENT = {
 def main(arguments: list[str] | None = None) -> None:
     """Measure as the command line says, and write JSON, plots and the page."""
     options = _parser().parse_args(arguments)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        # A profile, say, is not in the empty config file.
+        del os.environ[name]
     os.environ.update(_ENVIRONMENT)
     data = asyncio.run(_measure(options))
     options.out.mkdir(parents=True, exist_ok=True)
