@@ -263,8 +263,8 @@ _IN_PROGRESS = "TransactionInProgressException"
 
 # botocore raises a bare ValueError for an endpoint that is not a URL; its providers of credentials an OSError for a
 # program that is not there, a RuntimeError for credentials that are expired as they come, a KeyError for half of them,
-# a TimeoutError, which before Python 3.11 is no OSError, and an AttributeError, a TypeError or an OverflowError for such
-# as have another form.
+# a TimeoutError, which before Python 3.11 is no OSError, and an AttributeError, a TypeError or an OverflowError for
+# such as have another form.
 _SDK_ERRORS = (
     ClientError,
     BotoCoreError,
