@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from langchain_core.messages import BaseMessage
 
+from ._aws_errors import aws_error_of
 from ._binding import Binding
 from ._calls import ConditionFailed, Item, Request, TransactionCanceled, call, pause
 from ._clients import Clients
@@ -36,7 +37,6 @@ from .errors import (
     UndecodableItemError,
     WriteConflictError,
     WriteOutcomeUnknownError,
-    aws_error_of,
     wrong_key,
 )
 

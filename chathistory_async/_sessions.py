@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from ._aws_errors import not_an_answer
 from ._calls import Item, call
 from ._clients import Clients
 from ._codec import KeyValue, decode_key_value
@@ -33,7 +34,6 @@ from .errors import (
     Place,
     UndecodableItemError,
     WriteConflictError,
-    not_an_answer,
 )
 
 # Where they are sealed, each has a data key of its own that KMS opens.

@@ -80,6 +80,7 @@ MODULES = [
     "_bridge",
     "_first_append",
     "_fork",
+    "_aws_errors",
     "errors",
     "_redaction",
     "local",
