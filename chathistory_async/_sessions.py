@@ -10,7 +10,7 @@ from typing import Any
 from ._aws_errors import not_an_answer
 from ._calls import Item, call
 from ._clients import Clients
-from ._codec import KeyValue, decode_key_value
+from ._codec.keys import KeyValue, decode_key_value
 from ._conversation import MAX_ATTEMPTS, now
 from ._indexed_conversation import IndexedConversation, SessionInfo
 from ._item_collection import ItemCollection

@@ -21,7 +21,7 @@ from boto3.dynamodb.types import Binary
 from langchain_core.documents import Document
 from pydantic import BaseModel, ConfigDict, SecretStr, computed_field, field_serializer
 
-from chathistory_async._plain import MAX_NESTING
+from chathistory_async._codec.plain import MAX_NESTING
 
 
 class Person(BaseModel):

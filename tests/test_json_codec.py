@@ -27,8 +27,8 @@ from pydantic import BaseModel, field_serializer
 from samples import EVERY_TYPE, NESTED, described
 
 from chathistory_async import MessageNotStorableError, UndecodableItemError
-from chathistory_async._json_codec import decode_json, encode_json
-from chathistory_async._plain import MAX_NESTING, plain_value
+from chathistory_async._codec.messages import decode_json, encode_json
+from chathistory_async._codec.plain import MAX_NESTING, plain_value
 
 SECRET = "the launch code is 0000"
 # A million of them, which compress well, take hours to become a set.

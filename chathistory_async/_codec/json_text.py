@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from ._plain import MAX_NESTING, Refused, are_of_one_hash, encode_elements, encode_entries
+from .plain import MAX_NESTING, Refused, are_of_one_hash, encode_elements, encode_entries
 
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64
 
