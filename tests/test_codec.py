@@ -370,7 +370,7 @@ def test_a_tool_call_without_a_type_gets_one_from_langchain_core() -> None:
         (
             ChatMessage(content="x", role="r").model_copy(update={"role": None, "more": object()}),
             ".more",
-            "a object has no plain form",
+            "an object has no plain form",
         ),
     ],
 )

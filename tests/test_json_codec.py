@@ -262,7 +262,7 @@ class TestDefault:
     @pytest.mark.parametrize(
         ("default", "reason"),
         [
-            (reveal, "default= fails on a Account with ValueError"),
+            (reveal, "default= fails on an Account with ValueError"),
             (lambda value: value, "default= returns the Account itself"),
             (lambda value: Account(), "nested deeper than 200 levels"),
         ],

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from .attribute_values import MAX_KEY_BYTES, AttributeValue, bytes_of, number_text, plain_text, size_of
-from .plain import Refused
+from .plain import Refused, with_article
 
 KeyValue: TypeAlias = "str | int | Decimal | bytes"
 
@@ -29,7 +29,7 @@ def join_key(
         ValueError: an attribute is not the tuple that it has to be.
     """
     if not isinstance(key, Mapping):
-        raise TypeError(f"key must map the key attributes to their values, not be a {type(key).__name__}")
+        raise TypeError(f"key must map the key attributes to their values, not be {with_article(key)}")
     for name, number in (parts or {}).items():
         if not isinstance(value := key.get(name), tuple) or len(value) != number:
             what = f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__

@@ -89,10 +89,17 @@ def _unreadable(error: Exception) -> str:
     return f"reading it fails with {type(error).__name__}"
 
 
+def with_article(value: object) -> str:
+    """Return the name of a value's type, with its article."""
+    name = type(value).__name__
+    # U is most often spoken as in "UUID" and "User".
+    return f"an {name}" if name.startswith(tuple("AEIOaeio")) else f"a {name}"
+
+
 def path_step(name: object) -> str:
     """Return a name as a step of a path."""
     if not isinstance(name, (str, int)):
-        return f"[a {type(name).__name__}]"
+        return f"[{with_article(name)}]"
     if isinstance(name, str) and len(name) > _LONGEST_NAME_IN_A_PATH:
         name = f"{name[:_LONGEST_NAME_IN_A_PATH]}…"
     return f".{name}" if isinstance(name, str) and name.isidentifier() else f"[{name!r}]"
@@ -207,16 +214,16 @@ class _Conversion:
         if self._default is not None:
             return self.of(self._by_default(self._default, value), level)
         if not _names_of(value):
-            raise Refused(f"a {type(value).__name__} has no plain form, and there is no default= that converts it")
+            raise Refused(f"{with_article(value)} has no plain form, and there is no default= that converts it")
         # Which refuses the value that is at fault.
         self.of(fields_of(value), level)
-        raise Refused(f"the dump of a {type(value).__name__} fails with {failure}, and there is no default=")
+        raise Refused(f"the dump of {with_article(value)} fails with {failure}, and there is no default=")
 
     def _by_default(self, default: Default, value: Any) -> Any:
         try:
             converted = default(value)
         except Exception as error:  # noqa: BLE001  # its text may hold content
-            raise Refused(f"default= fails on a {type(value).__name__} with {type(error).__name__}") from None
+            raise Refused(f"default= fails on {with_article(value)} with {type(error).__name__}") from None
         if converted is value:
             raise Refused(f"default= returns the {type(value).__name__} itself")
         return converted
@@ -263,7 +270,7 @@ def _name_of(key: Any) -> str:
     try:
         (name,) = to_jsonable_python({_unboxed(key) if _is_numpy(key) else key: None})
     except Exception:  # noqa: BLE001  # whatever it is, the key has no text
-        raise Refused(f"a {type(key).__name__} has no form as the name of an entry") from None
+        raise Refused(f"{with_article(key)} has no form as the name of an entry") from None
     return str(name)
 
 
