@@ -34,14 +34,12 @@ from langchain_core.messages import (
 from pydantic import ValidationError
 
 from .attribute_values import AttributeValue, Marking, Undecodable, decode_plain, encode_plain, map_name
-from .format import Out, decoded, encoded
-from .json_text import BadMark, from_text, to_text
+from .format import Format, Out, decoded, elements, encoded, parsed
+from .json_text import PLAIN_ONLY, to_text
 from .plain import Default, Refused, encode_entries, fields_of, first_loss, path_step, plain_value
 
 # The list of messages, a message's map and its "data" map lie around every value of a message.
 _LEVELS_AROUND_DATA = 3
-# Whatever is not of JSON's own types is left to the plain form.
-_PLAIN_ONLY = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 def encode_message(message: BaseMessage, position: int, default: Default | None = None) -> AttributeValue:
@@ -105,7 +103,7 @@ def _encode_json(message: BaseMessage, default: Default | None) -> bytes:
     try:
         data = dump_of(message)
         # orjson makes null of NaN and a list of a tuple, and takes {"$set": []} as it is: the reading back finds them.
-        text = orjson.dumps({"type": message.type, "data": data}, option=_PLAIN_ONLY)
+        text = orjson.dumps({"type": message.type, "data": data}, option=PLAIN_ONLY)
         if reads_back(_decode_json(text), message, data):
             return text
     except (orjson.JSONEncodeError, Refused, Undecodable, RecursionError):
@@ -118,13 +116,11 @@ def _encode_json(message: BaseMessage, default: Default | None) -> bytes:
 
 
 def _decode_json(text: str | bytes) -> BaseMessage:
-    try:
-        return rebuild(from_text(text))
-    except BadMark as error:
-        reason = str(error)
-    except (ValueError, RecursionError):
-        reason = "it is not the JSON text of a message"
-    raise Undecodable(reason)
+    return parsed(text, rebuild, "a message")
+
+
+def _decode_array(text: str | bytes) -> list[BaseMessage]:
+    return parsed(text, lambda forms: [*map(rebuild, elements(forms))], "messages")
 
 
 def dump_of(message: BaseMessage) -> dict[str, Any]:
@@ -316,3 +312,13 @@ _KINDS: dict[str, tuple[type[BaseMessage], Callable[..., object]]] = {
 
 def _faults(error: ValidationError) -> Iterable[Mapping[str, Any]]:
     return error.errors(include_input=False, include_context=False, include_url=False)
+
+
+LANGCHAIN = Format(
+    name="langchain",
+    encode=encode_json,
+    decode=decode_json,
+    decode_array=_decode_array,
+    type_of=lambda message: message.type,
+    begins_turn=lambda message: isinstance(message, HumanMessage),
+)

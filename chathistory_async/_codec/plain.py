@@ -110,7 +110,8 @@ def first_loss(value: object, back: object) -> str | None:
 
     What was read back may hold more: langchain-core gives a tool call its type, where it has none.
     """
-    if value == back:
+    # One NaN stands for all, and is not equal to itself.
+    if value is back or value == back:
         return None
     steps: Iterable[tuple[str, object, object]] = ()
     if isinstance(value, dict) and isinstance(back, dict):
