@@ -67,7 +67,8 @@ def test_values_of_jsons_types_need_no_plain_form(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(json_values, "plain_value", fail)
     assert strictly(decode_value(encode_value(TURN, "value"))) == strictly(TURN)
-    for other in ((1,), {"a": math.nan}, {"$set": []}, 2**64, "\ud800", {1: 2}):
+    others: list[Any] = [(1,), {"a": math.nan}, {"$set": []}, 2**64, "\ud800", {1: 2}]
+    for other in others:
         with pytest.raises(AssertionError):
             encode_value(other, "value")
 

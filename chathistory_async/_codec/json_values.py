@@ -56,7 +56,7 @@ def _encode_value(value: object, default: Default | None) -> bytes:
     return text
 
 
-def _are_identical(value: object, back: object) -> bool:
+def _are_identical(value: Any, back: Any) -> bool:
     """Tell whether two values are equal and of the same types throughout, such as 1, 1.0 and True are not.
 
     Raises:
