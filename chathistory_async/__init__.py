@@ -1,7 +1,7 @@
 """LangChain chat message history on DynamoDB, async first."""
 
 from ._clients import FastPathStatus
-from ._codec import split_key
+from ._codec.keys import split_key
 from ._conversation import Page, StoredMessage
 from ._indexed_conversation import SessionInfo
 from ._migrating import MigratedSession

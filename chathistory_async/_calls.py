@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from ._answers import NotAnAnswer, check_answer, check_refusal
+from ._aws_errors import from_botocore, from_cancelled_transaction, not_an_answer
 from ._clients import DYNAMODB, Clients, Service
 from ._redaction import without_values
 from .errors import (
@@ -30,9 +31,6 @@ from .errors import (
     ThrottledError,
     WriteConflictError,
     WriteOutcomeUnknownError,
-    from_botocore,
-    from_cancelled_transaction,
-    not_an_answer,
 )
 
 if sys.version_info >= (3, 11):

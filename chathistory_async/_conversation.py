@@ -16,7 +16,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from ._binding import Bound
 from ._calls import Request, call
 from ._clients import Clients
-from ._plain import Default
+from ._codec.plain import Default
 from ._slices import in_slices
 from .errors import (
     ChatHistoryError,

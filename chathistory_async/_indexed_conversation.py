@@ -14,13 +14,15 @@ from langchain_core.messages import BaseMessage
 from ._binding import Binding
 from ._calls import ConditionFailed, Item, Request, TransactionCanceled, call, pause
 from ._clients import Clients
-from ._codec import AttributeValue, KeyValue, bytes_of, decode_key_value, encoded, plain_text
+from ._codec.attribute_values import AttributeValue, bytes_of, plain_text
+from ._codec.format import encoded
+from ._codec.json_values import decode_value, encode_value
+from ._codec.keys import KeyValue, decode_key_value
+from ._codec.plain import Default
 from ._conversation import MAX_ATTEMPTS, leaves_nothing_opened, now
 from ._item_collection import FENCE_SECONDS, MAX_TRANSACTION_ITEMS, REVISION, ItemCollection, Items, StoredPart
 from ._item_collection_conversation import ItemCollectionConversation, refused
-from ._json_codec import decode_value, encode_value
 from ._migration import Migration
-from ._plain import Default
 from ._session_item import (
     INDEX_NAME,
     MESSAGE_COUNT,

@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple, TypeAlias
 
 from ._calls import Item, Request
-from ._codec import AttributeValue, bytes_of, for_request, has_passed, size_of
+from ._codec.attribute_values import AttributeValue, bytes_of, for_request, has_passed, size_of
 from ._settings import check_settings
 from ._sort_keys import PREFIX, SortKey, are_of_first_parts, parse
 

@@ -16,8 +16,10 @@ from langchain_core.messages import BaseMessage
 from ._binding import Binding, Bound
 from ._calls import ConditionFailed, Item, Request, TransactionCanceled, pause
 from ._clients import Clients
-from ._codec import AttributeValue
-from ._compression import MAX_BYTES, MIN_BYTES, compressed, decompressed
+from ._codec.attribute_values import AttributeValue
+from ._codec.compression import MAX_BYTES, MIN_BYTES, compressed, decompressed
+from ._codec.messages import decode_json, encode_json
+from ._codec.plain import Default
 from ._conversation import (
     MAX_ATTEMPTS,
     Conversation,
@@ -49,8 +51,6 @@ from ._item_collection import (
     sized,
     transactions,
 )
-from ._json_codec import decode_json, encode_json
-from ._plain import Default
 from ._settings import check_positive
 from ._slices import Slices, Turns, at_most
 from ._sort_keys import PREFIX, SortKey, clock_of, message_id_of, parse

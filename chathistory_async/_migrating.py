@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from langchain_core.messages import BaseMessage
 
+from ._aws_errors import aws_error_of
 from ._binding import Binding
 from ._calls import ConditionFailed, Item, Request, TransactionCanceled, call, pause
 from ._clients import Clients
-from ._codec import AttributeValue, KeyValue, decode_key_value
+from ._codec.attribute_values import AttributeValue
+from ._codec.keys import KeyValue, decode_key_value
+from ._codec.messages import are_equal
 from ._conversation import MAX_ATTEMPTS, leaves_nothing_opened, now, reads_stored
 from ._indexed_conversation import check_index
 from ._item_collection import FENCE_SECONDS, MAX_TRANSACTION_ITEMS, ItemCollection, Items, sized
 from ._item_collection_conversation import ItemCollectionConversation
 from ._migration import OTHER_ACTIONS, SORT_KEY, Digests, Marker, Migration, digest
-from ._plain import are_equal
 from ._session_item import SessionItem, new_flag
 from ._single_item import SingleItem
 from ._single_item_conversation import SingleItemConversation
@@ -36,7 +38,6 @@ from .errors import (
     UndecodableItemError,
     WriteConflictError,
     WriteOutcomeUnknownError,
-    aws_error_of,
     wrong_key,
 )
 

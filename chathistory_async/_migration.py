@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from langchain_core.messages import BaseMessage
 
 from ._calls import Item, Request
-from ._codec import AttributeValue, bytes_of
+from ._codec.attribute_values import AttributeValue, bytes_of
 from ._item_collection import MIGRATION, REVISION, Body, ItemCollection, Items
 from ._sort_keys import MAX_INDEX, SortKey, parse
 

@@ -32,7 +32,7 @@ from aws_encryption_sdk.structures import EncryptedDataKey, MasterKeyInfo
 from ._binding import Bound, BoundElsewhere, bind, body_of
 from ._calls import connect
 from ._clients import Clients
-from ._codec import AttributeValue
+from ._codec.attribute_values import AttributeValue
 from ._data_keys import DataKey, DataKeys, WrappedKey, kms_of
 from ._slices import at_most, in_slices
 from .errors import AccessDeniedError, DecryptionError, EncryptionContextError, KmsKeyError, Place

@@ -51,9 +51,10 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 
 from ._calls import Item, Request
-from ._codec import AttributeValue, KeyValue, bytes_of, encode_key, for_request, has_passed
+from ._codec.attribute_values import AttributeValue, bytes_of, for_request, has_passed
+from ._codec.json_text import is_unicode
+from ._codec.keys import KeyValue, encode_key
 from ._item_collection import ALIVE, CREATED_AT, FENCE_SECONDS, MAX_LIMIT, REVISION, ItemCollection, iso
-from ._json_text import is_unicode
 from ._settings import check_names
 from ._sort_keys import SortKey
 

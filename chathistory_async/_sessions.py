@@ -7,9 +7,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from ._aws_errors import not_an_answer
 from ._calls import Item, call
 from ._clients import Clients
-from ._codec import KeyValue, decode_key_value
+from ._codec.keys import KeyValue, decode_key_value
 from ._conversation import MAX_ATTEMPTS, now
 from ._indexed_conversation import IndexedConversation, SessionInfo
 from ._item_collection import ItemCollection
@@ -33,7 +34,6 @@ from .errors import (
     Place,
     UndecodableItemError,
     WriteConflictError,
-    not_an_answer,
 )
 
 # Where they are sealed, each has a data key of its own that KMS opens.

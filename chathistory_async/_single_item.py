@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ._calls import Item, Request
-from ._codec import MAX_ITEM_BYTES, AttributeValue, for_request, has_passed
+from ._codec.attribute_values import MAX_ITEM_BYTES, AttributeValue, for_request, has_passed
 from ._settings import check_settings
 
 WRITES = "_chathistory_writes"

@@ -14,7 +14,9 @@ from langchain_core.messages import BaseMessage
 from ._binding import Binding
 from ._calls import LONGEST_PAUSE_SECONDS, ConditionFailed, Item
 from ._clients import Clients
-from ._codec import MAX_ITEM_BYTES, AttributeValue, bytes_of, decode_message, encode_message, size_of
+from ._codec.attribute_values import MAX_ITEM_BYTES, AttributeValue, bytes_of, size_of
+from ._codec.messages import decode_json, decode_message, encode_json, encode_message
+from ._codec.plain import Default
 from ._conversation import (
     MAX_ATTEMPTS,
     Conversation,
@@ -24,8 +26,6 @@ from ._conversation import (
     now,
     reads_stored,
 )
-from ._json_codec import decode_json, encode_json
-from ._plain import Default
 from ._settings import check_positive
 from ._single_item import WRITES, Hint, SingleItem
 from .errors import (

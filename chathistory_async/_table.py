@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
+from ._aws_errors import aws_error_of
 from ._calls import Request, call, connect
 from ._clients import Clients
 from .errors import (
@@ -17,7 +18,6 @@ from .errors import (
     Place,
     ServiceError,
     TableNotFoundError,
-    aws_error_of,
 )
 
 # DynamoDB makes and drops an on-demand table in about 10 seconds, and builds the index of a large one for hours.

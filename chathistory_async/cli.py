@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import aioboto3
 from langchain_core.messages import AIMessage, HumanMessage
 
-from ._codec import KeyValue
+from ._codec.keys import KeyValue
 from .errors import ChatHistoryError
 from .history import DynamoDBChatMessageHistory
 from .local import local_engine

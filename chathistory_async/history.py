@@ -13,13 +13,14 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, get_bu
 
 from ._bridge import iterate, run
 from ._clients import ClientOptions, Clients, FastPathStatus, Lifetime, shared_clients
-from ._codec import AttributeValue, KeyValue, encode_key, join_key
+from ._codec.attribute_values import AttributeValue
+from ._codec.keys import KeyValue, encode_key, join_key
+from ._codec.plain import Default, check_default
 from ._conversation import Conversation, Page
 from ._credentials import AnySession
 from ._indexed_conversation import IndexedConversation
 from ._item_collection import ItemCollection
 from ._item_collection_conversation import ItemCollectionConversation
-from ._plain import Default, check_default
 from ._single_item import SingleItem
 from ._single_item_conversation import SingleItemConversation
 from .errors import ClosedError, Place

@@ -12,12 +12,12 @@ from botocore.config import Config
 
 from ._bridge import run
 from ._clients import ClientOptions, Clients, FastPathStatus
-from ._codec import KeyValue, check_key_size, encode_key, join_key, split_key
+from ._codec.keys import KeyValue, check_key_size, encode_key, join_key, split_key
+from ._codec.plain import Default, check_default
 from ._credentials import AnySession
 from ._indexed_conversation import IndexedConversation, SessionInfo
 from ._item_collection import ItemCollection
 from ._migrating import MigratedSession, Source, Target, migrate, scan_session_ids
-from ._plain import Default, check_default
 from ._session_item import INDEX_NAME, KEY_SCHEMA, SessionItem
 from ._sessions import Purged, SessionPage, Sessions
 from ._settings import check_positive

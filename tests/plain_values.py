@@ -21,7 +21,7 @@ from boto3.dynamodb.types import Binary
 from langchain_core.documents import Document
 from pydantic import BaseModel, ConfigDict, SecretStr, computed_field, field_serializer
 
-from chathistory_async._plain import MAX_NESTING
+from chathistory_async._codec.plain import MAX_NESTING
 
 
 class Person(BaseModel):
@@ -224,14 +224,14 @@ class Proxy:
 
 # In additional_kwargs: the value, the path from there, and what is wrong.
 REFUSED: list[tuple[dict[Any, Any], str, str]] = [
-    ({"a b": {"c.d": object()}}, "['a b']['c.d']", "a object has no plain form, and there is no default="),
+    ({"a b": {"c.d": object()}}, "['a b']['c.d']", "an object has no plain form, and there is no default="),
     ({"a": [1, {"b": threading.Lock()}]}, ".a[1].b", "a lock has no plain form"),
     ({"a": {"x": (1, object)}}, ".a.x[1]", "a type has no plain form"),
     ({"a": iter([1])}, ".a", "a list_iterator has no plain form"),
     ({"a": range(10**12)}, ".a", "a range has no plain form"),
-    ({"a": {object()}}, ".a", "a object has no plain form"),
-    ({"parsed": Holder(items=[1, 2, 3, object()])}, ".parsed.items[3]", "a object has no plain form"),
-    ({"parsed": Around([object()])}, ".parsed.inner[0]", "a object has no plain form"),
+    ({"a": {object()}}, ".a", "an object has no plain form"),
+    ({"parsed": Holder(items=[1, 2, 3, object()])}, ".parsed.items[3]", "an object has no plain form"),
+    ({"parsed": Around([object()])}, ".parsed.inner[0]", "an object has no plain form"),
     ({"parsed": {"a": [Failing()]}}, ".parsed.a[0].when", "its serializer fails with PydanticSerializationError"),
     ({"parsed": Around(Failing())}, ".parsed.inner.when", "its serializer fails with PydanticSerializationError"),
     ({"parsed": FailingAsAWhole()}, ".parsed", "the dump of a FailingAsAWhole fails with AttributeError"),
@@ -241,11 +241,11 @@ REFUSED: list[tuple[dict[Any, Any], str, str]] = [
     ({"a": cyclic()}, ".a.self[1].self[1]", "it contains itself"),
     ({"a": [cyclic()]}, ".a[0].self[1].self[1]", "it contains itself"),
     ({"parsed": looped()}, ".parsed.items[0].items[0]", "it contains itself"),
-    ({1: {2: object()}}, "[1][2]", "a object has no plain form"),
+    ({1: {2: object()}}, "[1][2]", "an object has no plain form"),
     ({b"\xff": 1}, "[a bytes]", "a bytes has no form as the name of an entry"),
-    ({object(): 1}, "[a object]", "a object has no form as the name of an entry"),
+    ({object(): 1}, "[an object]", "an object has no form as the name of an entry"),
     ({"a": {1: "a", "1": "b"}}, ".a['1']", "another name of this dict has the same text"),
-    ({"a" * 999: object()}, f"['{'a' * 60}…']", "a object has no plain form"),
+    ({"a" * 999: object()}, f"['{'a' * 60}…']", "an object has no plain form"),
     ({"a": {number * 2**61 - number for number in range(102)}}, ".a", "more than 100 numbers in the set have the hash"),
     ({"a": nested(MAX_NESTING)}, ".a" + "[0]" * (MAX_NESTING - 2), "nested deeper than 200"),
     ({"a": nested(3000)}, ".a" + "[0]" * (MAX_NESTING - 2), "nested deeper than 200"),

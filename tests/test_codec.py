@@ -29,17 +29,10 @@ from pydantic import BaseModel, field_serializer
 from samples import EVERY_TYPE, FLOATS, described
 
 from chathistory_async import MessageNotStorableError, UndecodableItemError
-from chathistory_async._codec import (
-    Undecodable,
-    _is_built_by_validation,
-    decode_message,
-    encode_key,
-    encode_message,
-    for_request,
-    rebuild,
-    size_of,
-)
-from chathistory_async._plain import MAX_NESTING
+from chathistory_async._codec.attribute_values import Undecodable, for_request, size_of
+from chathistory_async._codec.keys import encode_key
+from chathistory_async._codec.messages import _is_built_by_validation, decode_message, encode_message, rebuild
+from chathistory_async._codec.plain import MAX_NESTING
 
 MARKS = ["$chathistory", "$$chathistory", "$float", "$other", "$", ""]
 
@@ -90,7 +83,7 @@ class TestRebuilding:
             went.extend(form["type"] for form in forms)
             return messages_from_dict(forms)
 
-        monkeypatch.setattr("chathistory_async._codec.messages_from_dict", record)
+        monkeypatch.setattr("chathistory_async._codec.messages.messages_from_dict", record)
         return went
 
     def test_is_short_for_all_that_only_validate(self, the_long_way: list[str]) -> None:
@@ -119,7 +112,7 @@ class TestRebuilding:
         form = {"type": name, "data": data}
         with pytest.raises(Undecodable) as short:
             rebuild(form)
-        monkeypatch.setattr("chathistory_async._codec._KINDS", {})
+        monkeypatch.setattr("chathistory_async._codec.messages._KINDS", {})
         with pytest.raises(Undecodable) as long:
             rebuild(form)
         assert str(short.value) == str(long.value)
@@ -377,7 +370,7 @@ def test_a_tool_call_without_a_type_gets_one_from_langchain_core() -> None:
         (
             ChatMessage(content="x", role="r").model_copy(update={"role": None, "more": object()}),
             ".more",
-            "a object has no plain form",
+            "an object has no plain form",
         ),
     ],
 )

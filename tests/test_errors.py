@@ -47,8 +47,9 @@ from chathistory_async import (
     WriteConflictError,
     WriteOutcomeUnknownError,
 )
+from chathistory_async._aws_errors import from_botocore
 from chathistory_async._calls import Request, call
-from chathistory_async.errors import Place, from_botocore
+from chathistory_async.errors import Place
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 FACES = [*SINGLE_ITEM_FACES, SdkFace]

@@ -13,7 +13,19 @@ from unittest.mock import MagicMock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage, messages_to_dict
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    HumanMessageChunk,
+    SystemMessage,
+    ToolMessage,
+    messages_from_dict,
+    messages_to_dict,
+)
 from plain_values import (
     ADA,
     ADA_PLAIN,
@@ -29,8 +41,9 @@ from pydantic import BaseModel, field_serializer
 from samples import EVERY_TYPE, NESTED, described
 
 from chathistory_async import MessageNotStorableError, UndecodableItemError
-from chathistory_async._json_codec import decode_json, encode_json
-from chathistory_async._plain import MAX_NESTING, plain_value
+from chathistory_async._codec import messages
+from chathistory_async._codec.messages import decode_json, encode_json, plain_message
+from chathistory_async._codec.plain import MAX_NESTING, plain_value
 
 SECRET = "the launch code is 0000"
 # A million of them, which compress well, take hours to become a set.
@@ -64,14 +77,118 @@ def test_every_type_reads_back_equal(message: BaseMessage) -> None:
     assert type(back) is type(message)
 
 
+NAN = {"p": {"$float": "nan"}}
 # NESTED holds integers beyond 64 bits.
 PLAIN = [message for message in EVERY_TYPE if NESTED not in vars(message).values()]
 
 
-@pytest.mark.parametrize("message", PLAIN, ids=described)
-def test_the_text_is_that_of_message_to_dict(message: BaseMessage) -> None:
-    [form] = messages_to_dict([message])
-    assert json.loads(encode_json(message, 0)) == json.loads(json.dumps(form))
+class TestTheShortForm:
+    """What langchain-core fills in is left out, and what reads it is langchain-core's own messages_from_dict too."""
+
+    @pytest.mark.parametrize("message", PLAIN, ids=described)
+    def test_is_message_to_dicts_with_fields_left_out(self, message: BaseMessage) -> None:
+        form = json.loads(encode_json(message, 0))
+        [full] = json.loads(json.dumps(messages_to_dict([message])))
+        assert form["type"] == full["type"]
+        assert form["data"].items() <= full["data"].items()
+        left_out = full["data"].keys() - form["data"].keys()
+        assert all(full["data"][name] in (None, [], {}, full["type"], "success") for name in left_out)
+        [back] = messages_from_dict([form])
+        assert (back, type(back)) == (message, type(message))
+
+    @pytest.mark.parametrize(
+        ("message", "data"),
+        [
+            (HumanMessage("x"), {"content": "x"}),
+            (AIMessage("x", id="1"), {"content": "x", "id": "1"}),
+            (SystemMessage("x"), {"content": "x"}),
+            (ToolMessage("x", tool_call_id="1"), {"content": "x", "tool_call_id": "1"}),
+            (
+                ToolMessage("x", tool_call_id="1", status="error"),
+                {"content": "x", "tool_call_id": "1", "status": "error"},
+            ),
+            (FunctionMessage(content="x", name="f"), {"content": "x", "name": "f"}),
+            (ChatMessage(content="x", role="r"), {"content": "x", "role": "r"}),
+            (HumanMessageChunk(content="x"), {"content": "x"}),
+            (AIMessageChunk(content="x"), {"content": "x"}),
+            (HumanMessage("x", name="", more=None), {"content": "x", "name": "", "more": None}),
+            (HumanMessage("x", response_metadata={"p": math.nan}), {"content": "x", "response_metadata": NAN}),
+        ],
+    )
+    def test_has_only_what_a_message_was_given(self, message: BaseMessage, data: dict[str, Any]) -> None:
+        stored = encode_json(message, 0)
+        assert json.loads(stored) == {"type": message.type, "data": data}
+        assert plain_message(decode_json(stored, 0)) == plain_message(message)
+
+    def test_of_a_short_message_is_short(self) -> None:
+        text = "What is the weather like in Paris today?"
+        for message in (HumanMessage(text), AIMessage(text)):
+            assert len(encode_json(message, 0)) <= len(text) + 38
+            assert len(json.dumps(messages_to_dict([message])[0])) >= len(text) + 130
+
+    def test_is_not_that_of_what_is_only_equal_to_a_default(self) -> None:
+        values: list[Any] = [0, False, 0.0, -0.0, "", [], {}, set(), b"", None]
+        for value in values:
+            message = ToolMessage("x", tool_call_id="1", artifact=value)
+            back = decode_json(encode_json(message, 0), 0)
+            assert isinstance(back, ToolMessage)
+            assert repr(back.artifact) == repr(value)
+
+    def test_tells_types_apart_that_are_equal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(messages._DEFAULTS["tool"], "artifact", False)
+        stored = encode_json(ToolMessage("x", tool_call_id="1", artifact=0), 0)
+        assert json.loads(stored)["data"] == {"content": "x", "tool_call_id": "1", "artifact": 0}
+
+    @pytest.mark.parametrize("name", ["tool_calls", "invalid_tool_calls"])
+    def test_keeps_calls_from_coming_back_that_were_taken_away(self, name: str) -> None:
+        arguments = "{}" if name == "tool_calls" else "{"
+        calls = [{"id": "1", "function": {"name": "f", "arguments": arguments}, "type": "function"}]
+        message = AIMessage("", additional_kwargs={"tool_calls": calls})
+        assert getattr(message, name)
+        assert decode_json(encode_json(message, 0), 0) == message
+
+    def test_tells_that_calls_were_taken_away(self) -> None:
+        calls = [{"id": "1", "function": {"name": "f", "arguments": "{}"}, "type": "function"}]
+        message = AIMessage("", additional_kwargs={"tool_calls": calls})
+        message.tool_calls = []
+        stored = encode_json(message, 0)
+        assert json.loads(stored)["data"].keys() == {"content", "additional_kwargs", "tool_calls", "invalid_tool_calls"}
+        assert decode_json(stored, 0) == message
+
+    def test_is_given_up_where_it_would_not_read_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(messages._DEFAULTS["human"], "name", "not langchain-core's default")
+        named = HumanMessage("x", name="not langchain-core's default")
+        assert json.loads(encode_json(named, 0)) == json.loads(json.dumps(messages_to_dict([named])[0]))
+        assert decode_json(encode_json(named, 0), 0) == named
+
+    def test_of_a_subclass_is_that_of_the_class_that_its_dump_names(self) -> None:
+        class Named(HumanMessage):
+            name: str | None = "somebody"
+            flag: bool = False
+
+        for message in (Named(content="x"), Named(content="x", name=None), Named(content="x", flag=True)):
+            back = decode_json(encode_json(message, 0), 0)
+            assert type(back) is HumanMessage
+            assert back.model_dump() == message.model_dump()
+
+    def test_leaves_out_what_every_release_of_langchain_core_fills_in_alike(self) -> None:
+        common: dict[str, Any] = {"additional_kwargs": {}, "response_metadata": {}, "name": None, "id": None}
+        ai: dict[str, Any] = {"tool_calls": [], "invalid_tool_calls": [], "usage_metadata": None}
+        chunk: dict[str, Any] = {"tool_call_chunks": [], "chunk_position": None}
+        tool: dict[str, Any] = {"artifact": None, "status": "success"}
+        more: dict[str, dict[str, Any]] = {
+            "ai": ai,
+            "AIMessageChunk": ai | chunk,
+            "tool": tool,
+            "ToolMessageChunk": tool,
+        }
+        assert messages._DEFAULTS.keys() == {message.type for message in EVERY_TYPE} - {"remove"}
+        for kind, defaults in messages._DEFAULTS.items():
+            known = common | more.get(kind, {}) | {"type": kind}
+            if kind.lower().startswith("function"):
+                del known["name"]
+            assert {name: defaults[name] for name in known} == known
+            assert all(defaults[name] in (None, [], {}) for name in defaults.keys() - known.keys())
 
 
 @given(values)
@@ -278,7 +395,7 @@ class TestDefault:
     @pytest.mark.parametrize(
         ("default", "reason"),
         [
-            (reveal, "default= fails on a Account with ValueError"),
+            (reveal, "default= fails on an Account with ValueError"),
             (lambda value: value, "default= returns the Account itself"),
             (lambda value: Account(), "nested deeper than 200 levels"),
         ],

@@ -38,8 +38,8 @@ from chathistory_async import (
 )
 from chathistory_async._bridge import run
 from chathistory_async._calls import ConditionFailed, call
-from chathistory_async._codec import decode_message, encode_message, size_of
-from chathistory_async._json_codec import decode_json
+from chathistory_async._codec.attribute_values import size_of
+from chathistory_async._codec.messages import decode_json, decode_message, encode_message
 from chathistory_async._migrating import Target
 from chathistory_async._migration import Digests, Marker, Migration, known_of
 from chathistory_async._sort_keys import MAX_INDEX, SortKey

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 
-from chathistory_async._plain import are_equal, first_loss
+from chathistory_async._codec.messages import are_equal
+from chathistory_async._codec.plain import first_loss
 
 
 def holding(value: Any) -> AIMessage:

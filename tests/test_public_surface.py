@@ -53,7 +53,6 @@ MODULES = [
     "_item_collection_conversation",
     "_single_item_conversation",
     "_conversation",
-    "_compression",
     "_session_item",
     "_migration",
     "_item_collection",
@@ -64,10 +63,15 @@ MODULES = [
     "_binding",
     "_data_keys",
     "_slices",
-    "_json_codec",
-    "_codec",
-    "_json_text",
-    "_plain",
+    "_codec.messages",
+    "_codec.json_values",
+    "_codec.format",
+    "_codec.keys",
+    "_codec.attribute_values",
+    "_codec.json_text",
+    "_codec.plain",
+    "_codec.compression",
+    "_codec.__init__",
     "_calls",
     "_clients",
     "_credentials",
@@ -80,6 +84,7 @@ MODULES = [
     "_bridge",
     "_first_append",
     "_fork",
+    "_aws_errors",
     "errors",
     "_redaction",
     "local",
@@ -87,15 +92,46 @@ MODULES = [
 
 
 def imports_of(module: str) -> set[str]:
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
-    relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
-    return {node.module or "" for node in relative}
+    """The modules of the package that one imports, all relatively."""
+    place = module.split(".")
+    tree = ast.parse(PACKAGE.joinpath(*place).with_suffix(".py").read_text())
+    relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    return {".".join([*place[: -node.level], node.module or ""]) for node in relative}
 
 
 def test_imports_run_one_way_only() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py")} == set(MODULES)
+    found = {".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
+    assert found == set(MODULES)
     for position, module in enumerate(MODULES):
         assert imports_of(module) <= set(MODULES[position + 1 :]), module
+
+
+# Imports one without the package's own __init__, and tells which packages came with it.
+IMPORT_ALONE = """
+import importlib, sys, types
+package = sys.modules["chathistory_async"] = types.ModuleType("chathistory_async")
+package.__path__ = [sys.argv[1]]
+importlib.import_module(f"chathistory_async.{sys.argv[2]}")
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+HEAVY = {"langchain_core", "botocore", "boto3", "aiobotocore", "aioboto3"}
+LIGHT = ["errors", *(module for module in MODULES if module.startswith("_codec.") and module != "_codec.messages")]
+
+
+def heavy_imports_of(module: str) -> set[str]:
+    command = [sys.executable, "-c", IMPORT_ALONE, str(PACKAGE), module]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "chathistory_async" in output.split()
+    return HEAVY & set(output.split())
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_codecs_import_neither_langchain_nor_the_sdk(module: str) -> None:
+    assert not heavy_imports_of(module)
+
+
+def test_only_the_codec_of_messages_imports_langchain() -> None:
+    assert heavy_imports_of("_codec.messages") == {"langchain_core", "botocore", "boto3"}
 
 
 def test_only_the_faces_know_the_bridge() -> None:

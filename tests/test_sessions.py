@@ -479,7 +479,7 @@ class TestTitleAndMetadata:
     async def test_what_cannot_be_kept_is_refused(self, store: ChatHistoryStore, session_id: str) -> None:
         await store.session(session_id).aadd_messages(humans(1))
         place = rf" \[table '[^']+', session SessionId='{re.escape(session_id)}'\]$"
-        text = r"metadata\.a\[1\] cannot be stored: a object has no plain.*"
+        text = r"metadata\.a\[1\] cannot be stored: an object has no plain.*"
         with pytest.raises(MessageNotStorableError, match=text + place) as refused:
             await store.update_metadata(session_id, {"a": [0, object()]})
         assert refused.value.session_key == {"SessionId": session_id}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from samples import humans, texts
 
 from chathistory_async import ChatHistoryStore, split_key
-from chathistory_async._codec import join_key
+from chathistory_async._codec.keys import join_key
 
 NO_PAIRS: list[Any] = ["acme#s1", ("acme#s1",), ("acme", "s1", ""), 5, b"acme#s1"]
 

@@ -1,4 +1,4 @@
-"""The plain form of a message: what ``message_to_dict`` has, in values that every codec can store, exactly.
+"""The plain form of values, which every codec can store, exactly; refusals, with the path to what is refused.
 
 Plain are None, bool, int, float, str, bytes, and sets, lists and dicts of these; the names of a dict are text. Objects
 take the form that pydantic's dump and ``pydantic_core.to_jsonable_python`` have. What they do not know is given to the
@@ -18,8 +18,6 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any, TypeAlias
 
-from boto3.dynamodb.types import Binary
-from langchain_core.messages import BaseMessage
 from pydantic import BaseModel
 from pydantic_core import SchemaSerializer, core_schema, to_jsonable_python
 
@@ -93,10 +91,17 @@ def _unreadable(error: Exception) -> str:
     return f"reading it fails with {type(error).__name__}"
 
 
+def with_article(value: object) -> str:
+    """Return the name of a value's type, with its article."""
+    name = type(value).__name__
+    # U is most often spoken as in "UUID" and "User".
+    return f"an {name}" if name.startswith(tuple("AEIOaeio")) else f"a {name}"
+
+
 def path_step(name: object) -> str:
     """Return a name as a step of a path."""
     if not isinstance(name, (str, int)):
-        return f"[a {type(name).__name__}]"
+        return f"[{with_article(name)}]"
     if isinstance(name, str) and len(name) > _LONGEST_NAME_IN_A_PATH:
         name = f"{name[:_LONGEST_NAME_IN_A_PATH]}…"
     return f".{name}" if isinstance(name, str) and name.isidentifier() else f"[{name!r}]"
@@ -107,7 +112,8 @@ def first_loss(value: object, back: object) -> str | None:
 
     What was read back may hold more: langchain-core gives a tool call its type, where it has none.
     """
-    if value == back:
+    # One NaN stands for all, and is not equal to itself.
+    if value is back or value == back:
         return None
     steps: Iterable[tuple[str, object, object]] = ()
     if isinstance(value, dict) and isinstance(back, dict):
@@ -117,26 +123,6 @@ def first_loss(value: object, back: object) -> str | None:
     else:
         return ""
     return next((step + path for step, one, other in steps if (path := first_loss(one, other)) is not None), None)
-
-
-def dump_of(message: BaseMessage) -> dict[str, Any]:
-    """Return what ``message_to_dict`` has under "data", objects among it."""
-    if not isinstance(message, BaseMessage):
-        raise Refused(f"{type(message).__name__} is not a langchain_core message")
-    try:
-        # As message_to_dict() does, but pydantic's warnings would print the values they warn of.
-        return message.model_dump(warnings=False)
-    except Exception as error:  # noqa: BLE001  # a serializer may be anybody's code
-        raise Refused(f"its model_dump() fails with {type(error).__name__}") from None
-
-
-def plain_message(message: BaseMessage, default: Default | None = None) -> dict[str, Any]:
-    """Return what ``message_to_dict`` has of a message, made plain.
-
-    Raises:
-        Refused: something in it has no plain form.
-    """
-    return _Conversion(default).of_message(message)
 
 
 def plain_value(value: object, default: Default | None = None) -> Any:
@@ -158,27 +144,13 @@ def check_default(default: object) -> None:
         raise TypeError(f"default must be a function or None, not {type(default).__name__}")
 
 
-def are_equal(one: BaseMessage, other: BaseMessage) -> bool:
-    """Tell whether two messages are of one class and have dumps of one plain form, in which NaN equals NaN."""
-    return type(one) is type(other) and (one == other or plain_message(one) == plain_message(other))
-
-
 class _Conversion:
-    """The conversion of one message or value."""
+    """The conversion of one value."""
 
     def __init__(self, default: Default | None) -> None:
         self._default = default
         # The ids of what lies around the value that is converted.
         self._around: set[int] = set()
-
-    def of_message(self, message: BaseMessage) -> dict[str, Any]:
-        try:
-            data = _with_iterators(dump_of(message), message)
-        except Refused:
-            if not isinstance(message, BaseMessage):
-                raise
-            data = _fields_of(message)
-        return {"type": self.of(message.type, 0), "data": self.of(data, 0)}
 
     def of(self, value: Any, level: int) -> Any:
         kind = type(value)
@@ -190,6 +162,8 @@ class _Conversion:
         for kinds, convert in _SCALARS:
             if isinstance(value, kinds):
                 return self.of(convert(value), level)
+        if _is_binary(value):
+            return bytes(value)
         if id(value) in self._around:
             raise Refused("it contains itself")
         if level >= MAX_NESTING:
@@ -239,20 +213,20 @@ class _Conversion:
         except Exception as error:  # noqa: BLE001  # a serializer may be anybody's code
             failure = type(error).__name__
         else:
-            return self.of(_with_iterators(dump, value), level)
+            return self.of(with_iterators(dump, value), level)
         if self._default is not None:
             return self.of(self._by_default(self._default, value), level)
         if not _names_of(value):
-            raise Refused(f"a {type(value).__name__} has no plain form, and there is no default= that converts it")
+            raise Refused(f"{with_article(value)} has no plain form, and there is no default= that converts it")
         # Which refuses the value that is at fault.
-        self.of(_fields_of(value), level)
-        raise Refused(f"the dump of a {type(value).__name__} fails with {failure}, and there is no default=")
+        self.of(fields_of(value), level)
+        raise Refused(f"the dump of {with_article(value)} fails with {failure}, and there is no default=")
 
     def _by_default(self, default: Default, value: Any) -> Any:
         try:
             converted = default(value)
         except Exception as error:  # noqa: BLE001  # its text may hold content
-            raise Refused(f"default= fails on a {type(value).__name__} with {type(error).__name__}") from None
+            raise Refused(f"default= fails on {with_article(value)} with {type(error).__name__}") from None
         if converted is value:
             raise Refused(f"default= returns the {type(value).__name__} itself")
         return converted
@@ -278,8 +252,7 @@ _SCALARS: list[tuple[Any, Callable[[Any], Any]]] = [
     (int, int),
     (float, float),
     (Decimal, _number_of),
-    # Binary is what boto3, and so langchain-community, reads bytes as.
-    ((bytes, bytearray, memoryview, Binary), bytes),
+    ((bytes, bytearray, memoryview), bytes),
     ((PurePath, UserString), str),
 ]
 
@@ -300,8 +273,15 @@ def _name_of(key: Any) -> str:
     try:
         (name,) = to_jsonable_python({_unboxed(key) if _is_numpy(key) else key: None})
     except Exception:  # noqa: BLE001  # whatever it is, the key has no text
-        raise Refused(f"a {type(key).__name__} has no form as the name of an entry") from None
+        raise Refused(f"{with_article(key)} has no form as the name of an entry") from None
     return str(name)
+
+
+def _is_binary(value: object) -> bool:
+    """Tell whether a value is what boto3, and so langchain-community, reads bytes as."""
+    # Without an import: where there is an object of it, boto3 was imported.
+    types = sys.modules.get("boto3.dynamodb.types")
+    return types is not None and isinstance(value, types.Binary)
 
 
 def _is_numpy(value: object) -> bool:
@@ -342,7 +322,7 @@ def _pydantic_dump(value: object) -> Any:
     return to_jsonable_python(value, inf_nan_mode="constants") if type(dump) is type(value) else dump
 
 
-def _with_iterators(dump: Any, value: Any) -> Any:
+def with_iterators(dump: Any, value: Any) -> Any:
     """Return a dump with those fields as they are that hold iterators: ``default`` is to see these, and not a dump."""
     if type(dump) is not dict:
         return dump
@@ -371,7 +351,7 @@ def _holds_iterator(dump: object) -> bool:
     return False
 
 
-def _fields_of(value: Any) -> dict[str, Any]:
+def fields_of(value: Any) -> dict[str, Any]:
     """Return the fields of what cannot be dumped: dumped one by one, and as they are where that fails too."""
     fields: dict[str, Any] = {}
     for name in _names_of(value):

@@ -22,8 +22,11 @@ from typing import Any
 
 import orjson
 
-from ._plain import MAX_NESTING, Refused, are_of_one_hash, encode_elements, encode_entries
+from .plain import MAX_NESTING, Refused, are_of_one_hash, encode_elements, encode_entries
 
+# orjson's options for a value of which it is not known that it is plain: what is of other types than JSON's own is
+# refused, such as a subclass of str, whose value may be another.
+PLAIN_ONLY = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64
 
 
