@@ -1,11 +1,12 @@
-"""LangChain chat message history on DynamoDB, async first."""
+"""The record of conversations on DynamoDB, async first: LangChain's messages, and JSON values of any framework."""
+
+import importlib as _importlib
+import typing as _typing
 
 from ._clients import FastPathStatus
 from ._codec.keys import split_key
-from ._conversation import Page, StoredMessage
-from ._indexed_conversation import SessionInfo
-from ._migrating import MigratedSession
-from ._sessions import Purged, SessionPage, UnreadableSession
+from ._session_index.listing import Purged, SessionPage, UnreadableSession
+from ._session_index.session import SessionInfo
 from .errors import (
     AccessDeniedError,
     BridgeError,
@@ -15,13 +16,14 @@ from .errors import (
     DecryptionError,
     EncryptionContextError,
     EndpointError,
+    FormatError,
+    IdempotencyKeyReusedError,
     ItemTooLargeError,
     KeySchemaError,
     KmsKeyError,
     LayoutError,
     MessageNotFoundError,
     MessageNotStorableError,
-    PartiallyStoredError,
     ServiceError,
     SessionNotFoundError,
     TableNotFoundError,
@@ -30,8 +32,12 @@ from .errors import (
     WriteConflictError,
     WriteOutcomeUnknownError,
 )
-from .history import DynamoDBChatMessageHistory
+from .json_session import JsonSession, StoredValue, ValuePage
 from .store import ChatHistoryStore
+
+if _typing.TYPE_CHECKING:
+    from ._migration.run import MigratedSession
+    from .history import DynamoDBChatMessageHistory, Page, StoredMessage
 
 __all__ = [
     "AccessDeniedError",
@@ -45,7 +51,10 @@ __all__ = [
     "EncryptionContextError",
     "EndpointError",
     "FastPathStatus",
+    "FormatError",
+    "IdempotencyKeyReusedError",
     "ItemTooLargeError",
+    "JsonSession",
     "KeySchemaError",
     "KmsKeyError",
     "LayoutError",
@@ -53,18 +62,39 @@ __all__ = [
     "MessageNotStorableError",
     "MigratedSession",
     "Page",
-    "PartiallyStoredError",
     "Purged",
     "ServiceError",
     "SessionInfo",
     "SessionNotFoundError",
     "SessionPage",
     "StoredMessage",
+    "StoredValue",
     "TableNotFoundError",
     "ThrottledError",
     "UndecodableItemError",
     "UnreadableSession",
+    "ValuePage",
     "WriteConflictError",
     "WriteOutcomeUnknownError",
     "split_key",
 ]
+
+# What imports LangChain, for half a second and more, is imported when it is asked for.
+_LAZY = {
+    "DynamoDBChatMessageHistory": "history",
+    "MigratedSession": "_migration.run",
+    "Page": "history",
+    "StoredMessage": "history",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(_importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

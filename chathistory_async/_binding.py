@@ -4,11 +4,15 @@ The encryption context is one for all values of a session, because each context 
 It binds a value to its session, and not to its place in the session. The plaintext does: it is one line of JSON, a
 newline, and the body::
 
-    {"value":"message","sort_key":"m#…","encoding":"zlib"}
+    {"value":"record","sort_key":"m#…","encoding":"zlib","format":"json","count":2,"positions":"0,2"}
 
-- value: "message", "title", "metadata", or "migration" for the digests of a migration.
-- sort_key: the sort key of the value's item, of the first one where a message has several. A single item has none.
+- value: "record", "message" for one of a single item, "title", "metadata", or "migration" for the digests of a
+  migration.
+- sort_key: the sort key of the value's item, of the first one where a record has several. A single item has none.
 - encoding: "zlib" where the body is zlib data. Without it the body is text in UTF-8, or the digests.
+- format: the name of the record's format, left out for LangChain's messages.
+- count, positions: how many values the record has, left out for one; and their positions, left out where they are the
+  first ones.
 
 The line has no spaces, the names come in this order, and what does not apply is left out. So a reader compares bytes:
 it knows which line belongs into the place that it reads from, and accepts no other.
@@ -25,13 +29,18 @@ import orjson
 class Binding(NamedTuple):
     """What a value is, where it is stored, and how its body is encoded."""
 
-    kind: Literal["message", "title", "metadata", "migration"]
+    kind: Literal["record", "message", "title", "metadata", "migration"]
     sort_key: str | None = None
     encoding: str = ""
+    format: str = ""
+    length: int = 1
+    positions: str = ""
 
     def name(self, message: int | str) -> str:
-        """Return what an error calls the value, a message by its id or its position in the session."""
-        return f"message {message}" if self.kind == "message" else self.kind
+        """Return what an error calls the value, a record by its id, a message by its position in the session."""
+        if self.kind not in ("record", "message"):
+            return self.kind
+        return f"{'message' if self.length == 1 else 'record'} {message}"
 
 
 # A body, opened or sealed, with its binding.
@@ -62,17 +71,26 @@ def body_of(binding: Binding, plaintext: bytes) -> bytes:
 
 
 def _line(binding: Binding) -> bytes:
-    fields: dict[str, str] = {"value": binding.kind}
+    fields: dict[str, str | int] = {"value": binding.kind}
     if binding.sort_key is not None:
         fields["sort_key"] = binding.sort_key
     if binding.encoding:
         fields["encoding"] = binding.encoding
+    if binding.format:
+        fields["format"] = binding.format
+    if binding.length != 1:
+        fields["count"] = binding.length
+    if binding.positions:
+        fields["positions"] = binding.positions
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
 # Only a line that we may have written is shown in an error: any other text may be content.
 _FORM = re.compile(
-    rb'(\{"value":"(?:message|title|metadata|migration)"'
-    rb'(?:,"sort_key":"(?:m#[0-9a-f-]{43}|session|migration)")?'
-    rb'(?:,"encoding":"zlib")?\})\n'
+    rb'(\{"value":"(?:record|message|title|metadata|migration)"'
+    rb'(?:,"sort_key":"(?:m#[0-9a-f-]{36}|session|migration)")?'
+    rb'(?:,"encoding":"zlib")?'
+    rb'(?:,"format":"[a-z0-9_.-]{1,64}")?'
+    rb'(?:,"count":[0-9]{1,8})?'
+    rb'(?:,"positions":"[0-9,-]+")?\})\n'
 )

@@ -12,17 +12,18 @@ import asyncio
 import json
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from ._answers import NotAnAnswer, check_answer, check_refusal
 from ._aws_errors import from_botocore, from_cancelled_transaction, not_an_answer
-from ._clients import DYNAMODB, Clients, Service
+from ._clients import Clients
 from ._redaction import without_values
+from ._request import DYNAMODB, ConditionFailed, Request, Service, TransactionCanceled
 from .errors import (
     ChatHistoryError,
     ClosedError,
@@ -43,55 +44,6 @@ MAX_CONFLICTS = 50
 LONGEST_PAUSE_SECONDS = 0.1
 MAX_THROTTLED_ATTEMPTS = 12
 _LONGEST_THROTTLE_SECONDS = 5.0
-
-# As its JSON has it: binary is base64 text.
-Item: TypeAlias = Mapping[str, dict[str, Any]]
-
-
-class Request(NamedTuple):
-    """A call to botocore's client of a service.
-
-    Attributes:
-        operation: the method's name.
-        parameters: its keyword arguments.
-        service: the service.
-        large: whether the answer has so many items that each is looked at where it is read, and not before.
-    """
-
-    operation: str
-    parameters: dict[str, Any]
-    service: Service = DYNAMODB
-    large: bool = False
-
-
-class TransactionCanceled(Exception):
-    """A transaction was cancelled, and nothing of it stored.
-
-    Attributes:
-        reasons: DynamoDB's, one for each action: its "Code", which is "None" where it was not at fault, and where they
-            are told its "Message" and the "Item" that was there.
-        sent_before: whether the request had been sent before, so that an earlier sending may have been stored.
-    """
-
-    def __init__(self, reasons: Sequence[Mapping[str, Any]], *, sent_before: bool) -> None:
-        super().__init__()
-        self.reasons = reasons
-        self.codes = {reason.get("Code", "None") for reason in reasons}
-        self.sent_before = sent_before
-
-
-class ConditionFailed(Exception):
-    """A write's condition did not hold.
-
-    Attributes:
-        item: the item as it was then, None where there was none.
-        sent_before: whether the request had been sent before, so that an earlier sending may have been stored.
-    """
-
-    def __init__(self, item: Item | None, *, sent_before: bool) -> None:
-        super().__init__()
-        self.item = item
-        self.sent_before = sent_before
 
 
 async def call(clients: Clients, request: Request, place: Place, *, maybe_stored: bool = False) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from ._credentials import AnySession, SessionCredentials, core_of, load_from_bot
 from ._first_append import FirstAppend
 from ._fork import after_fork_in_child, park
 from ._lane import ITEMS, NoFastPath, is_answer, json_object, lane_beside, send_by_sdk, streamed
+from ._request import DYNAMODB, Service
 from ._single_flight import SingleFlight
 
 # The SDK's pool of 10 starves callers: with fewer connections than callers the slowest of them waited 18 to 73 times
@@ -57,16 +58,6 @@ _USER_AGENT = f"chathistory-async/{version('chathistory-async')}"
 _MAX_LOGGED = 256
 
 _logger = logging.getLogger("chathistory_async")
-
-
-class Service(NamedTuple):
-    """What a client speaks to: a service of AWS, in a region of its own or, with None, in that of the options."""
-
-    name: str
-    region_name: str | None = None
-
-
-DYNAMODB = Service("dynamodb")
 
 
 class FastPathStatus(NamedTuple):

@@ -15,9 +15,10 @@ from weakref import WeakKeyDictionary
 from cachetools import TTLCache
 
 from ._aws_errors import not_an_answer
-from ._calls import Request, call, connect
-from ._clients import Clients, Service, known_regions
+from ._calls import call, connect
+from ._clients import Clients, known_regions
 from ._fork import after_fork_in_child
+from ._request import Request, Service
 from .errors import DecryptionError, Place
 
 Context: TypeAlias = tuple[tuple[str, str], ...]

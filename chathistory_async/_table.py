@@ -10,8 +10,9 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
 from ._aws_errors import aws_error_of
-from ._calls import Request, call, connect
+from ._calls import call, connect
 from ._clients import Clients
+from ._request import Request
 from .errors import (
     ConfigurationError,
     KeySchemaError,

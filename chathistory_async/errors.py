@@ -10,8 +10,9 @@
     ├── ThrottledError             still throttled after the last retry
     ├── EndpointError              no connection, or no answer in time, after the last retry
     ├── ServiceError               any other refusal or failure of the service
-    ├── ItemTooLargeError          the session would outgrow 400 KB in its single item, or a message 4 MB
-    ├── PartiallyStoredError       a batch of several transactions was stored in part
+    ├── ItemTooLargeError          the session would outgrow 400 KB in its single item, or a batch 4 MB
+    ├── IdempotencyKeyReusedError  the idempotency key was used to store something else
+    ├── FormatError                what is stored has another format, such as JSON values and not messages
     ├── MessageNotStorableError    a value in a message that has no form to be stored in (a ValueError)
     ├── KmsKeyError                the KMS key is missing, disabled, awaiting deletion or of another use
     ├── UndecodableItemError       what is stored under the key is not a chat history
@@ -34,7 +35,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """The table and session that a request concerns; ``str`` of it is how every error names them."""
 
@@ -123,21 +124,12 @@ class ServiceError(ChatHistoryError):
 class ItemTooLargeError(ChatHistoryError):
     """The session would outgrow DynamoDB's limit of 400 KB for an item. What was stored before is untouched.
 
-    In an item collection: a message does not fit into a transaction, for which the limit is 4 MB.
+    In an item collection: a batch does not fit into one transaction, for which the limit is 4 MB after compression.
     """
 
 
-class PartiallyStoredError(ChatHistoryError):
-    """A batch that does not fit into one transaction failed after some of its transactions; the cause says why.
-
-    Attributes:
-        stored_count: how many messages, from the first one of the batch on, need not be stored any more. Where the
-            cause leaves open whether a write was stored, some that follow may be stored as well: read before you go on.
-    """
-
-    def __init__(self, message: str, place: Place | None = None, stored_count: int = 0) -> None:
-        super().__init__(message, place)
-        self.stored_count = stored_count
+class IdempotencyKeyReusedError(ChatHistoryError):
+    """The idempotency key was used before, in this session, to store something else. Nothing was written."""
 
 
 class MessageNotStorableError(ChatHistoryError, ValueError):
@@ -152,7 +144,16 @@ class MessageNotStorableError(ChatHistoryError, ValueError):
 class UndecodableItemError(ChatHistoryError):
     """What is stored under the session's key cannot be read as messages. Nothing is skipped in silence.
 
-    In an item collection ``message_id`` is the id of the message that cannot be read. ``adelete_messages`` removes it.
+    In an item collection ``message_id`` is the id of the message that cannot be read, or of the record where the record
+    as a whole cannot be. ``adelete_messages`` removes either.
+    """
+
+
+class FormatError(ChatHistoryError):
+    """What is stored has another format than what it is read as, such as JSON values read as LangChain's messages.
+
+    The text names both formats, and the call that reads what is stored. Or a session index knows that the session has
+    values of another format than those that were to be appended: then nothing was written.
     """
 
 
@@ -191,7 +192,11 @@ class LayoutError(ChatHistoryError):
 
 
 class WriteConflictError(ChatHistoryError):
-    """Other writers changed the session before every attempt of this write. Nothing was written."""
+    """Other writers changed the session before every attempt of this call.
+
+    Nothing was written, unless the method says otherwise. Of a read: a record of several parts was replaced during each
+    of 50 reads.
+    """
 
 
 class WriteOutcomeUnknownError(ChatHistoryError):

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
+from typing import TYPE_CHECKING, Any
 
 from botocore.config import Config
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, get_buffer_string
 
 from ._bridge import iterate, run
-from ._clients import ClientOptions, Clients, FastPathStatus, Lifetime, shared_clients
-from ._codec.attribute_values import AttributeValue
+from ._clients import ClientOptions, FastPathStatus, Lifetime, shared_clients
 from ._codec.keys import KeyValue, encode_key, join_key
+from ._codec.messages import LANGCHAIN
 from ._codec.plain import Default, check_default
-from ._conversation import Conversation, Page
 from ._credentials import AnySession
-from ._indexed_conversation import IndexedConversation
-from ._item_collection import ItemCollection
-from ._item_collection_conversation import ItemCollectionConversation
-from ._single_item import SingleItem
-from ._single_item_conversation import SingleItemConversation
-from .errors import ClosedError, Place
+from ._opening import Indexed, Key, Layout, Settings, layout_of, open_session, sealing_type
+from ._session import Session, check_ids, check_sequence
+from ._single_item.requests import SingleItem
+from .errors import ClosedError
 
 if TYPE_CHECKING:
     from langchain_core.chat_history import BaseChatMessageHistory
-
-    from ._sealing import Sealing
 else:
     try:
         from langchain_core.chat_history import BaseChatMessageHistory
@@ -38,18 +34,36 @@ else:
             """The base class for langchain-core 2.0, which has none. All that it had is defined below."""
 
 
-class Indexed(NamedTuple):
-    """That a session is in the session index, and whose it is there."""
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message, and what it is known by where it is stored.
 
-    owner: str | None
+    Attributes:
+        id: the name by which the session's methods take it. It stays the same as long as the message is stored.
+        message: the message itself, equal to what was added.
+        created_at: when it was added, by the writer's clock, in UTC.
+    """
+
+    id: str
+    message: BaseMessage = field(repr=False)
+    created_at: datetime
 
 
-Layout: TypeAlias = Union[SingleItem, ItemCollection]
-Key: TypeAlias = Mapping[str, Union[KeyValue, tuple[str, ...]]]
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a session's messages, in their order.
+
+    Attributes:
+        messages: the messages, oldest first.
+        cursor: pass it as ``before`` to get the page before this one; None where there is none.
+    """
+
+    messages: list[StoredMessage]
+    cursor: str | None
 
 
 class DynamoDBChatMessageHistory(BaseChatMessageHistory):
-    """The messages of one chat session in a DynamoDB table: in one item, or with ``sort_key_name`` in one item each.
+    """The messages of one chat session in a DynamoDB table: in one item, or with ``sort_key_name`` in many.
 
     Constructing it does no I/O and needs no event loop. The ``a…`` methods run on the caller's event loop; their
     synchronous twins run them on one private event loop in a thread of its own, and block the calling thread, also
@@ -74,11 +88,11 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         boto3_session: a ``boto3.Session``, an ``aioboto3.Session`` or an aiobotocore session, None for the SDK's own.
             Its credentials are loaded and refreshed once, for all event loops and threads. A boto3 session lends its
             credentials, region and profile; loading and refreshing them runs in a thread.
-        kms_key_id: the id, ARN or alias (``alias/…``) of a symmetric KMS key: each message is sealed under it before it
-            leaves the process, and nothing of it is stored in the clear. None stores in the clear. What was sealed
-            under other keys, or stored in the clear by anybody, is read as well. Each message is bound to its session,
-            and with ``sort_key_name`` to its place in the session. Needs the extra ``kms``, which the first handle
-            imports (0.1 s).
+        kms_key_id: the id, ARN or alias (``alias/…``) of a symmetric KMS key: each message, or with
+            ``sort_key_name`` each append, is sealed under it before it leaves the process, and nothing of a message is
+            stored in the clear. None stores in the clear. What was sealed under other keys, or stored in the clear by
+            anybody, is read as well. Each message is bound to its session, and with ``sort_key_name`` to its place in
+            the session. Needs the extra ``kms``, which the first handle imports (0.1 s).
         ttl: seconds from the last append until the session expires. With None this handle sets no expiry time: a
             single item that has one from another writer keeps it, and expires then. An expired session reads as empty,
             also while DynamoDB has not deleted it, and an append to it starts afresh. With ``sort_key_name``, seconds
@@ -100,8 +114,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         consistent_read: whether reads are strongly consistent; False halves their price.
         kms_endpoint_url: KMS's endpoint, None for the SDK's choice (``AWS_ENDPOINT_URL_KMS``, ``AWS_ENDPOINT_URL``, the
             profile, the region of the key). ``endpoint_url`` is DynamoDB's alone.
-        sort_key_name: the sort key's attribute, text, in a table that has one: each message is an item of its own, and
-            the session has no limit of its size. None stores the session in a single item, langchain-community's way.
+        sort_key_name: the sort key's attribute, text, in a table that has one: each append is an item, and the session
+            has no limit of its size. None stores the session in a single item, langchain-community's way.
         fast_path: whether calls to DynamoDB are first tried on a fast path beside the SDK's client, for less than a
             third of its CPU, wherever nothing watches or replaces that client (a tracer, an event handler, a mock); see
             ``fast_path_status``. False sends all by that client.
@@ -156,27 +170,19 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         options = ClientOptions(
             endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path
         )
-        clients = shared_clients(options)
-        self._set_up(session_id, whole_key, layout, clients, kms_key_id, consistent_read, default, index=None)
+        # For what it refuses.
+        sealing_type(kms_key_id)
+        settings = Settings(shared_clients(options), kms_key_id, consistent_read, default)
+        self._set_up(session_id, whole_key, layout, settings, index=None)
         self._coerce_float_to_decimal = coerce_float_to_decimal
-        self._key_parts: Mapping[str, int] = {}
 
     @staticmethod
     def _in_store(
-        session_id: str,
-        key: Mapping[str, KeyValue],
-        layout: Layout,
-        clients: Clients,
-        kms_key_id: str | None,
-        consistent_read: bool,
-        default: Default | None,
-        index: Indexed | None,
-        key_parts: Mapping[str, int],
+        session_id: str, key: Mapping[str, KeyValue], layout: Layout, settings: Settings, index: Indexed | None
     ) -> DynamoDBChatMessageHistory:
         history = DynamoDBChatMessageHistory.__new__(DynamoDBChatMessageHistory)
-        history._set_up(session_id, key, layout, clients, kms_key_id, consistent_read, default, index)
+        history._set_up(session_id, key, layout, settings, index)
         history._coerce_float_to_decimal = False
-        history._key_parts = key_parts
         return history
 
     def _set_up(
@@ -184,49 +190,24 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         session_id: str,
         key: Mapping[str, KeyValue],
         layout: Layout,
-        clients: Clients,
-        kms_key_id: str | None,
-        consistent_read: bool,
-        default: Default | None,
+        settings: Settings,
         index: Indexed | None,
     ) -> None:
         self._session_id = session_id
-        self._key = dict(key)
+        self._key = key
         self._layout = layout
-        self._kms_key_id = kms_key_id
-        self._clients = clients
-        self._consistent_read = consistent_read
-        self._default = default
+        self._settings = settings
         self._index = index
         self._begin()
 
     def _begin(self) -> None:
         """Make from the settings what a handle knows of its session."""
-        layout, clients, index, kms_key_id = self._layout, self._clients, self._index, self._kms_key_id
-        consistent_read, default = self._consistent_read, self._default
-        place = Place(layout.table_name, self._key)
-        sealing = sealing_type(kms_key_id)
-        self._sealing = None if sealing is None else sealing(kms_key_id or "", layout.key, clients, place)
-        self._conversation: Conversation
-        if isinstance(layout, SingleItem):
-            self._conversation = SingleItemConversation(
-                layout, clients, place, self._sealing, consistent_read=consistent_read, default=default
-            )
-        elif index is None:
-            self._conversation = ItemCollectionConversation(
-                layout, clients, place, self._sealing, consistent_read=consistent_read, default=default
-            )
-        else:
-            self._conversation = IndexedConversation(
-                layout,
-                clients,
-                place,
-                self._sealing,
-                consistent_read=consistent_read,
-                owner=index.owner,
-                default=default,
-            )
+        access = self._settings.access(self._layout, self._key)
+        opened = open_session(self._layout, access, LANGCHAIN, self._index, self._settings.idempotency_seconds)
+        self._session: Session[BaseMessage] = opened.session
+        self._indexed = opened.indexed
         self._lifetime = Lifetime()
+        clients = self._settings.clients
         if clients.shared:
             clients.users.add(self)
 
@@ -261,7 +242,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     @property
     def kms_key_id(self) -> str | None:
         """The KMS key that messages are sealed under, as given, None where they are stored in the clear."""
-        return self._kms_key_id
+        return self._settings.kms_key_id
 
     @property
     def encryption_context(self) -> dict[str, str] | None:
@@ -270,7 +251,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         ``table`` is the table's name, ``key`` the names of the key attributes and ``session`` a SHA-256 digest of their
         values. None without ``kms_key_id``.
         """
-        return None if self._sealing is None else dict(self._sealing.context)
+        sealing = self._session.access.sealing
+        return None if sealing is None else dict(sealing.context)
 
     @property
     def ttl(self) -> int | None:
@@ -302,14 +284,16 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         by the next call; one that was there when a client was opened keeps that client off the fast path. Calls are
         also sent by the SDK's client alone for up to 1.5 seconds after a failure on the fast path, which is not shown.
         """
-        return self._clients.fast_path_status()
+        return self._settings.clients.fast_path_status()
 
     @property
     def coerce_float_to_decimal(self) -> bool:
         """What was given; it changes nothing."""
         return self._coerce_float_to_decimal
 
-    async def aget_messages(self, *, limit: int | None = None, whole_turns: bool = False) -> list[BaseMessage]:
+    async def aget_messages(
+        self, *, limit: int | None = None, up_to: str | None = None, whole_turns: bool = False
+    ) -> list[BaseMessage]:
         """Return the session's messages, oldest first; an empty list where there is no session or it has expired.
 
         From a single item with one ``GetItem``. From an item collection with one ``Query`` for each megabyte, and for
@@ -319,21 +303,27 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
         Args:
             limit: how many messages, the latest ones; None for all that ``history_size`` keeps.
+            up_to: an id: only messages up to that one, and that one; with ``limit``, the latest of these. Needs an item
+                collection.
             whole_turns: leave out what comes before the first human message of these, such as a tool's message whose
                 call is cut off, which model providers reject. Where there is no human message, nothing is left.
 
         Raises:
-            ValueError: ``limit`` is not a positive integer.
+            ValueError: ``limit`` is not a positive integer, or ``up_to`` is not an id.
+            LayoutError: ``up_to`` was given, and the session is stored in a single item.
+            FormatError: the session holds JSON values of another framework; the text says which call reads them.
             UndecodableItemError: something stored is not a message that this langchain-core knows. In an item
                 collection ``error.message_id`` is its id, by which ``adelete_messages`` removes it, and ``apage`` reads
                 what is before it.
             DecryptionError, EncryptionContextError: a sealed message is not as it was sealed for its place.
             ConfigurationError: a message is sealed, and there is no ``kms_key_id``.
             KmsKeyError: a KMS key does not exist, is disabled, or is not for encryption.
+            WriteConflictError: others replaced a message of over 390 KB during each of 50 reads of it.
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
                 ServiceError, ClosedError: see ``errors``.
         """
-        return await self._open_conversation().read(limit, whole_turns=whole_turns)
+        messages = await self._open_session().read(limit, up_to=up_to)
+        return _from_a_human_message(messages) if whole_turns else messages
 
     def aiter(self) -> AsyncGenerator[BaseMessage, None]:
         """Return an iterator over the session's messages, oldest first, that holds one page of them at a time.
@@ -344,7 +334,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         Raises:
             ClosedError: the handle is closed. The iterator raises what ``aget_messages`` does.
         """
-        return self._open_conversation().stream()
+        return self._open_session().stream()
 
     async def apage(self, limit: int = 50, before: str | None = None) -> Page:
         """Return some of the latest messages with their ids, oldest first, or of those before a cursor.
@@ -363,36 +353,42 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
                 TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError, EndpointError, ServiceError,
                 ClosedError: as for ``aget_messages``.
         """
-        return await self._open_conversation().page(limit, before)
+        page = await self._open_session().page(limit, before)
+        return Page([StoredMessage(one.id, one.value, one.created_at) for one in page.values], page.cursor)
 
-    async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
+    async def aadd_messages(self, messages: Sequence[BaseMessage], *, idempotency_key: str | None = None) -> None:
         """Append messages, all or none of them, contiguous and in order; exactly once, however often it is retried.
 
         In a single item, one ``UpdateItem`` that does not read. A second write follows where the first finds that the
         session has expired; that it outgrew ``history_size`` unseen by this handle; that it has had over 255 writes and
         this handle has neither read nor written it; and at about every 126th write of a long session.
 
-        In an item collection, one ``PutItem`` for one message, one ``TransactWriteItems`` for several. A batch of more
-        than 100 messages or 4 MB is stored in several transactions, in order, each of them all or none. With
-        ``history_size``, now and then a ``Query`` and ``BatchWriteItem`` follow. Before the first append of a process,
-        if that is one message and nothing was read before, an eventually consistent ``GetItem`` finds out if the table
-        has the sort key. Where the credentials do not allow it, the append goes on without.
+        In an item collection, the batch is one record of any number of messages: one ``PutItem``, or where the record
+        is above 390 KB after compression one ``TransactWriteItems``. With ``history_size``, now and then a ``Query``
+        and ``BatchWriteItem`` follow. Before the first append of a process, if nothing was read before, an eventually
+        consistent ``GetItem`` finds out if the table has the sort key. Where the credentials do not allow it, the
+        append goes on without.
 
         In a single item one case is left where a batch is stored twice: AWS receives a request only after its retry was
         answered and ``aclear`` has deleted the session, and the batch was the first one of a handle that had seen no
         messages of the session. An item collection has no such case.
 
         An empty sequence writes nothing. If the call is cancelled, or fails with ``EndpointError``, ``ServiceError``,
-        ``ThrottledError`` or ``WriteOutcomeUnknownError``, the batch, or the next of its transactions, may have been
-        stored, and then whole.
+        ``ThrottledError`` or ``WriteOutcomeUnknownError``, the batch may have been stored, and then whole.
 
         Long batches are converted in slices, between which the event loop runs. One message is one step, and so is the
         SDK's own serialisation of the request.
 
-        In a store with a session index, a ``TransactWriteItems`` for one message too, which writes the session's item
-        as well. A second one follows where the first finds that the session expires or was active later than these
-        messages: where clocks or ``ttl`` of its writers differ, or several write at once. The first append of a store
-        queries the index once.
+        In a store with a session index, a ``TransactWriteItems`` that writes the session's item as well. A second one
+        follows where the first finds that the session expires or was active later than these messages: where clocks or
+        ``ttl`` of its writers differ, or several write at once. The first append of a store queries the index once.
+
+        With ``idempotency_key``, the same key on the same session is stored once, whoever sends it, from whatever
+        process. A second call with the same key and batch returns without writing. An item collection keeps the key for
+        the store's ``idempotency_seconds``, a day by default, in an item of its own that the same
+        ``TransactWriteItems`` writes; ``aclear`` does not forget it, ``delete_session`` does. A single item keeps it in
+        the item: for at least the next 63 appends with a key or 127 without, and until ``aclear`` or the session's
+        expiry. Of the key and the batch digests are stored.
 
         What is stored of a message is what LangChain's ``message_to_dict`` has, and its dump comes back: text, numbers,
         bytes and sets exactly, NaN and infinities too. Tuples come back as lists, a ``Decimal`` as an int or a float,
@@ -409,33 +405,41 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         With ``kms_key_id``, a ``GenerateDataKey`` of KMS comes before, unless the session has a data key in use: one
         serves for five minutes, 1,000 messages or 64 MB. An error that names this operation has written nothing.
 
+        Args:
+            messages: the messages.
+            idempotency_key: text of 1 to 256 characters, such as a request's ``Idempotency-Key``; None for none.
+
         Raises:
-            TypeError: a message was given instead of a sequence.
+            TypeError: a message was given instead of a sequence, or the key is not text.
+            ValueError: the key is empty or too long.
+            IdempotencyKeyReusedError: the key was used with other messages. Nothing was written.
+            FormatError: the session index knows the session as one of JSON values. Nothing was written.
             KmsKeyError: the KMS key does not exist, is disabled, or is not for encryption. Nothing was written.
             MessageNotStorableError: a value has no plain form, or langchain-core would not read the message's dump
                 back. Nothing was written; the text names the path to the value.
-            ItemTooLargeError: the session would outgrow 400 KB in its single item, or a message 4 MB. Nothing was
-                written.
-            PartiallyStoredError: the first transactions of a large batch are stored; it says how many messages that is.
+            ItemTooLargeError: the session would outgrow 400 KB in its single item, or the batch 4 MB after compression
+                in an item collection. Nothing was written.
             WriteConflictError: other writers were always faster. Nothing was written.
             WriteOutcomeUnknownError: see there.
             UndecodableItemError: in a single item, the attribute of the messages is not a list, or that of our own is
-                damaged. In an item collection, a message was read whose id claims a time over a century ahead, behind
+                damaged. In an item collection, a record was read whose id claims a time over a century ahead, behind
                 which nothing can come. Nothing was written. ``adelete_messages([error.message_id])`` deletes it.
             KeySchemaError: the table has other key attributes. Nothing was written.
             TableNotFoundError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
                 ServiceError, ClosedError: see ``errors``.
         """
-        await self._open_conversation().append(messages)
+        check_sequence(messages, "aadd_messages", "message")
+        await self._open_session().append(messages, idempotency_key)
 
     async def adelete_messages(self, ids: Iterable[str]) -> None:
         """Remove messages by their ids. Ids of messages that are not there, or not any more, are passed over.
 
-        One ``UpdateItem`` a message, several at once. With a session index, a ``GetItem`` and a ``TransactWriteItems``,
-        one message after another. Needs an item collection.
+        For each record that the messages are in, a ``GetItem`` and a ``PutItem`` that writes the record without them,
+        or an ``UpdateItem`` where none is left; several records at once. A ``TransactWriteItems`` where the record is
+        above 390 KB, and with a session index, where one record follows another. Needs an item collection.
 
         Args:
-            ids: the ids that ``apage`` returns.
+            ids: the ids that ``apage`` returns, or an error's ``message_id``, which may be that of a whole record.
 
         Raises:
             ValueError: one is not an id.
@@ -445,13 +449,15 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
                 ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see ``errors``. Some of
                 the messages may have been removed.
         """
-        await self._open_conversation().remove(ids)
+        check_ids(ids, "adelete_messages")
+        await self._open_session().remove(ids)
 
     async def areplace_message(self, message_id: str, message: BaseMessage) -> None:
         """Put another message into the place of one, whole or not at all: its id and its place stay.
 
-        A ``GetItem`` and a ``TransactWriteItems``. Of two that replace at once the later one stays. Its time to live
-        begins anew. Needs an item collection. With ``kms_key_id`` the new message is bound to the same place, as the
+        A ``GetItem`` and a ``PutItem`` of the message's record, or a ``TransactWriteItems`` where that is above 390 KB.
+        Of two that replace at once the later one stays. The record's time to live begins anew. Needs an item
+        collection. With ``kms_key_id`` the new message is bound to the same place, as the
         old one was: who may write to the table can put the old one back.
 
         Args:
@@ -462,22 +468,22 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             ValueError: it is not an id.
             MessageNotFoundError: there is no such message, or not any more.
             MessageNotStorableError: the new message cannot be stored, as for ``aadd_messages``.
-            ItemTooLargeError: the new message is larger than 4 MB.
+            ItemTooLargeError: the record with the new message is larger than 4 MB.
             WriteConflictError: other writers were always faster.
             WriteOutcomeUnknownError: they were, and an answer was lost. The message may have been replaced.
             LayoutError: the session is stored in a single item.
             KmsKeyError, TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError,
                 EndpointError, ServiceError, ClosedError: see ``errors``.
         """
-        await self._open_conversation().replace(message_id, message)
+        await self._open_session().replace(message_id, message)
 
     async def apop_message(self) -> BaseMessage | None:
         """Remove the latest message and return it, or return None where there is none.
 
-        However many do so at once, each message is returned to one of them. A ``Query`` and an ``UpdateItem``, with a
-        session index a ``TransactWriteItems``. Both again where others took the message off first, after a random pause
-        that grows with each time. Where an answer is lost beyond the last retry, the message may have been removed.
-        Needs an item collection.
+        However many do so at once, each message is returned to one of them. A ``Query`` and an ``UpdateItem``, or a
+        ``PutItem`` where other messages are left in the record; with a session index a ``TransactWriteItems``.
+        Both again where others took the message off first, after a random pause that grows with each time. Where an
+        answer is lost beyond the last retry, the message may have been removed. Needs an item collection.
 
         Raises:
             WriteConflictError: others were always faster. Nothing was removed.
@@ -487,14 +493,17 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
                 TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError, EndpointError, ServiceError,
                 ClosedError: as for ``aget_messages``. Nothing was removed that could not be read.
         """
-        return await self._open_conversation().pop()
+        for message in await self._open_session().pop():
+            return message
+        return None
 
     async def acopy_to(
-        self, session_id: str, *, key: Key | None = None, upto: str | None = None
+        self, session_id: str, *, key: Key | None = None, up_to: str | None = None
     ) -> DynamoDBChatMessageHistory:
         """Append this session's messages to another one of the same table, to branch off, and return its handle.
 
-        A hundred messages at a time; a second call appends them again. The copies have ids and times of their own.
+        As one batch, up to 4 MB after compression; a second call appends them again. The copies have ids and times of
+        their own. The messages are all in memory meanwhile.
         The handle has the class of this one, and its attributes. Needs an item collection.
 
         With a session index, the new session has the owner that this handle names, or else the owner of this session,
@@ -504,17 +513,18 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             session_id: the value of the other session's partition key.
             key: the other session's partition key instead, as for the constructor; required of a handle that was made
                 with ``key``.
-            upto: the id of the last message to copy, None for all. Where it is gone, all before it are copied.
+            up_to: the id of the last message to copy, None for all. Where it is gone, all before it are copied.
 
         Raises:
-            ValueError: ``upto`` is not an id, the other session is this one, or ``key`` is required, or it is not the
+            ValueError: ``up_to`` is not an id, the other session is this one, or ``key`` is required, or it is not the
                 tuple that the store's ``key_parts`` requires.
             LayoutError: the session is stored in a single item.
-            ChatHistoryError: what ``aget_messages`` and ``aadd_messages`` raise. Some messages may have been copied.
+            ItemTooLargeError: together they do not fit into one transaction. Nothing was copied.
+            ChatHistoryError: what ``aget_messages`` and ``aadd_messages`` raise.
         """
-        conversation = self._open_conversation()
+        session = self._open_session()
         other = await self._sibling(session_id, key)
-        await conversation.copy_to(other._conversation, upto)
+        await session.copy_to(other._session, up_to)
         return other
 
     async def aclear(self) -> None:
@@ -522,7 +532,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
         A retry never deletes what was added after it. In a single item, a ``GetItem`` and, where there is an item, a
         ``DeleteItem``. In an item collection, a ``Query`` for each megabyte and a ``BatchWriteItem`` for each 25
-        messages; where it fails halfway, some are left, and it can be called again. What is younger than half an hour
+        records; where it fails halfway, some are left, and it can be called again. What is younger than half an hour
         leaves an empty item for that time, which DynamoDB's TTL deletes. With a session index, an ``UpdateItem`` for
         each megabyte says that the count does not hold meanwhile, and a ``GetItem``, a ``Query`` for each megabyte that
         is left and an ``UpdateItem`` count anew.
@@ -538,7 +548,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
                 ServiceError, ClosedError: see ``errors``.
         """
-        await self._open_conversation().clear()
+        await self._open_session().clear()
 
     async def aclose(self) -> None:
         """Close this handle, and its client unless another open handle shares it. A second call does nothing.
@@ -547,7 +557,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         ``async with`` opens a closed handle again.
         """
         self._lifetime.closed = True
-        clients = self._clients
+        clients = self._settings.clients
         if clients.shared:
             clients.users.discard(self)
             if not clients.users:
@@ -556,8 +566,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     async def __aenter__(self) -> DynamoDBChatMessageHistory:
         """Return the handle itself, opened again if it was closed."""
         self._lifetime.enter()
-        if self._clients.shared:
-            self._clients.users.add(self)
+        if self._settings.clients.shared:
+            self._settings.clients.users.add(self)
         return self
 
     async def __aexit__(
@@ -576,9 +586,11 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     def messages(self, messages: list[BaseMessage]) -> None:
         raise NotImplementedError("Direct assignment to 'messages' is not allowed. Use 'add_messages' instead.")
 
-    def get_messages(self, *, limit: int | None = None, whole_turns: bool = False) -> list[BaseMessage]:
+    def get_messages(
+        self, *, limit: int | None = None, up_to: str | None = None, whole_turns: bool = False
+    ) -> list[BaseMessage]:
         """Return the session's messages, as ``aget_messages`` does."""
-        return run(self.aget_messages, limit=limit, whole_turns=whole_turns)
+        return run(self.aget_messages, limit=limit, up_to=up_to, whole_turns=whole_turns)
 
     def iter(self) -> Iterator[BaseMessage]:
         """Return an iterator over the session's messages, as ``aiter`` does."""
@@ -601,14 +613,14 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         return run(self.apop_message)
 
     def copy_to(
-        self, session_id: str, *, key: Key | None = None, upto: str | None = None
+        self, session_id: str, *, key: Key | None = None, up_to: str | None = None
     ) -> DynamoDBChatMessageHistory:
         """Append this session's messages to another one, as ``acopy_to`` does."""
-        return run(self.acopy_to, session_id, key=key, upto=upto)
+        return run(self.acopy_to, session_id, key=key, up_to=up_to)
 
-    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+    def add_messages(self, messages: Sequence[BaseMessage], *, idempotency_key: str | None = None) -> None:
         """Append messages, as ``aadd_messages`` does."""
-        run(self.aadd_messages, messages)
+        run(self.aadd_messages, messages, idempotency_key=idempotency_key)
 
     def add_message(self, message: BaseMessage) -> None:
         """Append one message, as ``aadd_messages`` does."""
@@ -636,7 +648,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
     def __repr__(self) -> str:
         """Return the table and the session; no content."""
-        return f"<{type(self).__name__} {self._conversation.place}>"
+        return f"<{type(self).__name__} {self._session.access.place}>"
 
     async def _sibling(self, session_id: str, key: Key | None) -> DynamoDBChatMessageHistory:
         """Return a handle on another session with the same settings, clients and owner."""
@@ -646,69 +658,30 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
                 # The key may have a tenant's prefix, which the other session must not lose.
                 raise ValueError("This handle was made with key: give the other session's too")
             key = {name: session_id}
-        whole_key = join_key(key, self._key_parts)
+        whole_key = join_key(key, self._settings.key_parts)
         if whole_key == self._key:
             raise ValueError("A session cannot be copied to itself")
         layout, index = replace(self._layout, key=encode_key(whole_key)), self._index
-        if isinstance(self._conversation, IndexedConversation):
-            index = Indexed(await self._conversation.owner())
+        if self._indexed is not None:
+            index = Indexed(await self._indexed.owner())
         # A subclass keeps what it has added to itself.
         sibling = copy.copy(self)
-        sibling._set_up(
-            session_id,
-            whole_key,
-            layout,
-            self._clients,
-            self._kms_key_id,
-            self._consistent_read,
-            self._default,
-            index,
-        )
+        sibling._set_up(session_id, whole_key, layout, self._settings, index)
         return sibling
 
-    def _open_conversation(self) -> Conversation:
+    def _open_session(self) -> Session[BaseMessage]:
         if self._lifetime.closed:
-            raise ClosedError("The chat history is closed", self._conversation.place)
-        return self._conversation
+            raise ClosedError("The chat history is closed", self._session.access.place)
+        return self._session
 
 
 # What a copy of a handle makes for itself.
-_MADE_ANEW = {"_sealing", "_conversation", "_lifetime"}
+_MADE_ANEW = {"_session", "_indexed", "_lifetime"}
 
 
-def sealing_type(kms_key_id: str | None) -> type[Sealing] | None:
-    """Return what seals messages, None where nothing does: its SDK is an extra, and slow to import.
-
-    Raises:
-        TypeError: ``kms_key_id`` is not text.
-        ValueError: ``kms_key_id`` is empty: an environment variable that is not set shall not switch encryption off.
-        ModuleNotFoundError: the extra is not installed.
-    """
-    if kms_key_id is None:
-        return None
-    if not isinstance(kms_key_id, str):
-        raise TypeError(f"kms_key_id must be a str or None, not {type(kms_key_id).__name__}")
-    if not kms_key_id:
-        raise ValueError("kms_key_id is empty: say None where messages are to be stored in the clear")
-    try:
-        from ._sealing import Sealing
-    except ModuleNotFoundError as error:
-        advice = "pip install 'chathistory-async[kms]'"
-        raise ModuleNotFoundError(f"kms_key_id needs the AWS Encryption SDK: {advice}", name=error.name) from error
-    return Sealing
-
-
-def layout_of(
-    sort_key_name: str | None,
-    *,
-    table_name: str,
-    key: dict[str, AttributeValue],
-    messages_name: str,
-    expiry_name: str,
-    ttl: int | None,
-    history_size: int | None,
-) -> Layout:
-    """Return the layout that a sort key's name, or none, asks for."""
-    if sort_key_name is None:
-        return SingleItem(table_name, key, messages_name, expiry_name, ttl, history_size)
-    return ItemCollection(table_name, key, sort_key_name, messages_name, expiry_name, ttl, history_size)
+def _from_a_human_message(messages: list[BaseMessage]) -> list[BaseMessage]:
+    """Leave out what comes before the first human message."""
+    for position, message in enumerate(messages):
+        if LANGCHAIN.begins_turn(message):
+            return messages[position:]
+    return []

@@ -12,22 +12,26 @@ from botocore.config import Config
 
 from ._bridge import run
 from ._clients import ClientOptions, Clients, FastPathStatus
+from ._codec.format import LANGCHAIN_NAME
+from ._codec.json_values import json_format
 from ._codec.keys import KeyValue, check_key_size, encode_key, join_key, split_key
 from ._codec.plain import Default, check_default
 from ._credentials import AnySession
-from ._indexed_conversation import IndexedConversation, SessionInfo
-from ._item_collection import ItemCollection
-from ._migrating import MigratedSession, Source, Target, migrate, scan_session_ids
-from ._session_item import INDEX_NAME, KEY_SCHEMA, SessionItem
-from ._sessions import Purged, SessionPage, Sessions
+from ._item_collection.requests import ItemCollection
+from ._opening import IDEMPOTENCY_SECONDS, Indexed, Key, Layout, Settings, layout_of, open_session, sealing_type
+from ._session import Access
+from ._session_index.listing import Purged, SessionPage, Sessions
+from ._session_index.requests import INDEX_NAME, KEY_SCHEMA, SessionItem
+from ._session_index.session import IndexedSession, SessionInfo
 from ._settings import check_positive
-from ._single_item import SingleItem
+from ._single_item.requests import SingleItem
 from ._table import Index, Table
 from .errors import ConfigurationError, LayoutError, Place
-from .history import DynamoDBChatMessageHistory, Indexed, Key, layout_of, sealing_type
+from .json_session import JsonSession
 
 if TYPE_CHECKING:
-    from ._sealing import Sealing
+    from ._migration.run import MigratedSession, Source, Target
+    from .history import DynamoDBChatMessageHistory
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -77,13 +81,13 @@ class ChatHistoryStore:
         config: a botocore ``Config`` that is merged over ours.
         consistent_read: whether reads are strongly consistent.
         kms_endpoint_url: KMS's endpoint, None for the SDK's choice.
-        layout: "item_collection", where each message is an item and a session has no limit of its size, or
+        layout: "item_collection", where each append is an item and a session has no limit of its size, or
             "single_item", where a session is one, as langchain-community stores it, in a table without a sort key.
         sort_key_name: the sort key's attribute, text; of no matter in the single item.
         session_index: keep an item for each session, for ``list_sessions`` and the other methods that take a session's
             id. It is written in one transaction with the session's messages. So an append costs twice what it does
-            without, and four to six write units more (DynamoDB bills transactions twice, and for the item and its entry
-            in the owner's index), and concurrent writers of one session conflict and retry. Every store that writes to
+            without, and four write units more (DynamoDB bills transactions twice, and for the item and its entry in the
+            owner's index), and concurrent writers of one session conflict and retry. Every store that writes to
             the table should have ``session_index=True``. A session that had messages before is listed from its next
             append on, and its earlier messages are counted when the index is first asked for it. Needs an item
             collection, and the global secondary index ``SessionsByOwner`` that ``create_table`` makes. The store's
@@ -96,11 +100,13 @@ class ChatHistoryStore:
             text. So no session's id that a user made up, such as ``"acme#s1"``, opens another tenant's session. With
             None these methods take plain text and tuples. ``split_key(info.session_id)`` returns the tuple of a session
             in a list.
+        idempotency_seconds: how long an idempotency key keeps its batch from being stored again, a day by default; of
+            no matter in the single item, which knows a key for some number of writes.
 
     Raises:
         TypeError: ``boto3_session``, ``kms_key_id`` or ``default`` is of a type that is not accepted.
-        ValueError: ``ttl``, ``history_size`` or ``key_parts`` is not a positive integer, ``kms_key_id`` is empty, two
-            attributes have one name, there is no such layout, or it has no session index.
+        ValueError: ``ttl``, ``history_size``, ``key_parts`` or ``idempotency_seconds`` is not a positive integer,
+            ``kms_key_id`` is empty, two attributes have one name, there is no such layout, or it has no session index.
         ModuleNotFoundError: ``kms_key_id`` was given, and the extra ``kms`` is not installed.
     """
 
@@ -126,6 +132,7 @@ class ChatHistoryStore:
         fast_path: bool = True,
         default: Default | None = None,
         key_parts: int | None = None,
+        idempotency_seconds: int = IDEMPOTENCY_SECONDS,
     ) -> None:
         check_default(default)
         if layout not in ("item_collection", "single_item"):
@@ -136,11 +143,11 @@ class ChatHistoryStore:
         self._primary_key_name = primary_key_name
         self._key_parts = {} if key_parts is None else {primary_key_name: key_parts}
         self._session_index = session_index
-        self._consistent_read = consistent_read
-        self._default = default
-        self._clients = Clients(
+        check_positive("idempotency_seconds", idempotency_seconds, optional=False)
+        clients = Clients(
             ClientOptions(endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path)
         )
+        self._settings = Settings(clients, kms_key_id, consistent_read, default, idempotency_seconds, self._key_parts)
         self._sort_key_name = sort_key_name if layout == "item_collection" else None
         self._layout = layout_of(
             self._sort_key_name,
@@ -154,8 +161,8 @@ class ChatHistoryStore:
         if isinstance(self._layout, ItemCollection) and session_index:
             # For what it refuses.
             SessionItem(self._layout, None)
-        self._kms_key_id = kms_key_id
-        self._sealing_type = sealing_type(kms_key_id)
+        # For what it refuses.
+        sealing_type(kms_key_id)
 
     @_hidden_from_signature("key")
     def session(
@@ -180,26 +187,46 @@ class ChatHistoryStore:
                 ``key_parts`` requires; or ``owner`` is empty, longer than 2,048 bytes, or given without
                 ``session_index``.
         """
+        from .history import DynamoDBChatMessageHistory
+
+        whole_key = join_key(key or {self._primary_key_name: session_id}, self._key_parts)
+        layout = replace(self._layout, key=encode_key(whole_key))
+        return DynamoDBChatMessageHistory._in_store(
+            session_id, whole_key, layout, self._settings, self._index_of(owner)
+        )
+
+    def json_session(
+        self, session_id: str, *, key: Key | None = None, owner: str | None = None, format: str = "json"
+    ) -> JsonSession:
+        """Return a handle on a session of JSON values, such as another framework's items. No I/O, as for ``session``.
+
+        It does not import LangChain. Needs an item collection.
+
+        Args:
+            session_id: the value of the partition key.
+            key: as for ``session``.
+            owner: as for ``session``.
+            format: the name of the values' format, such as that of the framework that they are of. It is stored with
+                them, and who reads the session by another name gets an error.
+
+        Raises:
+            LayoutError: the store is of single items.
+            TypeError: as for ``session``.
+            ValueError: as for ``session``; or ``format`` is not 1 to 64 lower-case letters, digits, dots, hyphens and
+                underscores, or is "langchain".
+        """
+        if not isinstance(self._layout, ItemCollection):
+            raise LayoutError("A JSON session needs a table with a sort key", Place(self._layout.table_name))
+        whole_key = join_key(key or {self._primary_key_name: session_id}, self._key_parts)
+        layout = replace(self._layout, key=encode_key(whole_key))
+        return JsonSession._in_store(
+            session_id, whole_key, layout, self._settings, json_format(format), self._index_of(owner)
+        )
+
+    def _index_of(self, owner: str | None) -> Indexed | None:
         if owner is not None and not self._session_index:
             raise ValueError("owner needs a ChatHistoryStore with session_index=True")
-        return self._handle(session_id, join_key(key or {self._primary_key_name: session_id}, self._key_parts), owner)
-
-    def _handle(
-        self, session_id: str, whole_key: dict[str, KeyValue], owner: str | None = None
-    ) -> DynamoDBChatMessageHistory:
-        layout = replace(self._layout, key=encode_key(whole_key))
-        index = Indexed(owner) if self._session_index else None
-        return DynamoDBChatMessageHistory._in_store(
-            session_id,
-            whole_key,
-            layout,
-            self._clients,
-            self._kms_key_id,
-            self._consistent_read,
-            self._default,
-            index,
-            self._key_parts,
-        )
+        return Indexed(owner) if self._session_index else None
 
     @property
     def fast_path_status(self) -> FastPathStatus:
@@ -211,9 +238,11 @@ class ChatHistoryStore:
         by the next call; one that was there when a client was opened keeps that client off the fast path. Calls are
         also sent by the SDK's client alone for up to 1.5 seconds after a failure on the fast path, which is not shown.
         """
-        return self._clients.fast_path_status()
+        return self._settings.clients.fast_path_status()
 
-    async def list_sessions(self, owner: str, limit: int = 50, *, before: str | None = None) -> SessionPage:
+    async def list_sessions(
+        self, owner: str, limit: int = 50, *, before: str | None = None, format: str | None = None
+    ) -> SessionPage:
         """Return an owner's sessions, the last active first.
 
         One ``Query`` of the index ``SessionsByOwner``, which follows the table within a second or so: it cannot be read
@@ -227,15 +256,20 @@ class ChatHistoryStore:
             limit: how many at most, 50 by default.
             before: the ``cursor`` of a page: only what comes after that page. Sessions that become active meanwhile
                 move to the front, and are not met again.
+            format: only sessions of this format, "langchain" for messages; None for all. The others are read, and
+                billed for, all the same.
 
         Raises:
-            ValueError: ``owner`` or ``limit`` cannot be meant, or ``before`` is not a cursor.
+            ValueError: ``owner``, ``limit`` or ``format`` cannot be meant, or ``before`` is not a cursor.
             ConfigurationError: there is no ``session_index``.
             KeySchemaError: the table lacks the index, which ``create_table`` adds.
             TableNotFoundError, AccessDeniedError, ThrottledError, EndpointError, ServiceError, ClosedError: see
                 ``errors``.
         """
-        return await self._sessions().page(owner, limit, before)
+        if format is not None and format != LANGCHAIN_NAME:
+            # For what it refuses.
+            json_format(format)
+        return await self._sessions().page(owner, limit, before, format)
 
     async def get_session_info(self, session_id: str, *, key: Key | None = None) -> SessionInfo | None:
         """Return what the index knows of a session, None where there is none or it has expired.
@@ -424,11 +458,12 @@ class ChatHistoryStore:
         tables, with langchain-community too, and several migrations may run at once. What is appended to the source
         after a session's turn is copied by the next run.
 
-        Copied messages come before those that the application writes to the target itself. So ``created_at`` of a
-        copied message is not the time when it was added: it is an hour before the session was first copied, or just
-        before the session's first message in the target. Copied messages expire when the source would have expired at
-        the time of copying; those of a source that never expires, by the ``ttl`` of this store. They are encrypted if
-        this store encrypts.
+        A session is copied by one transaction, in records of 16 messages, or of more where these would be over 80
+        records. Copied messages come before those that the application writes to the target itself. So ``created_at``
+        of a copied message is not the time when it was added: it is an hour before the session was first copied, or
+        just before the session's first message in the target. Copied messages expire when the source would have expired
+        at the time of copying; those of a source that never expires, by the ``ttl`` of this store. They are encrypted
+        if this store encrypts.
 
         A run finds out how much of a source was copied before. The source may continue what was copied;
         ``history_size`` may have removed messages from its front; or it may share no message with what was copied, and
@@ -442,8 +477,8 @@ class ChatHistoryStore:
         keeps an item of each session under the sort key "migration", which has to stay there as long as the source may
         be written to.
 
-        A session costs a read of its source and of the item "migration", a ``Query``, a ``TransactWriteItems`` for each
-        98 messages (with ``session_index`` one or two more, which find out if the session has an item there), a
+        A session costs a read of its source and of the item "migration", a ``Query``, a ``TransactWriteItems``
+        (with ``session_index`` one or two more, which find out if the session has an item there), a
         ``Query`` and a ``PutItem``, and with ``delete_source`` a ``DeleteItem`` and a ``PutItem``.
 
         Args:
@@ -469,6 +504,8 @@ class ChatHistoryStore:
                 them too, and ends: sessions under way are left as after a kill. An error of one session alone is
                 reported by its ``MigratedSession``.
         """
+        from ._migration.run import Source, Target, migrate
+
         to, out_of = self._layout, source._layout
         if not isinstance(to, ItemCollection):
             raise LayoutError("A migration leads into a table with a sort key", Place(to.table_name))
@@ -491,11 +528,8 @@ class ChatHistoryStore:
             check_key_size(old.key)
             new = replace(to, key=encode_key({self._primary_key_name: session_id}))
             owner = None if owner_of is None else owner_of(session_id)
-            entry = SessionItem(new, owner) if self._session_index else None
-            return (
-                Source(old, *source._access(session_id), consistent_read=True),
-                Target(new, *self._access(session_id), entry),
-            )
+            summary = SessionItem(new, owner) if self._session_index else None
+            return Source(old, source._access(old, session_id)), Target(new, self._access(new, session_id), summary)
 
         return migrate(session_ids, open_session, dry_run=dry_run, delete_source=delete_source)
 
@@ -515,15 +549,17 @@ class ChatHistoryStore:
             raise LayoutError(
                 'Scanning needs a ChatHistoryStore(..., layout="single_item")', Place(self._layout.table_name)
             )
-        return scan_session_ids(self._layout, self._clients)
+        from ._migration.run import scan_session_ids
+
+        return scan_session_ids(self._layout, self._settings.clients)
 
     async def aclose(self) -> None:
         """Close the clients of all event loops, at once, and with them the store and its handles.
 
         Calls under way end first. A second call does nothing. ``async with`` opens the store again.
         """
-        self._clients.lifetime.closed = True
-        await self._clients.aclose()
+        self._settings.clients.lifetime.closed = True
+        await self._settings.clients.aclose()
 
     def close(self) -> None:
         """Close the store, as ``aclose`` does."""
@@ -536,11 +572,13 @@ class ChatHistoryStore:
             ConfigurationError: the SDK cannot make a client.
             ClosedError: the store was closed meanwhile.
         """
-        self._clients.lifetime.enter()
+        self._settings.clients.lifetime.enter()
         try:
             await self._table().connect()
-            if self._sealing_type is not None:
-                await self._sealing_type.connect(self._kms_key_id or "", self._clients, Place(self._layout.table_name))
+            key_id = self._settings.kms_key_id
+            sealing = sealing_type(key_id)
+            if sealing is not None:
+                await sealing.connect(key_id or "", self._settings.clients, Place(self._layout.table_name))
         except BaseException:
             await self._leave()
             raise
@@ -553,17 +591,17 @@ class ChatHistoryStore:
         await self._leave()
 
     async def _leave(self) -> None:
-        if self._clients.lifetime.leave():
-            await self._clients.aclose()
+        if self._settings.clients.lifetime.leave():
+            await self._settings.clients.aclose()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings, and what a subclass has added."""
-        return vars(self) | {"_clients": self._clients.options, "_sealing_type": None}
+        return vars(self) | {"_settings": replace(self._settings, clients=self._settings.clients.options)}  # type: ignore[arg-type]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._clients = Clients(state["_clients"])
-        self._sealing_type = sealing_type(self._kms_key_id)
+        settings: Any = state["_settings"]
+        self._settings = replace(settings, clients=Clients(settings.clients))
 
     def __repr__(self) -> str:
         """Return the table's name."""
@@ -572,22 +610,24 @@ class ChatHistoryStore:
     def _sessions(self) -> Sessions:
         self._check_indexed()
         assert isinstance(self._layout, ItemCollection)  # noqa: S101  # that was asked for with session_index
+        # Of what is stored, whose ids are joined already.
         return Sessions(
             self._layout,
-            self._clients,
-            # Of what is stored, whose ids are joined already.
-            lambda value: self._indexed_conversation(self._handle("", {self._primary_key_name: value})),
+            self._settings.clients,
+            lambda value: self._indexed_session({self._primary_key_name: value}),
         )
 
-    def _indexed(self, session_id: str, key: Key | None) -> IndexedConversation:
+    def _indexed(self, session_id: str, key: Key | None) -> IndexedSession:
         self._check_indexed()
-        return self._indexed_conversation(self.session(session_id, key=key))
+        return self._indexed_session(join_key(key or {self._primary_key_name: session_id}, self._key_parts))
 
-    @staticmethod
-    def _indexed_conversation(history: DynamoDBChatMessageHistory) -> IndexedConversation:
-        conversation = history._conversation
-        assert isinstance(conversation, IndexedConversation)  # noqa: S101  # likewise
-        return conversation
+    def _indexed_session(self, whole_key: Mapping[str, KeyValue]) -> IndexedSession:
+        layout = replace(self._layout, key=encode_key(whole_key))
+        access = self._settings.access(layout, whole_key)
+        # The index knows sessions of any format, and reads no values.
+        opened = open_session(layout, access, json_format(), Indexed(None), self._settings.idempotency_seconds)
+        assert opened.indexed is not None  # noqa: S101  # it was opened with an index
+        return opened.indexed
 
     def _check_indexed(self) -> None:
         if not self._session_index:
@@ -595,10 +635,9 @@ class ChatHistoryStore:
                 "The store has no session index: make it with session_index=True", Place(self._layout.table_name)
             )
 
-    def _access(self, session_id: KeyValue) -> tuple[Clients, Place, Sealing | None]:
-        """Return what a conversation needs beside its layout."""
-        history = self._handle("", {self._primary_key_name: session_id})
-        return self._clients, history._conversation.place, history._sealing
+    def _access(self, layout: Layout, session_id: KeyValue) -> Access:
+        """Return what a session of this store that is moved reaches its table with."""
+        return replace(self._settings, consistent_read=True).access(layout, {self._primary_key_name: session_id})
 
     def _table(self, wait_seconds: float | None = None) -> Table:
-        return Table(self._layout.table_name, self._clients, wait_seconds)
+        return Table(self._layout.table_name, self._settings.clients, wait_seconds)

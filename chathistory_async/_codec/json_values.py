@@ -7,13 +7,16 @@ The values are those of JSON's types, and what marks keep exactly (``json_text``
 from __future__ import annotations
 
 import marshal
+import re
 from typing import Any
 
 import orjson
 
-from .format import Format, decoded, elements, encoded, parsed
+from .format import LANGCHAIN_NAME, Format, decoded, elements, encoded, parsed
 from .json_text import PLAIN_ONLY, BadMark, from_text, to_text
 from .plain import Default, Refused, first_loss, plain_value
+
+_NAME = re.compile(r"[a-z0-9_.-]{1,64}")
 
 
 def encode_value(value: object, name: str, default: Default | None = None) -> bytes:
@@ -68,7 +71,15 @@ def _are_identical(value: Any, back: Any) -> bool:
 
 
 def json_format(name: str = "json") -> Format:
-    """Return the format of JSON values, under a name such as that of the framework whose values they are."""
+    """Return the format of JSON values, under a name such as that of the framework whose values they are.
+
+    Raises:
+        ValueError: the name is not of 1 to 64 lower-case letters, digits, dots, hyphens and underscores, or is that of
+            LangChain's messages.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name == LANGCHAIN_NAME:
+        text = "format must have 1 to 64 lower-case letters, digits, dots, hyphens or underscores, and not be"
+        raise ValueError(f"{text} {LANGCHAIN_NAME!r}: {name!r}")
     return Format(
         name=name,
         encode=_encode,

@@ -1,7 +1,7 @@
 """Moving sessions from single items into an item collection, pure: what is known of a move, and its requests.
 
-Beside the messages that have been moved into a session's partition lies one more item, the marker, whose sort key is
-outside of the range of the messages'. It says under which sort keys the messages are stored, how many there are, and
+Beside the records that have been moved into a session's partition lies one more item, the marker, whose sort key is
+outside of the range of the records'. It says under which sort keys the messages are stored, how many there are, and
 which of them the source held when it was last looked at, as digests in the source's order. A checksum covers all of
 that: a marker in which anything was changed is refused, because it decides what is deleted.
 
@@ -18,14 +18,15 @@ import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from langchain_core.messages import BaseMessage
+from .._codec.attribute_values import AttributeValue, bytes_of
+from .._item_collection.requests import MIGRATION, REVISION, ItemCollection, Items
+from .._item_collection.sort_keys import MAX_MOVED, SortKey, parse
+from .._request import Item, Request, transaction
 
-from ._calls import Item, Request
-from ._codec.attribute_values import AttributeValue, bytes_of
-from ._item_collection import MIGRATION, REVISION, Body, ItemCollection, Items
-from ._sort_keys import MAX_INDEX, SortKey, parse
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
 
 # Behind "m#~", the end of the messages.
 SORT_KEY = "migration"
@@ -45,7 +46,8 @@ class Marker:
     """How far a session has been moved.
 
     Attributes:
-        base: the sort key of the first message that was moved; the others have its tick and batch.
+        base: the sort key of the first record that was moved. The others have its nonce, and a tick that is as many
+            more as messages come before them.
         copied: the digests of the source's messages that were copied, in the source's order when it was last seen.
         total: how many messages were copied, which is the index of the next one.
         verified: how many of these, from the first one on, were compared with the source.
@@ -63,7 +65,12 @@ class Marker:
     deleted: bool = False
 
     def key(self, index: int) -> SortKey:
-        return SortKey(self.base.tick, self.base.batch, index)
+        """Return the sort key of the record that begins with the message of this index."""
+        return SortKey(self.base.tick + index, self.base.nonce)
+
+    def index(self, key: SortKey, position: int) -> int:
+        """Return the index of the message at a position of a record."""
+        return key.tick - self.base.tick + position
 
     def after_copying(self, number: int, source: Sequence[bytes]) -> Marker:
         """Return the marker that counts so many more, when these of the source's messages are copied."""
@@ -182,8 +189,8 @@ class Migration:
         """
         state = item[MIGRATION]["M"]
         base = parse(state[_BASE]["S"])
-        if base is None or base != SortKey(base.tick, base.batch, 0):
-            raise ValueError("its base is not the sort key of a first message")
+        if base is None or not base.is_first_part:
+            raise ValueError("its base is not the sort key of a record")
         marker = Marker(
             base=base,
             copied=tuple(copied[at : at + _DIGEST_BYTES] for at in range(0, len(copied), _DIGEST_BYTES)),
@@ -193,23 +200,18 @@ class Migration:
             gone=_GONE in state,
             deleted=_DELETED in state,
         )
-        if not 0 <= marker.verified <= marker.total <= MAX_INDEX or len(marker.copied) > marker.total:
+        if not 0 <= marker.verified <= marker.total <= MAX_MOVED or len(marker.copied) > marker.total:
             raise ValueError("its numbers contradict each other")
         # mark_deleted() does not read the marker, and leaves the checksum as it was.
         if not marker.deleted and state[_CHECK] != _check(marker, self.digests(item)):
             raise ValueError("it was changed")
         return marker
 
-    def items_of(self, key: SortKey, body: Body, now: int, expiry: str | None) -> Items:
-        """Return a message's items, which expire when the source does; if it never does, in the target's own time."""
-        items = self.layout.items_of(key, body, now)
-        return items if expiry is None else [item | {self.layout.expiry_name: {"N": expiry}} for item in items]
-
     def copy(
         self, items: Items, before: Marker, after: Marker, digests: Digests, token: str, *counting: Mapping[str, Any]
     ) -> Request:
-        """Store messages with the marker that counts them, unless that has changed. The marker is the last action."""
-        return self.layout.put_together(items, token, *counting, {"Put": self._put(before, after, digests)})
+        """Store records with the marker that counts them, unless that has changed. The marker is the last action."""
+        return transaction([*self.layout.put(items), *counting, {"Put": self._put(before, after, digests)}], token)
 
     def advance(self, before: Marker, after: Marker, digests: Digests) -> Request:
         """Store the marker alone, unless it has changed."""

@@ -16,19 +16,23 @@ delays beyond its own acknowledgement and beyond a clear is stored once more.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ._calls import Item, Request
-from ._codec.attribute_values import MAX_ITEM_BYTES, AttributeValue, for_request, has_passed
-from ._settings import check_settings
+from .._codec.attribute_values import MAX_ITEM_BYTES, AttributeValue, for_request, has_passed
+from .._request import Item, Request
+from .._settings import check_settings
 
 WRITES = "_chathistory_writes"
 # 13 bytes a write: at most 3.4 KB in the item. A retry is recognised while fewer than WRITES_KEPT other writes to
-# the session come between it and its first attempt.
+# the session come between it and its first attempt. A write with an idempotency key has two elements, of 75 bytes:
+# where all have one, the item grows by up to 10 KB, and half as many may come between.
 WRITES_LIMIT = 256
 WRITES_KEPT = 128
+# The id of a write with an idempotency key.
+_IS_KEY = re.compile("k:[^:]*")
 # Each message that is added or trimmed by its index takes about 25 of the 4,096 characters that an expression may have.
 _MAX_INDEXED = 100
 
@@ -173,13 +177,13 @@ class SingleItem:
         return Request("scan", parameters)
 
     def append(
-        self, batch: Sequence[AttributeValue], write: str, hint: Hint, now: int, stored: Stored | None = None
+        self, batch: Sequence[AttributeValue], write: Write, hint: Hint, now: int, stored: Stored | None = None
     ) -> Request:
         """Append in one write whose condition fails, and returns the item, where it took something wrong for granted.
 
         Args:
             batch: the messages, at least one and at most ``history_size``.
-            write: the write's id, the same for every request that stores this batch.
+            write: the same for every request that stores this batch.
             hint: what the writer last knew.
             now: the time, in seconds since the epoch.
             stored: the item as the last condition that failed returned it.
@@ -235,27 +239,30 @@ class SingleItem:
         most = min(size - len(batch), MAX_ITEM_BYTES)
         return append._replace(values=append.values | {":room": _number(most)}, condition=room)
 
-    def _change_writes(self, write: str, anchor: str | None, stored: Stored | None) -> _Change:
+    def _change_writes(self, write: Write, anchor: str | None, stored: Stored | None) -> _Change:
         if stored is not None and len(stored.writes) >= WRITES_LIMIT:
             creator, *recent = stored.writes
-            pruned = _texts([creator, *recent[-WRITES_KEPT:], write])
+            kept = recent[-WRITES_KEPT:]
+            if _IS_KEY.fullmatch(kept[0]):
+                # Its content is pruned.
+                kept = kept[1:]
+            pruned = _texts([creator, *kept, *write.texts()])
             return _Change(
                 "#writes = :pruned", {":pruned": pruned, ":seen": _texts(stored.writes)}, condition="#writes = :seen"
             )
-        new = _texts([write])
+        values = {":creation": _texts(write.texts()[:1]), ":writes": _texts(write.texts()), ":write": {"S": write.id}}
         return _Change(
             "#writes = list_append(if_not_exists(#writes, :creation), :writes)",
-            {":creation": new, ":writes": new, ":write": {"S": write}, ":full": _number(WRITES_LIMIT)}
-            | ({} if anchor is None else {":anchor": {"S": anchor}}),
+            values | {":full": _number(WRITES_LIMIT)} | ({} if anchor is None else {":anchor": {"S": anchor}}),
             condition=_NEVER_PRUNED if anchor is None else _ANCHORED,
         )
 
-    def _start_afresh(self, batch: Sequence[AttributeValue], write: str, now: int) -> Request:
+    def _start_afresh(self, batch: Sequence[AttributeValue], write: Write, now: int) -> Request:
         """Replace an expired item whole: nothing of it is revived, attributes of others included."""
         item = {
             **self.key,
             self.messages_name: {"L": list(batch)},
-            WRITES: _texts([write, write]),
+            WRITES: _texts([*write.texts()[:1], *write.texts()]),
         }
         if self.ttl is not None:
             item[self.expiry_name] = _number(now + self.ttl)
@@ -282,6 +289,28 @@ class SingleItem:
 
     def _names(self) -> dict[str, str]:
         return {"#messages": self.messages_name, "#expiry": self.expiry_name, "#writes": WRITES}
+
+
+class Write(NamedTuple):
+    """A write, as it is known among those of an item.
+
+    Attributes:
+        id: its id. With an idempotency key it is the same for all who append by that key.
+        content: with an idempotency key, what tells its batch from others. It stands before the id, because the first
+            element of an item's writes stays when the id is pruned, and a key must not be known without its content.
+    """
+
+    id: str
+    content: str | None = None
+
+    @classmethod
+    def once(cls, key_digest: str, content_digest: str) -> Write:
+        """Return the write of a batch with an idempotency key."""
+        return cls(f"k:{key_digest}", f"k:{key_digest}:{content_digest}")
+
+    def texts(self) -> list[str]:
+        """Return what is added to the item's writes."""
+        return [self.id] if self.content is None else [self.content, self.id]
 
 
 class Identity(NamedTuple):

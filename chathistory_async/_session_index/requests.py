@@ -4,13 +4,14 @@ A session has one item in the index, in its own item collection, under a sort ke
 the transactions that store and remove messages, so that its count is theirs. A sparse global secondary index holds it
 by owner and time of the last append: items of messages lack both attributes, sessions without an owner lack one.
 
-The count. A sweep (``aclear``, ``delete_session``, the trim of ``history_size``) removes messages by BatchWriteItem,
-outside of the transactions that count. So it adds a flag of its own to the set RECOUNT first, between its query for a
-page of messages and their removal. The count of a session with a flag is not believed: who reads it counts the
-messages. A flag is removed only by a write that stores a number that was counted, and this write takes place only if
-REVISION has not changed since the item was read, before the counting. It removes two kinds of flags: those of sweeps
-whose removals were all answered before the item was read, and those whose lease was over by then, after which no
-request of their sweeps can arrive any more. The claim: without a flag, the count is the number of messages.
+The count is of messages, of which a record may have several. A sweep (``aclear``, ``delete_session``, the trim of
+``history_size``) removes messages by BatchWriteItem, outside of the transactions that count. So it adds a flag of its
+own to the set RECOUNT first, between its query for a page of messages and their removal. The count of a session with a
+flag is not believed: who reads it counts the messages. A flag is removed only by a write that stores a number that was
+counted, and this write takes place only if REVISION has not changed since the item was read, before the counting. It
+removes two kinds of flags: those of sweeps whose removals were all answered before the item was read, and those whose
+lease was over by then, after which no request of their sweeps can arrive any more. The claim: without a flag, the count
+is the number of messages.
 
 1. A transaction that counts keeps that true, and changes REVISION.
 2. A page's messages were stored with the session's item, before the page was queried. So there is an item to put the
@@ -50,13 +51,22 @@ from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
-from ._calls import Item, Request
-from ._codec.attribute_values import AttributeValue, bytes_of, for_request, has_passed
-from ._codec.json_text import is_unicode
-from ._codec.keys import KeyValue, encode_key
-from ._item_collection import ALIVE, CREATED_AT, FENCE_SECONDS, MAX_LIMIT, REVISION, ItemCollection, iso
-from ._settings import check_names
-from ._sort_keys import SortKey
+from .._codec.attribute_values import AttributeValue, bytes_of, for_request, has_passed
+from .._codec.json_text import is_unicode
+from .._codec.keys import KeyValue, encode_key
+from .._item_collection.requests import (
+    ALIVE,
+    CREATED_AT,
+    FENCE_SECONDS,
+    FORMAT,
+    MAX_LIMIT,
+    REVISION,
+    ItemCollection,
+    iso,
+)
+from .._item_collection.sort_keys import SortKey
+from .._request import Item, Request
+from .._settings import check_names
 
 INDEX_NAME = "SessionsByOwner"
 SORT_KEY = "session"
@@ -96,6 +106,7 @@ class StoredSession(NamedTuple):
     Attributes:
         partition_key: the partition key's attribute value.
         title: None where there is none; binary where it is sealed.
+        format: the name of its values' format, empty for LangChain's messages.
         metadata: JSON text; None where there is none, binary where it is sealed.
         flagged: whether the messages have to be counted to know how many there are.
     """
@@ -107,6 +118,7 @@ class StoredSession(NamedTuple):
     last_active: datetime
     message_count: int
     metadata: AttributeValue | None
+    format: str
     flagged: bool
 
 
@@ -117,6 +129,7 @@ class SessionItem:
     Attributes:
         layout: how its messages are.
         owner: whose it is where it begins, or None.
+        format: the name of its values' format, empty for LangChain's messages.
 
     Raises:
         ValueError: ``owner`` is empty or too long, or an attribute has the name of one of these.
@@ -124,6 +137,7 @@ class SessionItem:
 
     layout: ItemCollection
     owner: str | None
+    format: str = ""
 
     def __post_init__(self) -> None:
         if self.owner is not None:
@@ -131,16 +145,17 @@ class SessionItem:
         layout = self.layout
         own = (OWNER, LAST_ACTIVE, MESSAGE_COUNT, TITLE, METADATA, DETAILS_REVISION, RECOUNT, COUNTS_ALL)
         keys = (*layout.key, layout.sort_key_name)
-        check_names([*keys, layout.messages_name, layout.expiry_name, *own, CREATED_AT, REVISION])
+        check_names([*keys, layout.messages_name, layout.expiry_name, *own, CREATED_AT, FORMAT, REVISION])
 
     def count_added(
         self, number: int, first: SortKey, now: int, revision: str, seen: Item | None = None, *, is_first: bool
     ) -> dict[str, Any]:
         """Count what the same transaction adds, of which this is the first.
 
-        The session's item is created where there is none. It never expires before its messages do, and its last
-        activity never goes back, whatever the clocks of its writers tell: the condition fails where the item has
-        expired, and where it expires or was active later than these messages, which the next attempt leaves so.
+        The session's item is created where there is none. The condition fails where its values have another format. It
+        never expires before its messages do, and its last activity never goes back, whatever the clocks of its writers
+        tell: the condition fails where the item has expired, and where it expires or was active later than these
+        messages, which the next attempt leaves so.
 
         Args:
             number: how many messages.
@@ -164,6 +179,7 @@ class SessionItem:
             "#revision": REVISION,
             "#details": DETAILS_REVISION,
             "#all": COUNTS_ALL,
+            "#format": FORMAT,
             "#expiry": self.layout.expiry_name,
         }
         values = {
@@ -177,7 +193,10 @@ class SessionItem:
         }
         # What is damaged is not counted on.
         countable = "(attribute_not_exists(#revision) OR #count BETWEEN :least AND :most)"
-        change, conditions = "", [ALIVE if seen is None else _THERE, countable]
+        change, conditions = "", [ALIVE if seen is None else _THERE, countable, self._of_this_format()]
+        if self.format:
+            sets.append("#format = :format")
+            values[":format"] = {"S": self.format}
         if self.owner is not None:
             sets.append("#owner = if_not_exists(#owner, :owner)")
             names["#owner"] = OWNER
@@ -225,11 +244,14 @@ class SessionItem:
             "#metadata": METADATA,
             "#owner": OWNER,
             "#all": COUNTS_ALL,
+            "#format": FORMAT,
             "#expiry": self.layout.expiry_name,
         }
         values: dict[str, AttributeValue] = {":added": _number(number), ":all": {"BOOL": is_first}}
         values |= {":at": {"S": iso(first.created_at)}, ":new": {"S": revision}}
-        removed = {"#title", "#metadata", "#owner", "#expiry"}
+        removed = {"#title", "#metadata", "#owner", "#format", "#expiry"}
+        if self.format:
+            sets["#format"], values[":format"] = ":format", {"S": self.format}
         if self.owner is not None:
             sets["#owner"], values[":owner"] = ":owner", {"S": self.owner}
         if expiry is not None or self.layout.ttl is not None:
@@ -247,8 +269,13 @@ class SessionItem:
         Its condition fails where the session has no item, or where ``expiry`` is not later than the item's own.
         """
         sets, condition = "SET #count = #count + :change, #revision = :revision", _THERE
+        if change > 0:
+            condition = f"{condition} AND {self._of_this_format()}"
         values = {":change": _number(change), ":revision": {"S": revision}} | _at(now)
         names = {"#count": MESSAGE_COUNT, "#revision": REVISION, "#expiry": self.layout.expiry_name}
+        if change > 0:
+            names["#format"] = FORMAT
+            values |= {":format": {"S": self.format}} if self.format else {}
         if self.owner is not None:
             sets = f"{sets}, #owner = if_not_exists(#owner, :owner)"
             names["#owner"], values[":owner"] = OWNER, {"S": self.owner}
@@ -377,6 +404,11 @@ class SessionItem:
             parameters["ExpressionAttributeValues"] = seen_values
         return Request("delete_item", parameters)
 
+    def _of_this_format(self) -> str:
+        """Return the condition that the session's values have this format, where it has any."""
+        has_it = "#format = :format" if self.format else "attribute_not_exists(#format)"
+        return f"(attribute_not_exists(#revision) OR {has_it})"
+
     def _key(self) -> dict[str, AttributeValue]:
         return {**self.layout.key, self.layout.sort_key_name: {"S": SORT_KEY}}
 
@@ -417,6 +449,7 @@ def read_session(layout: ItemCollection, item: Item) -> StoredSession:
         last_active=_read(item, LAST_ACTIVE, "S", _time),
         message_count=_read(item, MESSAGE_COUNT, "N", _count),
         metadata=item.get(METADATA),
+        format=format_of(item),
         flagged=RECOUNT in item or not counts_all(item),
     )
 
@@ -424,6 +457,15 @@ def read_session(layout: ItemCollection, item: Item) -> StoredSession:
 def owner_of(item: Item) -> str | None:
     owner: str | None = item.get(OWNER, {}).get("S")
     return owner
+
+
+def format_of(item: Item) -> str:
+    """Return the name of the format of a session's values, empty for LangChain's messages.
+
+    Raises:
+        DamagedAttribute: it is damaged.
+    """
+    return _read(item, FORMAT, "S", _format_name) if FORMAT in item else ""
 
 
 def new_flag(until: int) -> str:
@@ -469,10 +511,23 @@ def is_sessions_item(layout: ItemCollection, item: Item) -> bool:
 
 
 def query_sessions(
-    layout: ItemCollection, owner: str, *, limit: int, start_key: Mapping[str, AttributeValue] | None
+    layout: ItemCollection,
+    owner: str,
+    *,
+    limit: int,
+    start_key: Mapping[str, AttributeValue] | None,
+    format_name: str | None = None,
 ) -> Request:
-    """Read a page of an owner's sessions, expired ones among them, the last active first."""
-    parameters = {
+    """Read a page of an owner's sessions, expired ones among them, the last active first.
+
+    Args:
+        layout: how the table's sessions are stored.
+        owner: the owner.
+        limit: how many items are read at most, those of other formats among them.
+        start_key: the ``LastEvaluatedKey`` of the page before, None for the first page.
+        format_name: only sessions of this format, empty for LangChain's messages; None for all.
+    """
+    parameters: dict[str, Any] = {
         "TableName": layout.table_name,
         "IndexName": INDEX_NAME,
         "KeyConditionExpression": "#owner = :owner",
@@ -481,6 +536,11 @@ def query_sessions(
         "ScanIndexForward": False,
         "Limit": min(limit, MAX_LIMIT),
     }
+    if format_name is not None:
+        parameters["FilterExpression"] = "#format = :format" if format_name else "attribute_not_exists(#format)"
+        parameters["ExpressionAttributeNames"]["#format"] = FORMAT
+        if format_name:
+            parameters["ExpressionAttributeValues"][":format"] = {"S": format_name}
     return Request("query", parameters if start_key is None else parameters | {"ExclusiveStartKey": start_key})
 
 
@@ -544,6 +604,12 @@ def _read(item: Item, name: str, kind: str, convert: Callable[[str], Value]) -> 
     except (KeyError, ValueError):
         pass
     raise DamagedAttribute(name)
+
+
+def _format_name(text: str) -> str:
+    if not text:
+        raise ValueError("LangChain's messages have no such attribute")
+    return text
 
 
 def _time(text: str) -> datetime:

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from langchain_core.messages import BaseMessage
 
-from ._aws_errors import aws_error_of
-from ._binding import Binding
-from ._calls import ConditionFailed, Item, Request, TransactionCanceled, call, pause
-from ._clients import Clients
-from ._codec.attribute_values import AttributeValue
-from ._codec.keys import KeyValue, decode_key_value
-from ._codec.messages import are_equal
-from ._conversation import MAX_ATTEMPTS, leaves_nothing_opened, now, reads_stored
-from ._indexed_conversation import check_index
-from ._item_collection import FENCE_SECONDS, MAX_TRANSACTION_ITEMS, ItemCollection, Items, sized
-from ._item_collection_conversation import ItemCollectionConversation
-from ._migration import OTHER_ACTIONS, SORT_KEY, Digests, Marker, Migration, digest
-from ._session_item import SessionItem, new_flag
-from ._single_item import SingleItem
-from ._single_item_conversation import SingleItemConversation
-from ._slices import at_most, in_order
-from ._sort_keys import MAX_INDEX, SortKey, batch_before, parse
-from .errors import (
+from .._aws_errors import aws_error_of
+from .._binding import Binding
+from .._calls import call, pause
+from .._clients import Clients
+from .._codec.attribute_values import AttributeValue, size_of
+from .._codec.keys import KeyValue, decode_key_value
+from .._codec.messages import LANGCHAIN, are_equal
+from .._item_collection.bodies import Bodies
+from .._item_collection.reader import Reader
+from .._item_collection.records import wanted_of
+from .._item_collection.requests import (
+    FENCE_SECONDS,
+    MAX_TRANSACTION_BYTES,
+    MAX_TRANSACTION_ITEMS,
+    ItemCollection,
+    Items,
+)
+from .._item_collection.sort_keys import MAX_MOVED, RecordPosition, SortKey, key_of_first_moved, parse
+from .._request import ConditionFailed, Item, Request, TransactionCanceled
+from .._session import MAX_ATTEMPTS, Access, EmptyPages, leaves_nothing_opened, now, reads_stored
+from .._session_index.counting import check_format, check_index
+from .._session_index.requests import SessionItem, new_flag
+from .._single_item.requests import SingleItem
+from .._single_item.session import SingleItemSession
+from .._slices import at_most, in_order
+from ..errors import (
     AccessDeniedError,
     ChatHistoryError,
     ConfigurationError,
+    FormatError,
     ItemTooLargeError,
     KmsKeyError,
     MessageNotStorableError,
@@ -40,9 +50,7 @@ from .errors import (
     WriteOutcomeUnknownError,
     wrong_key,
 )
-
-if TYPE_CHECKING:
-    from ._sealing import Sealing
+from .checkpoint import OTHER_ACTIONS, SORT_KEY, Digests, Marker, Migration, digest
 
 # Each holds its session's 400 KB a few times over, and the event loop for as long as the SDK takes to write a request.
 _SESSIONS_AT_ONCE = 8
@@ -50,6 +58,10 @@ _LOOKED_FOR_AT_ONCE = 16
 _FIRST_KEYS_AT_ONCE = 100
 # Before the clocks of all hosts that write to the target, however wrong they are.
 _BEFORE_NOW_SECONDS = 3600
+# Few enough that a message is removed, or the latest ones are read, at little cost.
+_MESSAGES_IN_A_RECORD = 16
+# In one transaction, with room for the parts of large ones.
+_MAX_RECORDS = 80
 _DIGESTS = Binding("migration", SORT_KEY)
 
 Outcome: TypeAlias = Literal[
@@ -102,6 +114,7 @@ class _Ended(Exception):
 
 
 _OF_ONE_SESSION = (
+    FormatError,
     ItemTooLargeError,
     KmsKeyError,
     MessageNotStorableError,
@@ -144,27 +157,37 @@ class Found(NamedTuple):
     others: list[str]
 
 
-class Source(SingleItemConversation):
-    """A session that is moved from a single item."""
+class Source:
+    """A session that is moved from a single item.
+
+    Args:
+        layout: how it is stored.
+        access: what it reaches its table with.
+    """
+
+    def __init__(self, layout: SingleItem, access: Access) -> None:
+        self.access = access
+        self._layout = layout
+        self._session = SingleItemSession(layout, access)
 
     @reads_stored
     async def look(self) -> Found | Literal["absent", "expired"]:
         """Read the session: all of its item, because whoever deletes it must know all that it holds."""
-        item: Item = (await self._call(self._layout.read_whole())).get("Item", {})
+        item: Item = (await self.access.call(self._layout.read_whole())).get("Item", {})
         stored = self._layout.stored(item, now())
         if stored.expired:
             return "expired"
         if stored.malformed:
-            raise self._malformed()
+            raise self._session.malformed()
         if self._layout.messages_name not in item and self._layout.others(item):
             # Not "absent": its messages may be in another attribute than was said.
             others = ", ".join(map(repr, self._layout.others(item)))
             reason = f"the source has no attribute {self._layout.messages_name!r}, but {others}"
-            raise _Ended("failed", f"{reason}: check history_messages_key [{self.place}]")
+            raise _Ended("failed", f"{reason}: check history_messages_key [{self.access.place}]")
         if not stored.messages:
             return "absent"
-        messages = await self._decode(stored.messages, 0)
-        digests = await self._in_slices(lambda message, at: digest(stored.messages[at], message), messages)
+        messages = await self._session.decode(stored.messages, 0)
+        digests = await self.access.in_slices(lambda message, at: digest(stored.messages[at], message), messages)
         expiry = item.get(self._layout.expiry_name, {}).get("N")
         return Found(stored.messages, messages, digests, expiry, self._layout.others(item))
 
@@ -177,30 +200,37 @@ class Source(SingleItemConversation):
         if found.others:
             names = ", ".join(map(repr, found.others))
             reason = f"the source is not deleted, because it has attributes of others: {names}"
-            raise _Ended("kept", f"{reason} [{self.place}]")
+            raise _Ended("kept", f"{reason} [{self.access.place}]")
         try:
-            await self._call(self._layout.delete_unchanged(found.stored))
+            await self.access.call(self._layout.delete_unchanged(found.stored))
         except ConditionFailed as failed:
             # Where it is gone, an attempt whose answer was lost may have done it, or another migrator.
             if failed.item is not None:
                 raise _Overtaken from None
 
 
-class Target(ItemCollectionConversation):
-    """A session that is moved into an item collection."""
+class Copy(NamedTuple):
+    """What is to be copied: the items of so many messages' records."""
 
-    _message_items = MAX_TRANSACTION_ITEMS - OTHER_ACTIONS
+    items: Items
+    number: int
 
-    def __init__(
-        self,
-        layout: ItemCollection,
-        clients: Clients,
-        place: Place,
-        sealing: Sealing | None,
-        entry: SessionItem | None,
-    ) -> None:
-        super().__init__(layout, clients, place, sealing, consistent_read=True)
-        self._entry = entry
+
+class Target:
+    """A session that is moved into an item collection.
+
+    Args:
+        layout: how it is stored.
+        access: what it reaches its table with.
+        summary: its item in the session index, None without one.
+    """
+
+    def __init__(self, layout: ItemCollection, access: Access, summary: SessionItem | None) -> None:
+        self.access = access
+        self._layout = layout
+        self._summary = summary
+        self._bodies = Bodies[BaseMessage](access, LANGCHAIN)
+        self._reader = Reader(layout, access, self._bodies.format_name)
         self._fitted = 0
         self._is_empty = False
 
@@ -208,16 +238,18 @@ class Target(ItemCollectionConversation):
     @reads_stored
     async def marker(self) -> Marker | None:
         migration = Migration(self._layout)
-        item: Item | None = (await self._call(migration.read())).get("Item")
+        item: Item | None = (await self.access.call(migration.read())).get("Item")
         if item is None:
             return None
         try:
             data, sealed = migration.digests(item)
-            marker = migration.marker(item, (await self._open({0: (_DIGESTS, data)}))[0] if sealed else data)
+            marker = migration.marker(item, (await self.access.open({0: (_DIGESTS, data)}))[0] if sealed else data)
         except (KeyError, ValueError):
             marker = None
-        if marker is None or not self._clock.is_possible(marker.base):
-            raise UndecodableItemError("The item 'migration', which says what was copied, is damaged", self.place)
+        if marker is None or not self._reader.clock.is_possible(marker.base):
+            raise UndecodableItemError(
+                "The item 'migration', which says what was copied, is damaged", self.access.place
+            )
         return marker
 
     @reads_stored
@@ -225,63 +257,75 @@ class Target(ItemCollectionConversation):
         """Return the marker, not stored yet, of a session that comes before all that is there and will be written."""
         first = await self._first_key()
         self._is_empty = first is None
-        return Marker(batch_before(first, _BEFORE_NOW_SECONDS))
+        return Marker(key_of_first_moved(first, _BEFORE_NOW_SECONDS))
 
     async def _first_key(self) -> SortKey | None:
-        """Return the first sort key of a message, a tombstone or not, between which others may have put items."""
+        """Return the first sort key of a record, a tombstone or not, between which others may have put items."""
         limit, start_key = 1, None
         while True:
             request = Migration(self._layout).read_first_keys(limit, start_key)
-            items, start_key = await self._query(request)
+            items, start_key = await self._reader.query(request)
             keys = (parse(item[self._layout.sort_key_name]["S"]) for item in items)
             if (first := next(filter(None, keys), None)) is not None or start_key is None:
                 return first
             limit = _FIRST_KEYS_AT_ONCE
 
-    async def prepare(self, found: Found, done: int, marker: Marker) -> list[list[Items]]:
-        """Return the items of the source's messages but for the first ones, divided into transactions."""
-        if done == len(found.messages):
-            return []
-        if self._entry is not None:
-            await check_index(self._clients, self._entry, self.place)
-        migration = Migration(self._layout)
-        new = len(found.messages) - done
-        if marker.total + new > MAX_INDEX:
-            raise ItemTooLargeError(f"More than {MAX_INDEX:,} messages of one session cannot be copied", self.place)
-        keys = [marker.key(marker.total + offset) for offset in range(new)]
-        bodies = await self._encode(found.messages, keys)
-        items = await self._in_slices(
-            lambda key, offset: sized(migration.items_of(key, bodies[offset], now(), found.expiry)), keys
-        )
-        return self._divide(items, done)
+    async def prepare(self, found: Found, done: int, marker: Marker) -> Copy:
+        """Return the records of the source's messages but for the first ones."""
+        new = found.messages[done:]
+        if not new:
+            return Copy([], 0)
+        if self._summary is not None:
+            await check_index(self.access.clients, self._summary, self.access.place)
+        if marker.total + len(new) > MAX_MOVED:
+            text = f"More than {MAX_MOVED:,} messages of one session cannot be copied"
+            raise ItemTooLargeError(text, self.access.place)
+        texts = await self._bodies.encode(new)
+        expiry = self._layout.expiry(now()) if found.expiry is None else {"N": found.expiry}
+        items: Items = []
+        for start, end in _divided(len(new)):
+            key = marker.key(marker.total + start)
+            types = self._bodies.types_of(new[start:end])
+            body = await self._bodies.pack(key, texts[start:end], range(end - start), types)
+            items += self._layout.items_of(key, body, expiry)
+        size = sum(size_of({"M": item}) for item in items)
+        if len(items) > MAX_TRANSACTION_ITEMS - OTHER_ACTIONS or size > MAX_TRANSACTION_BYTES:
+            raise self._bodies.too_large(len(new), size)
+        return Copy(items, len(new))
 
-    async def copy(self, together: list[Items], before: Marker, after: Marker, expiry: str | None) -> None:
-        items, digests = [item for items in together for item in items], await self._digests(after)
-        countings = self._countings(len(together), before.key(before.total), after, expiry)
+    async def copy(self, copy: Copy, before: Marker, after: Marker, expiry: str | None) -> None:
+        digests = await self._digests(after)
+        countings = self._countings(copy.number, before.key(before.total), after, expiry)
         # What fitted last first: a transaction that is refused costs as much as another.
         for turn in sorted(range(len(countings)), key=lambda turn: turn != self._fitted):
             token = f"{after.revision}-{turn}"
             try:
-                request = Migration(self._layout).copy(items, before, after, digests, token, *countings[turn])
+                request = Migration(self._layout).copy(copy.items, before, after, digests, token, *countings[turn])
                 await self._advance(request, after)
             except _Overtaken:
                 continue
             self._fitted = turn
             return
+        await self.check_format()
         raise _Overtaken
+
+    async def check_format(self) -> None:
+        """Refuse a session that has values of another format, as far as the index knows."""
+        if self._summary is not None:
+            check_format(self.access, self._summary, (await self.access.call(self._summary.get())).get("Item"))
 
     def _countings(self, number: int, first: SortKey, after: Marker, expiry: str | None) -> list[list[dict[str, Any]]]:
         """Return how the session's item may have to be written, of which one is right; what it says stays true."""
-        if self._entry is None:
+        if self._summary is None:
             return [[]]
         revision = after.revision or ""
         if expiry is None and self._layout.ttl is not None:
             expiry = str(now() + self._layout.ttl)
         # The copies' time is before that of all that is there.
         flag = None if self._is_empty else new_flag(now() + FENCE_SECONDS)
-        begin = self._entry.begin_anew(number, first, now(), revision, expiry, is_first=self._is_empty, flag=flag)
-        extend = [] if expiry is None else [[self._entry.count_on(number, now(), revision, expiry)]]
-        return [[begin], *extend, [self._entry.count_on(number, now(), revision)]]
+        begin = self._summary.begin_anew(number, first, now(), revision, expiry, is_first=self._is_empty, flag=flag)
+        extend = [] if expiry is None else [[self._summary.count_on(number, now(), revision, expiry)]]
+        return [[begin], *extend, [self._summary.count_on(number, now(), revision)]]
 
     async def verify(self, originals: Mapping[int, BaseMessage], marker: Marker, new: int) -> Marker:
         """Compare messages with what is stored of them, by their indexes, and return the marker that says so.
@@ -307,15 +351,15 @@ class Target(ItemCollectionConversation):
 
     async def _digests(self, marker: Marker) -> Digests:
         data = b"".join(marker.copied)
-        if self._sealing is None:
+        if self.access.sealing is None:
             return Digests(data, sealed=False)
-        (sealed,) = await self._sealing.seal([(_DIGESTS, data)])
+        (sealed,) = await self.access.sealing.seal([(_DIGESTS, data)])
         return Digests(sealed, sealed=True)
 
     async def _advance(self, request: Request, marker: Marker) -> None:
         """Send a request that stores a marker; where that is there, an attempt whose answer was lost has done so."""
         try:
-            await self._call(request)
+            await self.access.call(request)
         except ConditionFailed as failed:
             found = failed.item
         except TransactionCanceled as canceled:
@@ -326,38 +370,56 @@ class Target(ItemCollectionConversation):
             raise _Overtaken
 
     async def _compare(self, originals: Mapping[int, BaseMessage], marker: Marker, new: int) -> None:
-        number = marker.total - min(originals)
-        latest = await self._latest(number, before=marker.key(marker.total), consistent=True)
-        by_key = {body.key: body for body in latest}
-        bodies = {index: by_key[key] for index in originals if (key := marker.key(index)) in by_key}
-        # What was replaced here is another message by right.
-        index_of = {body.key: index for index, body in bodies.items() if body.revision is None}
-        same = await self._whole([bodies[index] for index in index_of.values()])
-        for body, message in zip(same, await self._decode(same), strict=True):
-            index = index_of[body.key]
-            if not are_equal(message, originals[index]):
-                raise _Ended("failed", f"message {index} reads back as another one [{self.place}]")
-        missing = [index for index in originals if index >= new and index not in bodies]
+        behind = RecordPosition(marker.key(marker.total), None)
+        latest = await self._reader.latest(marker.total - min(originals), before=behind, consistent=True)
+        copied = [record for record in latest if record.key.nonce == marker.base.nonce]
+        wanted = wanted_of(await self._reader.whole(copied))
+        there = set[int]()
+        for one, messages in zip(wanted, await self._bodies.decode(wanted), strict=True):
+            for position, message in zip(one.record.all_positions() or (), messages, strict=True):
+                index = marker.index(one.record.key, position)
+                there.add(index)
+                # What was replaced here is another message by right.
+                is_same = index not in originals or one.record.revision or are_equal(message, originals[index])
+                if not is_same:
+                    raise _Ended("failed", f"message {index} reads back as another one [{self.access.place}]")
+        await self._check_missing([index for index in originals if index >= new and index not in there], marker, new)
+
+    async def _check_missing(self, missing: list[int], marker: Marker, new: int) -> None:
+        """Refuse messages that were stored a moment ago and are not there, unless they were removed."""
+        key_of = {
+            new + index: marker.key(new + start)
+            for start, end in _divided(marker.total - new)
+            for index in range(start, end)
+        }
         if missing and (kept := await self._first_kept()) is not None:
-            missing = [index for index in missing if marker.key(index) >= kept]
-        removed = await at_most(_LOOKED_FOR_AT_ONCE, lambda index: self._was_removed(marker, index), missing)
+            missing = [index for index in missing if key_of[index] >= kept]
+        removed = await at_most(_LOOKED_FOR_AT_ONCE, lambda index: self._was_removed(key_of[index]), missing)
         if not all(removed):
             first = missing[removed.index(False)]
-            raise _Ended("failed", f"message {first} was copied, and is not there any more [{self.place}]")
+            raise _Ended("failed", f"message {first} was copied, and is not there any more [{self.access.place}]")
 
     async def _first_kept(self) -> SortKey | None:
-        """Return the sort key of the first message that history_size keeps, None where it keeps all."""
+        """Return the sort key of the first record that history_size keeps, None where it keeps all."""
         size = self._layout.history_size
         if size is None:
             return None
-        latest = await self._latest(size, consistent=True)
-        return latest[-size].key if len(latest) >= size else None
+        records = await self._reader.latest(size, consistent=True)
+        wanted = wanted_of(records, size)
+        return wanted[0].record.key if sum(one.number for one in wanted) >= size else None
 
     @reads_stored
-    async def _was_removed(self, marker: Marker, index: int) -> bool:
-        """Tell whether a message was removed, or has expired."""
-        item: Item | None = (await self._call(self._layout.get(marker.key(index)))).get("Item")
-        return item is not None and self._layout.alive(item, now()) is None
+    async def _was_removed(self, key: SortKey) -> bool:
+        """Tell whether a message that is not in its record any more was removed, or has expired with it."""
+        item: Item | None = (await self.access.call(self._layout.get(key))).get("Item")
+        record = None if item is None else self._layout.alive(item, now())
+        return item is not None and (record is None or record.revision is not None)
+
+
+def _divided(number: int) -> list[tuple[int, int]]:
+    """Return where the records of so many messages begin and end."""
+    size = max(_MESSAGES_IN_A_RECORD, math.ceil(number / _MAX_RECORDS))
+    return [(start, min(start + size, number)) for start in range(0, number, size)]
 
 
 class _Move:
@@ -380,7 +442,7 @@ class _Move:
                 return await self._attempt(dry_run, delete_source)
             except _Overtaken:
                 await pause(attempt)
-        raise WriteConflictError(f"Others were faster in {MAX_ATTEMPTS} attempts in a row", self._source.place)
+        raise WriteConflictError(f"Others were faster in {MAX_ATTEMPTS} attempts in a row", self._source.access.place)
 
     async def _attempt(self, dry_run: bool, delete_source: bool) -> Outcome:
         # The marker first: what it knows of the source must not be later than the source.
@@ -393,7 +455,7 @@ class _Move:
                     "the source is not deleted, because the session was deleted in the target and nothing is left to"
                     " compare it with: clear the source yourself if it is not needed"
                 )
-                raise _Ended("kept", f"{reason} [{self._source.place}]")
+                raise _Ended("kept", f"{reason} [{self._source.access.place}]")
             return "deleted"
         if isinstance(found, str):
             if marker is not None and not dry_run:
@@ -406,11 +468,12 @@ class _Move:
                 "the source does not continue what was copied of it: compare both sessions, append to the target what"
                 " it lacks, and clear the source"
             )
-            raise _Ended("diverged", f"{reason} [{self._source.place}]")
+            raise _Ended("diverged", f"{reason} [{self._source.access.place}]")
         if dry_run:
-            new = await self._target.prepare(found, known, marker)
-            self.copied = sum(map(len, new))
-            return "would_copy" if new else "unchanged"
+            self.copied = (await self._target.prepare(found, known, marker)).number
+            if self.copied:
+                await self._target.check_format()
+            return "would_copy" if self.copied else "unchanged"
         marker = await self._copy_and_verify(found, known, marker, again=delete_source)
         if not delete_source:
             return "copied" if self.copied else "unchanged"
@@ -426,13 +489,12 @@ class _Move:
             for index, message in enumerate(found.messages, new - known)
             if again or index >= marker.verified
         }
-        done = known
-        for together in await self._target.prepare(found, done, marker):
-            done += len(together)
-            after = marker.after_copying(len(together), found.digests[:done])
-            await self._target.copy(together, marker, after, found.expiry)
+        copy = await self._target.prepare(found, known, marker)
+        if copy.number:
+            after = marker.after_copying(copy.number, found.digests)
+            await self._target.copy(copy, marker, after, found.expiry)
             marker = after
-            self.copied += len(together)
+            self.copied += copy.number
             self.total = marker.total
         return await self._target.verify(originals, marker, new)
 
@@ -469,6 +531,7 @@ def migrate(
 async def scan_session_ids(layout: SingleItem, clients: Clients) -> AsyncGenerator[KeyValue, None]:
     (name, *_) = layout.key
     place, start_key = Place(layout.table_name), None
+    empty_pages = EmptyPages(place)
     while True:
         response = await call(clients, layout.scan_keys(start_key), place)
         for item in response["Items"]:
@@ -478,3 +541,4 @@ async def scan_session_ids(layout: SingleItem, clients: Clients) -> AsyncGenerat
         start_key = response.get("LastEvaluatedKey")
         if start_key is None:
             return
+        empty_pages.count(response["Items"])

@@ -7,14 +7,26 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from ._aws_errors import not_an_answer
-from ._calls import Item, call
-from ._clients import Clients
-from ._codec.keys import KeyValue, decode_key_value
-from ._conversation import MAX_ATTEMPTS, now
-from ._indexed_conversation import IndexedConversation, SessionInfo
-from ._item_collection import ItemCollection
-from ._session_item import (
+from .._aws_errors import not_an_answer
+from .._calls import call
+from .._clients import Clients
+from .._codec.format import LANGCHAIN_NAME
+from .._codec.keys import KeyValue, decode_key_value
+from .._item_collection.requests import ItemCollection
+from .._request import Item
+from .._session import MAX_ATTEMPTS, EmptyPages, now
+from .._settings import check_positive
+from .._slices import at_most, in_order
+from ..errors import (
+    AccessDeniedError,
+    ChatHistoryError,
+    ConfigurationError,
+    KmsKeyError,
+    Place,
+    UndecodableItemError,
+    WriteConflictError,
+)
+from .requests import (
     LAST_ACTIVE,
     OWNER,
     check_owner,
@@ -24,17 +36,7 @@ from ._session_item import (
     query_sessions,
     start_key_of,
 )
-from ._settings import check_positive
-from ._slices import at_most, in_order
-from .errors import (
-    AccessDeniedError,
-    ChatHistoryError,
-    ConfigurationError,
-    KmsKeyError,
-    Place,
-    UndecodableItemError,
-    WriteConflictError,
-)
+from .session import IndexedSession, SessionInfo
 
 # Where they are sealed, each has a data key of its own that KMS opens.
 _READ_AT_ONCE = 16
@@ -93,24 +95,24 @@ class Sessions:
     Args:
         layout: how they are stored, whatever its key's value.
         clients: what to send requests with.
-        conversation_of: returns the session of a partition key's value.
+        session_of: returns the session of a partition key's value.
     """
 
     def __init__(
-        self, layout: ItemCollection, clients: Clients, conversation_of: Callable[[KeyValue], IndexedConversation]
+        self, layout: ItemCollection, clients: Clients, session_of: Callable[[KeyValue], IndexedSession]
     ) -> None:
         self._layout = layout
         self._clients = clients
-        self._conversation_of = conversation_of
+        self._session_of = session_of
         # An index has no item that lacks one of these.
         self._index_key = {OWNER, LAST_ACTIVE, *layout.key, layout.sort_key_name}
 
-    async def page(self, owner: str, limit: int, before: str | None) -> SessionPage:
+    async def page(self, owner: str, limit: int, before: str | None, format_name: str | None) -> SessionPage:
         """Return the sessions of an owner that were active last, or before a cursor."""
         check_owner(owner)
         check_positive("limit", limit, optional=False)
         alive: list[Item] = []
-        async with aclosing(self._items(owner, limit + 1, before)) as items:
+        async with aclosing(self._items(owner, limit + 1, before, format_name)) as items:
             async for item in items:
                 if is_alive(self._layout, item, now()):
                     alive.append(item)
@@ -145,12 +147,16 @@ class Sessions:
             known |= ids
         raise WriteConflictError(f"The sessions of this owner are there again after {MAX_ATTEMPTS} deletions", place)
 
-    async def _items(self, owner: str, limit: int, before: str | None = None) -> AsyncGenerator[Item, None]:
+    async def _items(
+        self, owner: str, limit: int, before: str | None = None, format_name: str | None = None
+    ) -> AsyncGenerator[Item, None]:
         """Yield the index's items of an owner, read so many at a time."""
         start_key = None if before is None else start_key_of(self._layout, owner, before)
         place = Place(self._layout.table_name)
+        empty_pages = EmptyPages(place)
         while True:
-            request = query_sessions(self._layout, owner, limit=limit, start_key=start_key)
+            stored_name = "" if format_name == LANGCHAIN_NAME else format_name
+            request = query_sessions(self._layout, owner, limit=limit, start_key=start_key, format_name=stored_name)
             response: dict[str, Any] = await call(self._clients, request, place)
             for item in response["Items"]:
                 if not self._index_key <= item.keys():
@@ -160,20 +166,21 @@ class Sessions:
             start_key = response.get("LastEvaluatedKey")
             if start_key is None:
                 return
+            empty_pages.count(response["Items"])
 
     async def _read(self, item: Item) -> SessionInfo | UnreadableSession:
         try:
-            return await self._conversation(item).info_of(item)
+            return await self._session(item).info_of(item)
         except _UNREADABLE as error:
             return UnreadableSession(self._session_id(item), error)
 
     async def _delete(self, item: Item) -> tuple[KeyValue, int] | None:
         """Delete a session and return its id and how many messages it had, None where there was none."""
-        count = await self._conversation(item).delete()
+        count = await self._session(item).delete()
         return None if count is None else (self._session_id(item), count)
 
-    def _conversation(self, item: Item) -> IndexedConversation:
-        return self._conversation_of(self._session_id(item))
+    def _session(self, item: Item) -> IndexedSession:
+        return self._session_of(self._session_id(item))
 
     def _session_id(self, item: Item) -> KeyValue:
         (partition_name,) = self._layout.key

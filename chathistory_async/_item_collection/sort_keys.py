@@ -1,16 +1,19 @@
-"""Sort keys of messages: time-ordered, of one width, unique; the proof of their order stands here.
+"""Sort keys of records and ids of messages: time-ordered, of one width, unique; the proof of their order stands here.
 
-A sort key is ``m#tttttttttttttttt-rrrrrrrrrrrrrrrr-iiiiii-pp``, all in lower-case hexadecimal digits:
+A sort key is ``m#tttttttttttttttt-nnnnnnnnnnnnnnnn-pp``, all in lower-case hexadecimal digits:
 
 - t, the tick: milliseconds since the epoch in its first 48 bits, a counter in its last 16;
-- r, the batch: 64 random bits;
-- i, the index of the message in its batch;
-- p, the part of the message, 00 unless it is too large for one item.
+- n, the nonce: 64 random bits;
+- p, the part of the record, 00 unless the record is too large for one item.
+
+A message has the id ``t-n-iiiiii``: its record, and its position in the record as it was appended. ``t-n`` is the id of
+the whole record.
 
 Order. DynamoDB orders text by its UTF-8 bytes, and digits of a fixed width are ordered so as their numbers are.
 
-1. *A batch stays together and in order.* Its messages share t and r and differ in i. Two batches differ in r or in t,
-   both of which come before i, so all of one batch comes before all of the other. The same holds for a message's parts.
+1. *A batch stays together and in order.* It is one record, whose messages share t and n, and have the order of their
+   positions. Two records differ in t or in n, both of which come before the position, so all messages of one come
+   before all of the other. The same holds for a record's parts.
 2. *What was seen comes before what is written*, on any host's clock. A tick is taken from the hybrid logical clock
    (Kulkarni and others, 2014: https://cse.buffalo.edu/tech-reports/2014-04.pdf) of the session: it is the greater of
    the time and of one more than the latest tick that the process has read or written in it, hence greater than each of
@@ -21,15 +24,15 @@ Order. DynamoDB orders text by its UTF-8 bytes, and digits of a fixed width are 
    time would give all others that time. Only such a session can lose what a dropped clock had seen, until it is read.
 3. *A clock that goes back orders nothing backwards*, within a process: its time is the latest that the process has
    read, over all of its handles.
-4. *What is moved here from another table comes first*: it is one batch, whose tick is less than that of the first
-   message that was there, and so far back that no clock tells it any more. By 1 and 2, it comes before what was there
-   and before all that is written from then on, whenever it is stored itself.
+4. *What is moved here from another table comes first*: its records have one nonce, and their ticks grow from one that
+   is MAX_MOVED less than that of the first record that was there, and so far back that no clock tells it any more. By 1
+   and 2, it comes before what was there and before all that is written from then on, whenever it is stored itself.
 
 A tick that lies more than MAX_LEAD_MS ahead of the time is impossible. No clock follows it, because a clock that did
-could run out of ticks, and nothing is appended to a session while the latest message there has such a tick.
+could run out of ticks, and nothing is appended to a session while the latest record there has such a tick.
 
-Two batches of one tick are concurrent: neither's writer had seen the other's. r decides between them. That two batches
-have the same t and r happens once in 2**64 such pairs.
+Two records of one tick are concurrent: neither's writer had seen the other's. n decides between them. That two records
+have the same t and n happens once in 2**64 such pairs.
 """
 
 from __future__ import annotations
@@ -40,17 +43,21 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-from ._fork import after_fork_in_child
+from .._fork import after_fork_in_child
 
 PREFIX = "m#"
-MAX_INDEX = 16**6
-MAX_PARTS = 16**2
+# Positions have six digits.
+MAX_VALUES = 16**6
+# Of messages that are moved to one session from another table.
+MAX_MOVED = 16**6
 _COUNTER_BITS = 16
-_MESSAGE = PREFIX + r"[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{6}"
-_FORM = re.compile(_MESSAGE + "-[0-9a-f]{2}")
-_FORM_OF_FIRST_PART = re.compile(_MESSAGE + "-00")
+_RECORD = r"[0-9a-f]{16}-[0-9a-f]{16}"
+_FORM = re.compile(f"{PREFIX}{_RECORD}-[0-9a-f]{{2}}")
+_FORM_OF_FIRST_PART = re.compile(f"{PREFIX}{_RECORD}-00")
+_FORM_OF_ID = re.compile(f"({_RECORD})(?:-([0-9a-f]{{6}}))?")
 _DAY_MS = 24 * 3600 * 1000
 # A century: a clock that was never set stands in 1970, and may read what was written today. The 48 bits of a tick's
 # time last until the year 10889.
@@ -69,15 +76,20 @@ class SortKey(str):
 
     __slots__ = ()
 
-    def __new__(cls, tick: int, batch: str, index: int, part: int = 0) -> SortKey:
-        return str.__new__(cls, f"{PREFIX}{tick:016x}-{batch}-{index:06x}-{part:02x}")
+    def __new__(cls, tick: int, nonce: str, part: int = 0) -> SortKey:
+        return str.__new__(cls, f"{PREFIX}{tick:016x}-{nonce}-{part:02x}")
+
+    @classmethod
+    def of(cls, text: str) -> SortKey:
+        """Return the sort key of a text that has the form of one."""
+        return str.__new__(cls, text)
 
     @property
     def tick(self) -> int:
         return int(self[2:18], 16)
 
     @property
-    def batch(self) -> str:
+    def nonce(self) -> str:
         return self[19:35]
 
     @property
@@ -97,17 +109,42 @@ class SortKey(str):
         return min((self.tick >> _COUNTER_BITS) / 1000, _LAST_SECOND)
 
     def of_part(self, part: int) -> SortKey:
-        return str.__new__(SortKey, f"{self[:-2]}{part:02x}")
+        return SortKey.of(f"{self[:-2]}{part:02x}")
 
 
 def parse(text: str) -> SortKey | None:
     """Return the sort key that a text is, or None."""
-    return str.__new__(SortKey, text) if _FORM.fullmatch(text) else None
+    return SortKey.of(text) if _FORM.fullmatch(text) else None
 
 
-def message_id_of(key: str) -> str:
-    """Return the id of the message that the text of a sort key belongs to."""
+def record_id_of(key: str) -> str:
+    """Return the id of the record that the text of a sort key belongs to."""
     return key[len(PREFIX) : -3]
+
+
+def message_id_of(key: str, position: int) -> str:
+    """Return the id of the message at a position of the record that the text of a sort key belongs to."""
+    return f"{key[len(PREFIX) : -3]}-{position:06x}"
+
+
+class RecordPosition(NamedTuple):
+    """What an id names: a record's sort key, and the position of a message in it, None for the whole record."""
+
+    key: SortKey
+    position: int | None
+
+
+def parse_id(text: object) -> RecordPosition:
+    """Return what an id names.
+
+    Raises:
+        ValueError: it is not an id.
+    """
+    found = _FORM_OF_ID.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        raise ValueError(f"{text!r} is not an id of a message, nor a cursor")
+    key = SortKey.of(f"{PREFIX}{found[1]}-00")
+    return RecordPosition(key, None if found[2] is None else int(found[2], 16))
 
 
 def are_of_first_parts(texts: Iterable[str]) -> bool:
@@ -139,6 +176,8 @@ class Clock:
         saw_impossible_key: whether a sort key was seen that no clock can have made.
     """
 
+    __slots__ = ("__weakref__", "_now_ms", "latest", "saw_impossible_key")
+
     def __init__(self, now_ms: Callable[[], int] = _wall_clock_ms, latest: int = 0) -> None:
         self._now_ms = now_ms
         self.latest = latest
@@ -161,21 +200,21 @@ class Clock:
         """Forget that an impossible sort key was seen, because none is there any more."""
         self.saw_impossible_key = False
 
-    def next_batch(self) -> SortKey:
-        """Return the sort key of the first message of a new batch."""
+    def next_key(self) -> SortKey:
+        """Return the sort key of a new record."""
         now = self._now_ms() << _COUNTER_BITS
         with _lock:
             self.latest = tick = max(self.latest + 1, now)
         _clocks.keep(self)
-        return SortKey(tick, secrets.token_hex(8), 0)
+        return SortKey(tick, secrets.token_hex(8))
 
 
-def batch_before(first: SortKey | None, seconds: int) -> SortKey:
-    """Return the sort key of the first message of a new batch that comes before another and lies so far back."""
+def key_of_first_moved(first: SortKey | None, seconds: int) -> SortKey:
+    """Return the sort key of the first record that is moved here, so far back and MAX_MOVED ticks before another."""
     tick = (_wall_clock_ms() - 1000 * seconds) << _COUNTER_BITS
     if first is not None:
-        tick = min(tick, max(0, first.tick - 1))
-    return SortKey(tick, secrets.token_hex(8), 0)
+        tick = min(tick, max(0, first.tick - 1 - MAX_MOVED))
+    return SortKey(tick, secrets.token_hex(8))
 
 
 # Of less than 1 KB each.

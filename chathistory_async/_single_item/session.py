@@ -7,87 +7,72 @@ import contextlib
 import random
 import secrets
 from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING
 
 from langchain_core.messages import BaseMessage
 
-from ._binding import Binding
-from ._calls import LONGEST_PAUSE_SECONDS, ConditionFailed, Item
-from ._clients import Clients
-from ._codec.attribute_values import MAX_ITEM_BYTES, AttributeValue, bytes_of, size_of
-from ._codec.messages import decode_json, decode_message, encode_json, encode_message
-from ._codec.plain import Default
-from ._conversation import (
-    MAX_ATTEMPTS,
-    Conversation,
-    check_sequence,
-    from_a_human_message,
-    leaves_nothing_opened,
-    now,
-    reads_stored,
-)
-from ._settings import check_positive
-from ._single_item import WRITES, Hint, SingleItem
-from .errors import (
+from .._binding import Binding
+from .._calls import LONGEST_PAUSE_SECONDS
+from .._codec.attribute_values import MAX_ITEM_BYTES, AttributeValue, bytes_of, size_of
+from .._codec.messages import LANGCHAIN, decode_json, decode_message, encode_message
+from .._idempotency import check_key, content_digest_of, key_digest_of, key_reused
+from .._request import ConditionFailed, Item
+from .._session import MAX_ATTEMPTS, Access, Session, leaves_nothing_opened, now, reads_stored
+from .._settings import check_positive
+from ..errors import (
     ChatHistoryError,
     ItemTooLargeError,
-    Place,
     UndecodableItemError,
     WriteOutcomeUnknownError,
 )
-
-if TYPE_CHECKING:
-    from ._sealing import Sealing
+from .requests import WRITES, Hint, SingleItem, Write
 
 # One for all messages: an append does not read, and cannot know which position a message will have.
 _BINDING = Binding("message")
 
 
-class SingleItemConversation(Conversation):
-    """One session in one item of a table."""
+class SingleItemSession(Session[BaseMessage]):
+    """One session in one item of a table.
 
-    def __init__(
-        self,
-        layout: SingleItem,
-        clients: Clients,
-        place: Place,
-        sealing: Sealing | None,
-        *,
-        consistent_read: bool,
-        default: Default | None = None,
-    ) -> None:
-        super().__init__(clients, place, sealing, consistent_read=consistent_read, default=default)
+    Args:
+        layout: how it is stored.
+        access: what it reaches its table with.
+    """
+
+    def __init__(self, layout: SingleItem, access: Access) -> None:
+        self.access = access
         self._layout = layout
         self._hint = Hint()
 
-    async def read(self, limit: int | None = None, *, whole_turns: bool = False) -> list[BaseMessage]:
+    async def read(self, limit: int | None = None, *, up_to: str | None = None) -> list[BaseMessage]:
         """Return the latest messages, oldest first."""
         check_positive("limit", limit)
-        item = await self._get(consistent=self._consistent_read)
+        if up_to is not None:
+            raise self.needs_an_item_collection("Reading up to a message")
+        item = await self._get(consistent=self.access.consistent_read)
         stored = self._layout.stored(item, now())
         if stored.expired:
             return []
         if stored.malformed:
-            raise self._malformed()
+            raise self.malformed()
         self._hint = stored.hint()
-        messages = await self._decode(stored.messages, len(stored.messages) - (limit or len(stored.messages)))
-        return from_a_human_message(messages) if whole_turns else messages
+        return await self.decode(stored.messages, len(stored.messages) - (limit or len(stored.messages)))
 
     async def stream(self) -> AsyncGenerator[BaseMessage, None]:
         """Yield all messages, oldest first."""
         for message in await self.read():
             yield message
 
-    async def append(self, messages: Sequence[BaseMessage]) -> None:
+    async def append(self, values: Sequence[BaseMessage], idempotency_key: str | None = None) -> None:
         """Store a batch whole, contiguous and in order behind what is there, or not at all."""
-        check_sequence(messages)
-        batch = await self._encode(list(messages))
-        if not batch:
+        messages = list(values)
+        if not messages:
             return
+        write = await self._write_of(messages, idempotency_key)
+        batch = await self._encode(messages)
         if size_of({"L": batch}) > MAX_ITEM_BYTES:
             raise self._too_large(None, batch)
         try:
-            await self._append(batch)
+            await self._append(batch, write)
         except ItemTooLargeError as error:
             raise self._too_large(await self._get_if_possible(), batch) from error.__cause__
 
@@ -95,7 +80,7 @@ class SingleItemConversation(Conversation):
     async def clear(self) -> None:
         """Delete the item that is there now, and none that another writer creates after it."""
         layout = self._layout
-        response = await self._call(layout.read_identity())
+        response = await self.access.call(layout.read_identity())
         item = response.get("Item")
         for _ in range(MAX_ATTEMPTS):
             if item is None:
@@ -103,7 +88,7 @@ class SingleItemConversation(Conversation):
                 return
             identity = layout.identity(item)
             try:
-                await self._call(layout.delete(identity))
+                await self.access.call(layout.delete(identity))
             except ConditionFailed as failed:
                 # Where its identity is known, the item is gone: deleted by an attempt of this call whose answer was
                 # lost, or by someone else. What is there now came after, and stays.
@@ -112,27 +97,34 @@ class SingleItemConversation(Conversation):
                     raise self._outcome_unknown() from None
             else:
                 item = None
-        raise self._conflict()
+        raise self.access.conflict()
+
+    async def _write_of(self, messages: Sequence[BaseMessage], idempotency_key: str | None) -> Write:
+        if idempotency_key is None:
+            return Write(secrets.token_urlsafe(9))
+        check_key(idempotency_key)
+        texts = await self.access.encode(LANGCHAIN, messages)
+        return Write.once(key_digest_of(idempotency_key), content_digest_of(idempotency_key, "", texts))
 
     async def _encode(self, messages: Sequence[BaseMessage]) -> list[AttributeValue]:
         """Return the stored forms of those messages that history_size keeps; all of them must be storable."""
-        kept = slice(-(self._layout.history_size or 0), None)
-        if self._sealing is None:
-            return (await self._in_slices(lambda message, at: encode_message(message, at, self._default), messages))[
-                kept
-            ]
-        bodies = (await self._in_slices(lambda message, at: encode_json(message, at, self._default), messages))[kept]
+        kept, default = slice(-(self._layout.history_size or 0), None), self.access.default
+        if self.access.sealing is None:
+            encoded = await self.access.in_slices(lambda message, at: encode_message(message, at, default), messages)
+            return encoded[kept]
+        bodies = (await self.access.encode(LANGCHAIN, messages))[kept]
         unsealed: list[AttributeValue] = [{"B": body} for body in bodies]
         if size_of({"L": unsealed}) > MAX_ITEM_BYTES:
             # Before KMS is asked, and in vain.
             raise self._too_large(None, unsealed)
-        return [{"B": sealed} for sealed in await self._sealing.seal([(_BINDING, body) for body in bodies])]
+        return [{"B": sealed} for sealed in await self.access.sealing.seal([(_BINDING, body) for body in bodies])]
 
     @leaves_nothing_opened
     @reads_stored
-    async def _decode(self, elements: Sequence[AttributeValue], start: int) -> list[BaseMessage]:
+    async def decode(self, elements: Sequence[AttributeValue], start: int) -> list[BaseMessage]:
+        """Return the messages of an item's elements, from a position on."""
         positions = range(max(0, start), len(elements))
-        bodies = await self._open(
+        bodies = await self.access.open(
             {at: (_BINDING, bytes_of(elements[at]["B"])) for at in positions if "B" in elements[at]}
         )
 
@@ -140,23 +132,25 @@ class SingleItemConversation(Conversation):
             body = bodies.get(position)
             return decode_message(elements[position], position) if body is None else decode_json(body, position)
 
-        return await self._in_slices(decode, positions)
+        return await self.access.in_slices(decode, positions)
 
     @reads_stored
-    async def _append(self, batch: list[AttributeValue]) -> None:
-        write, hint, stored, maybe_stored = secrets.token_urlsafe(9), self._hint, None, False
+    async def _append(self, batch: list[AttributeValue], write: Write) -> None:
+        hint, stored, maybe_stored = self._hint, None, False
         for attempt in range(MAX_ATTEMPTS):
             try:
                 request = self._layout.append(batch, write, hint, now(), stored)
-                await self._call(request, maybe_stored=maybe_stored)
+                await self.access.call(request, maybe_stored=maybe_stored)
             except ConditionFailed as failed:
                 maybe_stored = failed.sent_before
                 stored = self._layout.stored(failed.item, now())
-                if write in stored.writes:
+                if write.id in stored.writes:
+                    if write.content is not None and write.content not in stored.writes:
+                        raise key_reused(self.access.place) from None
                     self._hint = stored.hint()
                     return
                 if stored.malformed and not stored.expired:
-                    raise self._malformed() from None
+                    raise self.malformed() from None
                 if stored.has_damaged_writes and not stored.expired:
                     raise (self._outcome_unknown() if maybe_stored else self._damaged_writes()) from None
                 if maybe_stored and not stored.proves_unpruned_since(hint.anchor):
@@ -164,10 +158,10 @@ class SingleItemConversation(Conversation):
                 hint = stored.hint()
                 await asyncio.sleep(random.uniform(0, min(attempt * 0.005, LONGEST_PAUSE_SECONDS)))
             else:
-                self._hint = self._hint_after(batch, write, hint)
+                self._hint = self._hint_after(batch, write.id, hint)
                 return
         # A sending whose answer was lost may still be under way.
-        raise self._outcome_unknown() if maybe_stored else self._conflict()
+        raise self._outcome_unknown() if maybe_stored else self.access.conflict()
 
     def _hint_after(self, batch: list[AttributeValue], write: str, hint: Hint) -> Hint:
         size = self._layout.history_size
@@ -182,23 +176,24 @@ class SingleItemConversation(Conversation):
         return WriteOutcomeUnknownError(
             "An earlier attempt may have succeeded, and the session was cleared or written much since, so that its"
             " outcome cannot be told: read the session before you try again",
-            self.place,
+            self.access.place,
         )
 
-    def _malformed(self) -> UndecodableItemError:
+    def malformed(self) -> UndecodableItemError:
+        """Return the error of an item whose messages are not a list."""
         return UndecodableItemError(
-            "The attribute of the messages is not a list: check history_messages_key", self.place
+            "The attribute of the messages is not a list: check history_messages_key", self.access.place
         )
 
     def _damaged_writes(self) -> UndecodableItemError:
         return UndecodableItemError(
             f"The attribute {WRITES!r}, by which retries are recognised, is damaged, and nothing can be appended;"
             " nothing was written. aclear() deletes the session",
-            self.place,
+            self.access.place,
         )
 
     async def _get(self, *, consistent: bool) -> Item | None:
-        response = await self._call(self._layout.read(consistent=consistent))
+        response = await self.access.call(self._layout.read(consistent=consistent))
         item: Item | None = response.get("Item")
         return item
 
@@ -213,5 +208,5 @@ class SingleItemConversation(Conversation):
             f"{len(batch)} messages of {size_of({'L': list(batch)}):,} bytes{stored} do not fit into one item, for"
             f" which DynamoDB's limit is {MAX_ITEM_BYTES:,} bytes; nothing was written. Set history_size, store large"
             " content elsewhere, or begin another session",
-            self.place,
+            self.access.place,
         )

@@ -1,0 +1,1 @@
+"""The item-collection layout: one item, a record, for each append."""

@@ -1,0 +1,232 @@
+"""The bodies of records: values to what is stored and back, by a format, compression and encryption."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar
+
+from .._binding import Binding, Bound
+from .._codec.attribute_values import Undecodable
+from .._codec.compression import MAX_BYTES, MIN_BYTES, compressed, decompressed
+from .._codec.format import LANGCHAIN_NAME, Format
+from .._session import Access, leaves_nothing_opened, reads_stored
+from .._slices import SLICE_SECONDS, Slices
+from ..errors import FormatError, ItemTooLargeError, UndecodableItemError
+from .records import Body, PlainRecord, Record, Wanted, as_bytes, text_of
+from .requests import MAX_TRANSACTION_BYTES
+from .sort_keys import SortKey, message_id_of
+
+_ZLIB, _SEALED = "zlib", "aws-encryption-sdk"
+_KNOWN_ENCODINGS = {"", _ZLIB, _SEALED, f"{_ZLIB},{_SEALED}"}
+# Of what is stored in an error's text: it may be anything.
+_LONGEST_QUOTE = 40
+# No JSON text that orjson writes has a line break in it: a record is divided and changed without being parsed.
+_BETWEEN = b",\n"
+# To parse 128 KB at once holds the loop for half a millisecond.
+_PARSED_AT_ONCE = 128 * 1024
+_DIVIDED_AT_ONCE = 1024 * 1024
+
+Value = TypeVar("Value")
+
+
+class Bodies(Generic[Value]):
+    """The codec of one session's bodies.
+
+    Args:
+        access: what the session reaches its table with.
+        format_: the values' format.
+    """
+
+    __slots__ = ("access", "format", "format_name")
+
+    def __init__(self, access: Access, format_: Format) -> None:
+        self.access = access
+        self.format = format_
+        self.format_name = "" if format_.name == LANGCHAIN_NAME else format_.name
+
+    async def encode(self, values: Sequence[Value]) -> list[bytes]:
+        """Return the JSON texts of values, each proved to read back.
+
+        Raises:
+            MessageNotStorableError: one cannot be stored.
+        """
+        return await self.access.encode(self.format, values)
+
+    def types_of(self, values: Iterable[Value]) -> list[str]:
+        """Return the types of values that have one."""
+        return [kind for value in values if (kind := self.format.type_of(value)) is not None]
+
+    async def pack(self, key: SortKey, texts: Sequence[bytes], positions: Sequence[int], types: Sequence[str]) -> Body:
+        """Return the body of a record.
+
+        Args:
+            key: the record's sort key.
+            texts: the values' JSON texts.
+            positions: their positions in the record.
+            types: their types.
+
+        Raises:
+            ItemTooLargeError: the texts are more than can be read again.
+            ChatHistoryError: KMS gives no data key.
+        """
+        size = sum(map(len, texts)) + len(_BETWEEN) * len(texts)
+        if size > MAX_BYTES:
+            raise self.too_large(len(texts), size)
+        data, encoding = await _packed(texts[0] if len(texts) == 1 else b"[%b]" % _BETWEEN.join(texts))
+        if self.access.sealing is None:
+            return Body(data if encoding else data.decode(), encoding, positions, self.format_name, types)
+        binding = Binding("record", key, encoding, self.format_name, len(positions), text_of(positions))
+        [sealed] = await self.access.sealing.seal([(binding, data)])
+        encoding = ",".join(filter(None, (encoding, _SEALED)))
+        return Body(sealed, encoding, positions, self.format_name, ())
+
+    def too_large(self, number: int, size: int) -> ItemTooLargeError:
+        """Return the error of a batch that no transaction takes."""
+        return ItemTooLargeError(
+            f"The {number:,} messages together have {size:,} bytes and do not fit into one transaction, for which"
+            f" DynamoDB's limit is {MAX_TRANSACTION_BYTES:,} bytes after compression; nothing was written. Append them"
+            " in smaller batches, or store large content elsewhere",
+            self.access.place,
+        )
+
+    @leaves_nothing_opened
+    @reads_stored
+    async def texts(self, record: Record) -> list[bytes]:
+        """Return the JSON texts of a record's values."""
+        [content] = (await self._contents([record])).values()
+        text = await self._text_in(record, content)
+        return [text] if record.length == 1 else await self._divided(record, text)
+
+    @leaves_nothing_opened
+    @reads_stored
+    async def decode_plain(self, records: Sequence[PlainRecord]) -> list[Value]:
+        """Return the values of a page's records that have no more than a text."""
+        values: list[Value] = []
+        decode, clock = self.format.decode, time.perf_counter
+        slices, over = Slices(), clock() + SLICE_SECONDS
+        try:
+            for key, text, count in records:
+                if count == 1:
+                    values.append(decode(text, message_id_of(key, 0)))
+                elif (several := self._array(text, count)) is not None:
+                    values += several
+                else:
+                    record = Record(SortKey.of(key), length=count)
+                    values += await self._one_by_one(Wanted(record), text.encode())
+                if clock() > over:
+                    await slices.breathe()
+                    over = clock() + SLICE_SECONDS
+        except UndecodableItemError as error:
+            raise self.access.located(error) from None
+        return values
+
+    @leaves_nothing_opened
+    @reads_stored
+    async def decode(self, wanted: Sequence[Wanted]) -> list[list[Value]]:
+        """Return the values that are wanted, a list for each record."""
+        results, slices = list[list[Value]](), Slices()
+        contents = await self._contents([one.record for one in wanted])
+        # Each record is decompressed and decoded before the next one. What comes out of a page's bodies may be a
+        # hundred times as large as they are, and must not all be there at once beside the values.
+        for one in wanted:
+            text = await self._text_in(one.record, contents.pop(one.record.id))
+            results.append(await self._values(one, text))
+            await slices.breathe()
+        return results
+
+    async def _contents(self, records: Sequence[Record]) -> dict[str, bytes]:
+        """Return the bodies of records by their ids, opened where they are sealed."""
+        for record in records:
+            self._check(record)
+        contents = {record.id: as_bytes(record.content or b"") for record in records}
+        sealed = {record.id: self._bound(record) for record in records if record.encoding.endswith(_SEALED)}
+        return contents | await self.access.open(sealed)
+
+    def _check(self, record: Record) -> None:
+        if record.encoding not in _KNOWN_ENCODINGS:
+            raise self.undecodable(record, f"its encoding is {record.encoding[:_LONGEST_QUOTE]!r}")
+        if record.format != self.format_name:
+            stored, ours = (name[:_LONGEST_QUOTE] or LANGCHAIN_NAME for name in (record.format, self.format_name))
+            call = "session(...)" if stored == LANGCHAIN_NAME else f"json_session(..., format={stored!r})"
+            text = f"stored {record.name} has the format {stored!r}, and was read as {ours!r}: ChatHistoryStore"
+            raise FormatError(f"{text}.{call} reads it", self.access.place, record.id)
+        if record.all_positions() is None:
+            raise self.undecodable(record, "the number or the positions of its messages are damaged")
+
+    def _bound(self, record: Record) -> Bound:
+        """Return a sealed body with the binding that belongs to its place."""
+        encoding = record.encoding.removesuffix(_SEALED).rstrip(",")
+        binding = Binding("record", record.key, encoding, record.format, record.length, record.positions)
+        return binding, as_bytes(record.content or b"")
+
+    async def _text_in(self, record: Record, content: bytes) -> bytes:
+        if not record.encoding.startswith(_ZLIB):
+            return content
+        try:
+            return await decompressed(content)
+        except ValueError as error:
+            raise self.undecodable(record, f"it cannot be decompressed: {error}") from None
+
+    async def _values(self, wanted: Wanted, text: bytes) -> list[Value]:
+        record = wanted.record
+        if record.length == 1:
+            return await self._decoded(wanted, [text])
+        if wanted.places is None and len(text) <= _PARSED_AT_ONCE:
+            values = self._array(text, record.length)
+            if values is not None:
+                return values
+        return await self._one_by_one(wanted, text)
+
+    def _array(self, text: str | bytes, count: int) -> list[Value] | None:
+        """Return the values of a record parsed at once, None where something is wrong with one."""
+        try:
+            values = self.format.decode_array(text)
+        except Undecodable:
+            return None
+        return values if len(values) == count else None
+
+    async def _one_by_one(self, wanted: Wanted, text: bytes) -> list[Value]:
+        return await self._decoded(wanted, await self._divided(wanted.record, text))
+
+    async def _decoded(self, wanted: Wanted, texts: Sequence[bytes]) -> list[Value]:
+        record = wanted.record
+        places = range(len(texts)) if wanted.places is None else wanted.places
+        positions = record.all_positions() or ()
+
+        def decode(place: int, _: int) -> Value:
+            value: Value = self.format.decode(texts[place], message_id_of(record.key, positions[place]))
+            return value
+
+        return await self.access.in_slices(decode, places)
+
+    async def _divided(self, record: Record, text: bytes) -> list[bytes]:
+        """Return the texts of an array's values."""
+        texts, slices = list[bytes](), Slices()
+        start, end = 1, len(text) - 1
+        while start <= end:
+            stop = end
+            if end - start > _DIVIDED_AT_ONCE:
+                stop = text.rfind(_BETWEEN, start, start + _DIVIDED_AT_ONCE)
+                if stop == -1:
+                    # A line of more than that.
+                    stop = text.find(_BETWEEN, start, end)
+                stop = end if stop == -1 else stop
+            texts += text[start:stop].split(_BETWEEN)
+            start = stop + len(_BETWEEN)
+            await slices.breathe()
+        if len(texts) != record.length or text[:1] != b"[" or text[-1:] != b"]":
+            raise self.undecodable(record, f"it is not an array with a line for each of {record.length:,} messages")
+        return texts
+
+    def undecodable(self, record: Record, reason: str) -> UndecodableItemError:
+        """Return the error of a record that cannot be read as a whole: ``adelete_messages`` takes its id."""
+        return self.access.undecodable(record.name, record.id, reason)
+
+
+async def _packed(text: bytes) -> tuple[bytes, str]:
+    """Return a body, compressed where that is worth it, and its encoding."""
+    if len(text) < MIN_BYTES:
+        return text, ""
+    smaller_text = await compressed(text)
+    return (smaller_text, _ZLIB) if len(smaller_text) < len(text) else (text, "")

@@ -1,0 +1,208 @@
+"""Changing single values: replacing, removing and popping them, by writing their record anew.
+
+A record is written on condition that nobody has changed it since it was read, and each change has an id. So of two who
+pop at once one gets the value, and where an answer was lost the record tells whether the change was stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Set
+from contextlib import aclosing, suppress
+from typing import Generic, TypeVar
+
+from .._calls import pause
+from .._codec.attribute_values import AttributeValue, size_of
+from .._session import MAX_ATTEMPTS, Access, leaves_nothing_opened, now
+from .._slices import Turns, at_most
+from ..errors import ChatHistoryError, ItemTooLargeError, MessageNotFoundError, WriteOutcomeUnknownError
+from .bodies import Bodies
+from .reader import Reader
+from .records import DAMAGED, MAX_POSITIONS_BYTES, Body, Record, Wanted, other_parts, text_of
+from .requests import MAX_TRANSACTION_BYTES, Action, ItemCollection, Items, changed_by, outcome_of
+from .sort_keys import SortKey, parse_id
+from .writer import NotWritten, RecordWriter, new_token
+
+# Most items are less than a KB, and a Query bills for 4 KB and more.
+_POPPED_AT_ONCE = 16
+
+Value = TypeVar("Value")
+
+
+class Edits(Generic[Value]):
+    """Changes the values of one session."""
+
+    __slots__ = ("_access", "_bodies", "_layout", "_reader", "_writer")
+
+    def __init__(
+        self, layout: ItemCollection, access: Access, bodies: Bodies[Value], reader: Reader, writer: RecordWriter
+    ) -> None:
+        self._layout = layout
+        self._access = access
+        self._bodies = bodies
+        self._reader = reader
+        self._writer = writer
+
+    @leaves_nothing_opened
+    async def replace(self, value_id: str, value: Value) -> None:
+        """Put another value into the place of one, whole or not at all."""
+        key, position = parse_id(value_id)
+        if position is None:
+            raise ValueError(f"{value_id!r} is the id of a record, not of a message")
+        [new] = await self._bodies.encode([value])
+        change = _Change(self._access)
+        for attempt in range(MAX_ATTEMPTS):
+            record = await self._whole(await self._reader.first_part(key))
+            positions = self._positions(record) if record is not None else ()
+            if record is None or position not in positions:
+                text = "There is no message of this id, or not any more"
+                raise MessageNotFoundError(text, self._access.place, value_id)
+            texts, types = await self._bodies.texts(record), list(record.types)
+            place = positions.index(position)
+            texts[place] = new
+            if place < len(types):
+                types[place : place + 1] = self._bodies.types_of([value])
+            body = await self._bodies.pack(key, texts, positions, types)
+            if await self._rewrite(record, body, change, self._layout.expiry(now())):
+                return
+            await pause(attempt)
+        raise self._access.conflict()
+
+    @leaves_nothing_opened
+    async def remove(self, ids: Iterable[str]) -> None:
+        """Remove these values, where they are there, and whole records by their ids."""
+        positions: dict[SortKey, set[int] | None] = {}
+        for key, position in map(parse_id, ids):
+            known = positions.setdefault(key, set())
+            positions[key] = None if known is None or position is None else known | {position}
+        await at_most(self._writer.changed_at_once, lambda one: self._remove(*one), positions.items())
+
+    @leaves_nothing_opened
+    async def pop(self) -> list[Value]:
+        """Remove the latest value and return it, alone in a list; each value is returned to one caller only."""
+        change, turns = _Change(self._access), Turns()
+        for attempt in range(MAX_ATTEMPTS):
+            # Others who take values off leave empty items behind the latest record.
+            at_first = _POPPED_AT_ONCE if attempt else 1
+            latest = (await self._reader.latest(1, at_first=at_first, consistent=True, types=True))[-1:]
+            if not latest:
+                return []
+            if whole := await self._reader.whole(latest):
+                record = whole[0]
+                positions = self._positions(record)
+                [values] = await self._bodies.decode([Wanted(record, range(len(positions) - 1, len(positions)))])
+                if await self._take_off(record, positions, {positions[-1]}, change):
+                    return values
+            await turns.wait()
+        raise self._access.conflict()
+
+    async def _remove(self, key: SortKey, gone: Set[int] | None) -> None:
+        if gone is None:
+            await self._remove_whatever_is_there(key)
+            return
+        change = _Change(self._access, may_repeat=True)
+        for attempt in range(MAX_ATTEMPTS):
+            # All of a record that has several parts is read only if some of it stays: it may be damaged.
+            record = await self._reader.first_part(key)
+            if record is not None and {*self._positions(record)} - gone:
+                record = await self._whole(record)
+            if record is None:
+                return
+            positions = self._positions(record)
+            if not gone & {*positions} or await self._take_off(record, positions, gone, change):
+                return
+            await pause(attempt)
+        raise self._access.conflict()
+
+    async def _take_off(self, record: Record, positions: Sequence[int], gone: Set[int], change: _Change) -> bool:
+        """Remove some of a record's values, and the record with the last of them; return whether that was done."""
+        places = [place for place, position in enumerate(positions) if position not in gone]
+        if not places:
+            action = self._layout.remove(record.key, record, change.id, now())
+            if not await change.write(self._writer, record, [action], record.number):
+                return False
+            await self._sweep_other_parts(record)
+            return True
+        texts = await self._bodies.texts(record)
+        types = [record.types[place] for place in places if place < len(record.types)]
+        left = [positions[place] for place in places]
+        body = await self._bodies.pack(record.key, [texts[place] for place in places], left, types)
+        return await self._rewrite(record, body, change, record.expiry, len(positions) - len(left))
+
+    async def _rewrite(
+        self, record: Record, body: Body, change: _Change, expiry: AttributeValue | None, removed: int = 0
+    ) -> bool:
+        items = self._layout.items_of(record.key, body, expiry, changed_by(change.id, record))
+        self.check_size(items, len(body.positions), len(text_of(body.positions)))
+        return await change.write(self._writer, record, self._layout.replace(record, items, now()), removed)
+
+    def check_size(self, items: Items, number: int, positions_bytes: int = 0) -> None:
+        """Refuse a record that does not fit into one transaction."""
+        size = sum(size_of({"M": item}) for item in items)
+        if len(items) > self._writer.max_items or size > MAX_TRANSACTION_BYTES:
+            raise self._bodies.too_large(number, size)
+        if positions_bytes > MAX_POSITIONS_BYTES:
+            text = "Too many single messages are removed from one record: remove all of its messages, or fewer"
+            raise ItemTooLargeError(text, self._access.place)
+
+    async def _remove_whatever_is_there(self, key: SortKey) -> None:
+        """Remove a record that may be damaged."""
+        async with aclosing(self._reader.keys(only=key)) as pages:
+            async for parts in pages:
+                await self._writer.sweep(parts)
+        await self._writer.swept()
+
+    async def _sweep_other_parts(self, record: Record) -> None:
+        # The record is removed; parts that stay are read by nobody, and cost their space until the session is cleared.
+        with suppress(ChatHistoryError):
+            if record.parts == DAMAGED:
+                await self._remove_whatever_is_there(record.key)
+            elif record.parts > 1:
+                await self._writer.sweep(other_parts(record))
+
+    async def _whole(self, record: Record | None) -> Record | None:
+        return None if record is None else next(iter(await self._reader.whole([record])), None)
+
+    def _positions(self, record: Record) -> Sequence[int]:
+        positions = record.all_positions()
+        if positions is None:
+            raise self._bodies.undecodable(record, "the number or the positions of its messages are damaged")
+        return positions
+
+
+class _Change:
+    """One change, which several attempts may be needed for.
+
+    Args:
+        access: names the session in errors.
+        may_repeat: whether a change that was stored may be made again.
+
+    Attributes:
+        id: what the record knows it by.
+    """
+
+    def __init__(self, access: Access, *, may_repeat: bool = False) -> None:
+        self.id = new_token()
+        self._access = access
+        self._may_repeat = may_repeat
+        self._attempts = 0
+
+    async def write(self, writer: RecordWriter, record: Record, actions: list[Action], removed: int) -> bool:
+        """Change a record, and return whether that was done; False where the record is another one by now.
+
+        Raises:
+            WriteOutcomeUnknownError: an earlier sending may have been stored, and nothing tells any more.
+        """
+        self._attempts += 1
+        try:
+            # DynamoDB refuses a token that comes back with other actions.
+            await writer.change(actions, f"{self.id}-{self._attempts}", removed)
+        except NotWritten as refused:
+            outcome = outcome_of(self.id, record, refused.found)
+            if outcome == "unknown" and refused.sent_before and not self._may_repeat:
+                raise WriteOutcomeUnknownError(
+                    "An answer was lost, and the record was changed much or removed since, so that it cannot be told if"
+                    " this change was stored: read the session before you try again",
+                    self._access.place,
+                ) from None
+            return outcome == "stored"
+        return True

@@ -1,0 +1,519 @@
+"""The item-collection layout, pure: request dicts out, response dicts in.
+
+One append is one record: one item under the session's partition key and a sort key that orders it (see ``sort_keys``).
+Its body is the JSON text of its one value, or of an array with a line for each of its values. Where that is in the
+clear, the values' types stand beside it. The time and the number of values always do, so that streams, exports and the
+console can read them. A body that is too large for one item goes on in further items, its parts, which one transaction
+writes.
+
+Exactly once. Sort keys are unique, and every item is put on condition that there is none of its key: a request that is
+sent again changes nothing, whether DynamoDB still knows a transaction's token or not. So that this holds for what was
+removed in the meantime too, a record that is younger than FENCE_SECONDS is not deleted but emptied: a tombstone stays
+in its place, which readers skip and DynamoDB's TTL deletes.
+
+Changes. A record is changed on condition of its REVISION, which holds the ids of its latest changes, the last one
+first. Each change has an id of its own, so no revision ever comes back, and a request that arrives late changes
+nothing. Where an answer was lost, the record tells whether the change was stored: its id is in the revision; or it is
+not, though the id of the change that it was made on is (or no id was dropped yet). A tombstone of a removal keeps the
+revision, so that it tells this too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Literal, TypeAlias
+
+from .._codec.attribute_values import AttributeValue, bytes_of, for_request, has_passed
+from .._request import Item, Request, transaction
+from .._settings import check_settings
+from .records import DAMAGED, MAX_TYPES, Body, PlainRecord, Record
+from .sort_keys import MAX_VALUES, PREFIX, SortKey, are_of_first_parts, parse
+
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
+MAX_TRANSACTION_ITEMS = 100
+# Not of 2**20 bytes each: what DynamoDB counts beside the items is not published.
+MAX_TRANSACTION_BYTES = 4_000_000
+MAX_BATCH_WRITE_ITEMS = 25
+# A page holds a megabyte, of items of 100 bytes and more.
+MAX_LIMIT = 20_000
+# AWS refuses a request that was signed more than five minutes ago, and the SDK's own retries end within minutes. The
+# rest is for clocks that differ.
+FENCE_SECONDS = 1800
+# Changes whose ids a record keeps. A retry is told from a late one while no more come between.
+CHANGES_KNOWN = 16
+
+ENCODING = "Encoding"
+TYPE = "Type"
+CREATED_AT = "CreatedAt"
+COUNT = "Count"
+POSITIONS = "Positions"
+FORMAT = "Format"
+PARTS = "Parts"
+REVISION = "Revision"
+REMOVED_BY = "RemovedBy"
+MIGRATION = "Migration"
+# Of an idempotency key's marker: a digest of the batch, and its record's sort key.
+CONTENT, RECORD = "Content", "Record"
+_OF_RECORDS = (ENCODING, TYPE, CREATED_AT, COUNT, POSITIONS, FORMAT, PARTS, REVISION, REMOVED_BY)
+_OWN_NAMES = (*_OF_RECORDS, MIGRATION, CONTENT, RECORD)
+
+_NOT_TEXT = "not text"
+# A record, or what is left of a damaged one, rather than a tombstone.
+_THERE = "(attribute_exists(#sort) AND attribute_not_exists(#removed))"
+# Judged by the time at which the request was built.
+ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"
+
+Action: TypeAlias = "dict[str, Any]"
+Items: TypeAlias = "list[dict[str, AttributeValue]]"
+# A transaction's action, and the call that does the same alone.
+_OPERATIONS = {"Put": "put_item", "Update": "update_item", "Delete": "delete_item"}
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCollection:
+    """Where and how one session is stored.
+
+    Attributes:
+        key: the partition key, as attribute values.
+        messages_name: the attribute of a message's body.
+        ttl: seconds from a message's writing until it expires, or None.
+        history_size: how many messages are kept, or None for all.
+
+    Raises:
+        ValueError: a setting is not what it says, or two attributes have one name.
+    """
+
+    table_name: str
+    key: dict[str, AttributeValue]
+    sort_key_name: str
+    messages_name: str
+    expiry_name: str
+    ttl: int | None
+    history_size: int | None
+
+    def __post_init__(self) -> None:
+        if len(self.key) != 1:
+            raise ValueError(f"With sort_key_name, key must be the partition key alone, not {', '.join(self.key)}")
+        names = [*self.key, self.sort_key_name, self.messages_name, self.expiry_name, *_OWN_NAMES]
+        check_settings(self.table_name, self.ttl, self.history_size, names)
+
+    def put(self, items: Items) -> list[Action]:
+        """Store a record's items, unless they were stored before."""
+        return [{"Put": self._put(item)} for item in items]
+
+    def items_of(
+        self, key: SortKey, body: Body, expiry: AttributeValue | None, revision: AttributeValue | None = None
+    ) -> Items:
+        """Return the items of a record."""
+        contents = body.parts()
+        common: dict[str, AttributeValue] = {} if expiry is None else {self.expiry_name: expiry}
+        if revision is not None:
+            common[REVISION] = revision
+        items = [
+            {**self._key(key.of_part(part)), self.messages_name: content, **common}
+            for part, content in enumerate(contents)
+        ]
+        head = items[0]
+        head[CREATED_AT] = {"S": iso(key.created_at)}
+        if body.types:
+            types: list[AttributeValue] = [{"S": kind} for kind in body.types[:MAX_TYPES]]
+            head[TYPE] = types[0] if len(body.positions) == 1 else {"L": types}
+        if len(body.positions) > 1:
+            head[COUNT] = {"N": str(len(body.positions))}
+        if positions := body.positions_text():
+            head[POSITIONS] = {"S": positions}
+        if body.format:
+            head[FORMAT] = {"S": body.format}
+        if body.encoding:
+            head[ENCODING] = {"S": body.encoding}
+        if len(contents) > 1:
+            head[PARTS] = {"N": str(len(contents))}
+        return items
+
+    def expiry(self, now: int) -> AttributeValue | None:
+        """Return when what is written now expires, None for never."""
+        return None if self.ttl is None else {"N": str(now + self.ttl)}
+
+    def query(
+        self,
+        *,
+        now: int,
+        consistent: bool,
+        newest_first: bool = False,
+        limit: int | None = None,
+        before: SortKey | None = None,
+        up_to: SortKey | None = None,
+        only: SortKey | None = None,
+        types: bool = False,
+        start_key: dict[str, AttributeValue] | None = None,
+    ) -> Request:
+        """Read a page of what is alive, in order.
+
+        Args:
+            now: the time, in seconds since the epoch.
+            consistent: whether the read is strongly consistent.
+            newest_first: the order.
+            limit: how many items are read at most, dead ones among them.
+            before: only records before this one.
+            up_to: only records before this one, and this one.
+            only: only the parts of this one.
+            types: whether the types are read too, for who writes the record again.
+            start_key: the ``LastEvaluatedKey`` of the page before.
+        """
+        low, high = _range(before=before, up_to=up_to, only=only)
+        parameters = self._query(low, high, newest_first=newest_first, consistent=consistent) | {
+            "FilterExpression": f"attribute_not_exists(#removed) AND {ALIVE}",
+            "ProjectionExpression": ", ".join(("#sort", *_READ, *(["#type", "#expiry"] if types else []))),
+        }
+        parameters["ExpressionAttributeNames"] |= {
+            "#expiry": self.expiry_name,
+            "#removed": REMOVED_BY,
+            "#body": self.messages_name,
+            **_READ_NAMES,
+            **({"#type": TYPE} if types else {}),
+        }
+        parameters["ExpressionAttributeValues"] |= {":now": {"N": str(now)}, ":number": {"S": "N"}}
+        if limit is not None:
+            parameters["Limit"] = min(limit, MAX_LIMIT)
+        if start_key is not None:
+            parameters["ExclusiveStartKey"] = start_key
+        return Request("query", parameters, large=True)
+
+    def query_keys(
+        self,
+        *,
+        before: SortKey | None = None,
+        only: SortKey | None = None,
+        start_key: dict[str, AttributeValue] | None = None,
+    ) -> Request:
+        """Read a page of the sort keys of all that is stored, tombstones among it, in order.
+
+        Args:
+            before: only records before this one.
+            only: only the parts of this one.
+            start_key: the ``LastEvaluatedKey`` of the page before.
+        """
+        low, high = _range(before=before, only=only)
+        parameters = self._query(low, high, newest_first=False, consistent=True) | {
+            "ProjectionExpression": "#sort, #removed, #parts, #count, #encoding, #type, #expiry",
+        }
+        parameters["ExpressionAttributeNames"] |= {
+            "#removed": REMOVED_BY,
+            "#parts": PARTS,
+            "#count": COUNT,
+            "#encoding": ENCODING,
+            "#type": TYPE,
+            "#expiry": self.expiry_name,
+        }
+        if start_key is not None:
+            parameters["ExclusiveStartKey"] = start_key
+        return Request("query", parameters, large=True)
+
+    def query_alive_keys(self, *, now: int, start_key: dict[str, AttributeValue] | None = None) -> Request:
+        """Read a page of the sort keys of what is alive, in order, with the numbers of values."""
+        parameters = self._query(PREFIX, f"{PREFIX}~", newest_first=False, consistent=True) | {
+            "FilterExpression": f"attribute_not_exists(#removed) AND {ALIVE}",
+            "ProjectionExpression": "#sort, #count",
+        }
+        parameters["ExpressionAttributeNames"] |= {
+            "#expiry": self.expiry_name,
+            "#removed": REMOVED_BY,
+            "#count": COUNT,
+        }
+        parameters["ExpressionAttributeValues"] |= {":now": {"N": str(now)}, ":number": {"S": "N"}}
+        if start_key is not None:
+            parameters["ExclusiveStartKey"] = start_key
+        return Request("query", parameters)
+
+    def is_of_all(self, request: Request) -> bool:
+        """Tell whether a query begins at one end of the session and, strongly consistent, leaves no message out."""
+        values, low_and_high = request.parameters["ExpressionAttributeValues"], _range()
+        return (
+            "ExclusiveStartKey" not in request.parameters
+            and request.parameters["ConsistentRead"]
+            and (values[":low"]["S"], values[":high"]["S"]) == low_and_high
+        )
+
+    def query_between(self, low: str, high: str, start_key: dict[str, AttributeValue] | None) -> Request:
+        """Read a page of the sort keys of whatever lies between two, in order."""
+        parameters = self._query(low, high, newest_first=False, consistent=True) | {"ProjectionExpression": "#sort"}
+        if start_key is not None:
+            parameters["ExclusiveStartKey"] = start_key
+        return Request("query", parameters)
+
+    def delete_items(self, sort_keys: Sequence[str]) -> list[Request]:
+        """Delete items by their sort keys, whatever they are."""
+        return self._batches(
+            [{"DeleteRequest": {"Key": {**self.key, self.sort_key_name: {"S": key}}}} for key in sort_keys]
+        )
+
+    def get(self, key: SortKey, *, consistent: bool = True) -> Request:
+        """Read the first item of a record."""
+        return Request("get_item", {"TableName": self.table_name, "Key": self._key(key), "ConsistentRead": consistent})
+
+    def replace(self, stored: Record, items: Items, now: int) -> list[Action]:
+        """Put a record's new items into the place of what is stored, unless it has gone or changed since."""
+        names = {
+            "#sort": self.sort_key_name,
+            "#removed": REMOVED_BY,
+            "#revision": REVISION,
+            "#expiry": self.expiry_name,
+        }
+        head: dict[str, Any] = {
+            "TableName": self.table_name,
+            "Item": items[0],
+            "ConditionExpression": f"{_THERE} AND {_same(stored.revision)} AND {ALIVE}",
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": {":now": {"N": str(now)}, ":number": {"S": "N"}},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+        if stored.revision is not None:
+            head["ExpressionAttributeValues"] |= {":revision": stored.revision}
+        return [
+            {"Put": head},
+            *({"Put": {"TableName": self.table_name, "Item": item}} for item in items[1:]),
+            *(
+                {"Delete": {"TableName": self.table_name, "Key": self._key(stored.key.of_part(part))}}
+                for part in range(len(items), stored.parts)
+            ),
+        ]
+
+    def remove(self, key: SortKey, known: Record | None, write: str, now: int) -> Action:
+        """Empty the first item of a record, unless it has changed since it was known."""
+        # What is marked as removed and has a body all the same is damaged: its body has to go.
+        condition = f"({_THERE} OR attribute_exists(#body))"
+        names = {
+            "#sort": self.sort_key_name,
+            "#removed": REMOVED_BY,
+            "#expiry": self.expiry_name,
+            "#body": self.messages_name,
+            "#encoding": ENCODING,
+            "#type": TYPE,
+        }
+        values: dict[str, AttributeValue] = {":write": {"S": write}, ":fence": {"N": str(now + FENCE_SECONDS)}}
+        if known is not None:
+            condition += f" AND {_same(known.revision)}"
+            names["#revision"] = REVISION
+            values |= {} if known.revision is None else {":revision": known.revision}
+        return {
+            "Update": {
+                "TableName": self.table_name,
+                "Key": self._key(key),
+                "UpdateExpression": "SET #removed = :write, #expiry = :fence REMOVE #body, #encoding, #type",
+                "ConditionExpression": condition,
+                "ExpressionAttributeNames": names,
+                "ExpressionAttributeValues": values,
+                "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            }
+        }
+
+    def removed_by(self, tombstone: Item) -> str | None:
+        """Return the id of the write that removed a record, None where the record is there."""
+        return tombstone[REMOVED_BY].get("S", "") if REMOVED_BY in tombstone else None
+
+    def alive(self, item: Item, now: int) -> Record | None:
+        """Read the first item of a record, None where it was removed or has expired."""
+        record = self.record(item)
+        expired = has_passed(item.get(self.expiry_name), now)
+        return None if record is None or record.removed_by is not None or expired else record
+
+    def sweep(self, parts: Iterable[Record], write: str, now: int) -> list[Request]:
+        """Remove items for good, or empty them where a request that stores them may still be under way."""
+        actions = []
+        for part in parts:
+            key = self._key(part.key)
+            # A request that stores parts stores the first one too, and fails on its tombstone.
+            is_over = part.removed_by is not None and has_passed(part.expiry, now)
+            if is_over or part.key.created_at < now - FENCE_SECONDS or part.key.part > 0:
+                actions.append({"DeleteRequest": {"Key": key}})
+            elif part.removed_by is None or _may_have_a_body(part, now):
+                tombstone = {REMOVED_BY: {"S": write}, self.expiry_name: {"N": str(now + FENCE_SECONDS)}}
+                actions.append({"PutRequest": {"Item": {**key, **tombstone}}})
+        return self._batches(actions)
+
+    def _batches(self, actions: list[dict[str, Any]]) -> list[Request]:
+        return [
+            self.batch_write(actions[start : start + MAX_BATCH_WRITE_ITEMS])
+            for start in range(0, len(actions), MAX_BATCH_WRITE_ITEMS)
+        ]
+
+    def batch_write(self, actions: list[dict[str, Any]]) -> Request:
+        return Request("batch_write_item", {"RequestItems": {self.table_name: actions}})
+
+    def record(self, item: Item) -> Record | None:
+        """Read an item, None where it is not a record's."""
+        key = parse(item[self.sort_key_name].get("S", ""))
+        if key is None:
+            return None
+        body = item.get(self.messages_name, {})
+        content = body["S"] if "S" in body else bytes_of(body.get("B", b""))
+        if not isinstance(content, (str, bytes)):
+            raise TypeError("a body is text or binary")
+        return Record(
+            key,
+            content,
+            _text_in(item, ENCODING),
+            number_in(item, PARTS, MAX_TRANSACTION_ITEMS) if key.is_first_part else 0,
+            number_in(item, COUNT, MAX_VALUES),
+            _text_in(item, POSITIONS),
+            _text_in(item, FORMAT),
+            _types_in(item),
+            for_request(item[REVISION]) if REVISION in item else None,
+            self.removed_by(item),
+            for_request(item[self.expiry_name]) if self.expiry_name in item else None,
+        )
+
+    def plain_records(self, items: Sequence[Item], format_name: str) -> list[PlainRecord] | None:
+        """Return what a page has, None unless each item has no more than the text of a whole record of this format.
+
+        Most pages are such. By ``record`` reading them takes 1.3 times as long.
+        """
+        name, marks = self.messages_name, {FORMAT: {"S": format_name}} if format_name else {}
+        records: list[PlainRecord] = []
+        try:
+            for item in items:
+                left = len(item) - 2
+                count = 1
+                if left and COUNT in item:
+                    left -= 1
+                    count = int(item[COUNT]["N"])
+                if marks:
+                    left -= 1
+                    if item[FORMAT] != marks[FORMAT]:
+                        return None
+                if left:
+                    return None
+                records.append((item[self.sort_key_name]["S"], item[name]["S"], count))
+        except (KeyError, TypeError, ValueError):
+            return None
+        keys = [key for key, _, _ in records]
+        texts = {type(part) for key, text, _ in records for part in (key, text)}
+        is_plain = records and texts == {str} and all(1 <= count <= MAX_VALUES for _, _, count in records)
+        return records if is_plain and are_of_first_parts(keys) else None
+
+    def is_stored(self, item: Mapping[str, AttributeValue], found: Item | None) -> bool:
+        """Tell whether what was found in an item's place has its key: no other request puts an item there.
+
+        In a table without a sort key it is another item, or another one of the same transaction.
+        """
+        return found is not None and found.get(self.sort_key_name) == item[self.sort_key_name]
+
+    def _put(self, item: Mapping[str, AttributeValue]) -> dict[str, Any]:
+        ((partition, _),) = self.key.items()
+        # Of the partition key, because in a table that has no sort key every item lacks that attribute, and would be
+        # replaced: a whole session of langchain-community's.
+        return {
+            "TableName": self.table_name,
+            "Item": item,
+            "ConditionExpression": "attribute_not_exists(#partition)",
+            "ExpressionAttributeNames": {"#partition": partition},
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
+
+    def _key(self, key: SortKey) -> dict[str, AttributeValue]:
+        return {**self.key, self.sort_key_name: {"S": str(key)}}
+
+    def _query(self, low: str, high: str, *, newest_first: bool, consistent: bool) -> dict[str, Any]:
+        ((name, value),) = self.key.items()
+        return {
+            "TableName": self.table_name,
+            "KeyConditionExpression": "#partition = :partition AND #sort BETWEEN :low AND :high",
+            "ExpressionAttributeNames": {"#partition": name, "#sort": self.sort_key_name},
+            "ExpressionAttributeValues": {":partition": value, ":low": {"S": low}, ":high": {"S": high}},
+            "ScanIndexForward": not newest_first,
+            "ConsistentRead": consistent,
+        }
+
+
+def request_of(actions: Sequence[Action], token: str) -> Request:
+    """Return the request that does these actions, one alone by the call that costs half of a transaction."""
+    if len(actions) > 1:
+        return transaction(actions, token)
+    ((name, parameters),) = actions[0].items()
+    return Request(_OPERATIONS[name], parameters)
+
+
+def changed_by(change_id: str, stored: Record) -> AttributeValue:
+    """Return the revision of a record that is changed."""
+    return {"S": " ".join([change_id, *_changes(stored.revision)][:CHANGES_KNOWN])}
+
+
+def outcome_of(change_id: str, stored: Record, found: Item | None) -> Literal["stored", "not stored", "unknown"]:
+    """Tell what became of a change, of which an earlier sending may have been stored.
+
+    Args:
+        change_id: the change's id.
+        stored: the record that the change was made on.
+        found: what is in its place now.
+    """
+    if found is None:
+        return "unknown"
+    changes, before = _changes(found.get(REVISION)), _changes(stored.revision)
+    if change_id in changes or change_id == found.get(REMOVED_BY, {}).get("S"):
+        return "stored"
+    # A tombstone of a sweep keeps nothing.
+    is_all_told = CREATED_AT in found and (before[0] in changes if before else len(changes) < CHANGES_KNOWN)
+    return "not stored" if is_all_told else "unknown"
+
+
+def _changes(revision: AttributeValue | None) -> list[str]:
+    text = (revision or {}).get("S")
+    return text.split() if isinstance(text, str) else []
+
+
+def _range(
+    *, before: SortKey | None = None, up_to: SortKey | None = None, only: SortKey | None = None
+) -> tuple[str, str]:
+    """Return what sort keys of records, and of their parts, lie between."""
+    low = PREFIX if only is None else str(only)[:-2]
+    if last := only or up_to:
+        return low, f"{str(last)[:-2]}~"
+    return low, f"{PREFIX}~" if before is None else str(before)[:-2]
+
+
+def _text_in(item: Item, name: str) -> str:
+    """Return an attribute's text, empty where there is none, and what nothing is called where it is not text."""
+    return item[name].get("S", _NOT_TEXT) if name in item else ""
+
+
+def number_in(item: Item, name: str, most: int) -> int:
+    """Return a number of parts or values, 1 where there is none; DAMAGED where it is no number that can be."""
+    if name not in item:
+        return 1
+    digits = item[name].get("N", "")
+    # By its length first: a damaged number may have any.
+    number = int(digits) if len(digits) <= len(str(most)) and digits.isdecimal() else 0
+    return number if 1 <= number <= most else DAMAGED
+
+
+def _types_in(item: Item) -> list[str]:
+    kinds = item.get(TYPE, {})
+    return [str(kind.get("S", "")) for kind in kinds.get("L", [kinds] if "S" in kinds else [])]
+
+
+_READ_NAMES = {
+    "#encoding": ENCODING,
+    "#parts": PARTS,
+    "#count": COUNT,
+    "#positions": POSITIONS,
+    "#format": FORMAT,
+    "#revision": REVISION,
+}
+_READ = ("#body", *_READ_NAMES)
+
+
+def _may_have_a_body(tombstone: Record, now: int) -> bool:
+    """Tell whether a tombstone is damaged: it has what a body has beside it, or expires later than any tombstone."""
+    has_more = tombstone.encoding or tombstone.types
+    return bool(has_more) or not has_passed(tombstone.expiry, now + 2 * FENCE_SECONDS)
+
+
+def _same(revision: AttributeValue | None) -> str:
+    return "attribute_not_exists(#revision)" if revision is None else "#revision = :revision"
+
+
+def iso(seconds: float) -> str:
+    """Return a time, in seconds since the epoch, as it is stored: to the millisecond, in UTC."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

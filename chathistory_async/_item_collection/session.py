@@ -1,0 +1,246 @@
+"""One session in an item collection: read, page, append, edit, clear."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing, suppress
+from datetime import datetime, timezone
+from time import monotonic
+from typing import Generic, TypeVar
+
+from .._session import Access, Session, Stored, StoredPage, leaves_nothing_opened, now, smaller
+from .._settings import check_positive
+from ..errors import ChatHistoryError
+from .bodies import Bodies
+from .edits import Edits
+from .idempotency import Once
+from .reader import PlainPage, Reader
+from .records import Record, Wanted, wanted_of
+from .requests import ItemCollection
+from .sort_keys import RecordPosition, SortKey, message_id_of, parse_id
+from .writer import NewRecord, RecordWriter
+
+_DECODED_AT_ONCE = 32
+
+Value = TypeVar("Value")
+
+
+class ItemCollectionSession(Session[Value], Generic[Value]):
+    """One session in the items of one partition key.
+
+    Args:
+        layout: how it is stored.
+        access: what it reaches its table with.
+        bodies: the codec of its records.
+        reader: reads its records.
+        writer: writes them.
+        idempotency_seconds: how long a key keeps its batch from being stored again.
+    """
+
+    def __init__(
+        self,
+        layout: ItemCollection,
+        access: Access,
+        bodies: Bodies[Value],
+        reader: Reader,
+        writer: RecordWriter,
+        idempotency_seconds: int,
+    ) -> None:
+        self.access = access
+        self._layout = layout
+        self._bodies = bodies
+        self._reader = reader
+        self._writer = writer
+        self._edits = Edits(layout, access, bodies, reader, writer)
+        self._idempotency_seconds = idempotency_seconds
+        # The latest records' sort keys and numbers of values, oldest first, where history_size wants to know them; None
+        # before a read.
+        self._window: list[tuple[SortKey, int]] | None = None
+
+    @leaves_nothing_opened
+    async def read(self, limit: int | None = None, *, up_to: str | None = None) -> list[Value]:
+        """Return the latest values, or those up to one of them, oldest first, and read little more than them."""
+        check_positive("limit", limit)
+        size, last = self._layout.history_size, None if up_to is None else parse_id(up_to)
+        count = smaller(limit, size)
+        if count is None:
+            return [value async for values in self._value_pages(last) for value in values]
+        if limit is None and last is None:
+            records = await self._latest_and_window(count)
+        else:
+            records = await self._reader.latest(count, up_to=last)
+        return _flat(await self._bodies.decode(await self._wanted(records, count, up_to=last)))
+
+    async def stream(self) -> AsyncGenerator[Value, None]:
+        """Yield all values, oldest first, a page at a time."""
+        if self._layout.history_size is not None:
+            for value in await self.read():
+                yield value
+            return
+        async with aclosing(self._value_pages()) as pages:
+            async for values in pages:
+                for value in values:
+                    yield value
+
+    async def page(self, limit: int, before: str | None) -> StoredPage[Value]:
+        """Return the latest values, or those before a cursor."""
+        check_positive("limit", limit, optional=False)
+        end = None if before is None else parse_id(before)
+        # One more tells whether there is a page before this one.
+        records = await self._reader.latest(limit + 1, before=end)
+        number = sum(one.number for one in wanted_of(records, before=end))
+        wanted = await self._wanted(records, limit, before=end)
+        stored = [
+            Stored(message_id_of(one.record.key, position), value, _created_at(one.record.key))
+            for one, values in zip(wanted, await self._bodies.decode(wanted), strict=True)
+            for position, value in zip(_positions(one), values, strict=True)
+        ]
+        return StoredPage(stored, stored[0].id if number > limit and stored else None)
+
+    async def append(self, values: Sequence[Value], idempotency_key: str | None = None) -> None:
+        """Store a batch in order behind all that was seen, as one record: all of it or nothing."""
+        values = list(values)
+        if not values:
+            return
+        size = self._layout.history_size
+        left_out = max(0, len(values) - size) if size is not None else 0
+        texts = await self._bodies.encode(values)
+        once = None
+        if idempotency_key is not None:
+            # Of all values: another batch of which history_size keeps the same ones is another batch.
+            once = Once.of(idempotency_key, self._bodies.format_name, texts, self._idempotency_seconds)
+        texts = texts[left_out:]
+        # Before the values are sealed: their record is bound to its key.
+        key, began = await self._reader.next_key(), monotonic()
+        types = self._bodies.types_of(values[left_out:])
+        body = await self._bodies.pack(key, texts, range(len(texts)), types)
+        await self._writer.check_table()
+        items = self._layout.items_of(key, body, self._layout.expiry(now()))
+        self._edits.check_size(items, len(texts))
+        before = await self._writer.store(NewRecord(key, items, len(texts), began, once))
+        if before is not None:
+            self._reader.clock.see(before)
+        self._reader.wrote(len(texts))
+        if size is not None:
+            # What was added is stored. What cannot be removed now is left to the next append.
+            with suppress(ChatHistoryError):
+                await self._trim(size, (key, len(texts)))
+
+    async def clear(self) -> None:
+        """Remove all values that are there now, and none that another writer adds after."""
+        self._window = None
+        await self.sweep()
+        self._reader.clock.recover()
+        await self._writer.swept()
+
+    async def sweep(self, *, before: SortKey | None = None) -> int:
+        """Remove all records, or all before one, and return how many values they had."""
+        swept = 0
+        async with aclosing(self._reader.keys(before=before)) as pages:
+            async for parts in pages:
+                await self._writer.sweep(parts)
+                swept += sum(part.number for part in parts if part.key.is_first_part and part.removed_by is None)
+        return swept
+
+    async def remove(self, ids: Iterable[str]) -> None:
+        """Remove these values, where they are there."""
+        self._window = None
+        await self._edits.remove(ids)
+
+    async def pop(self) -> list[Value]:
+        """Remove the latest value and return it, alone in a list; each value is returned to one caller only."""
+        self._window = None
+        return await self._edits.pop()
+
+    async def replace(self, value_id: str, value: Value) -> None:
+        """Put another value into the place of one, whole or not at all."""
+        await self._edits.replace(value_id, value)
+
+    @leaves_nothing_opened
+    async def copy_to(self, other: Session[Value], up_to: str | None) -> None:
+        """Append the values, up to one of them, to another session's, as one batch."""
+        last = None if up_to is None else parse_id(up_to)
+        await other.append([value async for values in self._value_pages(last) for value in values])
+
+    async def _value_pages(self, up_to: RecordPosition | None = None) -> AsyncGenerator[list[Value], None]:
+        """Yield the values in order, some at a time."""
+        async with aclosing(self._reader.pages(up_to)) as pages:
+            async for page in pages:
+                if isinstance(page, PlainPage):
+                    yield await self._bodies.decode_plain(page.records)
+                    continue
+                # A few at a time: a megabyte may be a hundred when it is decompressed.
+                for start in range(0, len(page), _DECODED_AT_ONCE):
+                    wanted = await self._wanted(page[start : start + _DECODED_AT_ONCE], up_to=up_to)
+                    yield _flat(await self._bodies.decode(wanted))
+
+    async def _wanted(
+        self,
+        records: Sequence[Record],
+        last: int | None = None,
+        *,
+        before: RecordPosition | None = None,
+        up_to: RecordPosition | None = None,
+    ) -> list[Wanted]:
+        """Return what is wanted of records, each read again of which a part was missing."""
+        wanted = [one.record for one in wanted_of(records, last, before=before, up_to=up_to)]
+        return wanted_of(await self._reader.whole(wanted), last, before=before, up_to=up_to)
+
+    async def _latest_and_window(self, size: int) -> list[Record]:
+        """Return the latest records, of so many values or up to a slack more, and remember their sort keys."""
+        records = await self._reader.latest(size + slack(size))
+        self._window = [(record.key, record.number) for record in records]
+        return records
+
+    async def _trim(self, size: int, added: tuple[SortKey, int]) -> None:
+        """Remove what history_size leaves out, once that seems to have grown to a slack.
+
+        What is remembered of the session only tells when to look: others may have removed values since. Where nothing
+        is, somebody looks once in as many values as the slack has, at random.
+        """
+        known = self._window
+        if known is None and random.random() * slack(size) > added[1]:
+            return
+        window = sorted({*(known or ()), added})
+        self._window = _last(window, size + slack(size))
+        if known is not None and sum(number for _, number in window) < size + slack(size):
+            return
+        await self._keep_latest(size)
+
+    async def _keep_latest(self, size: int) -> None:
+        """Remove the records that lie before the latest values, so many of them."""
+        latest = await self._reader.latest(size, consistent=True)
+        self._window = [(record.key, record.number) for record in latest]
+        if sum(number for _, number in self._window) >= size:
+            oldest, _ = _last(self._window, size)[0]
+            await self.sweep(before=oldest)
+        await self._writer.swept()
+
+
+def slack(history_size: int) -> int:
+    """Return how many values more than history_size may be stored before they are removed, several at once."""
+    return max(4, history_size // 5)
+
+
+def _last(window: list[tuple[SortKey, int]], values: int) -> list[tuple[SortKey, int]]:
+    """Return the last records of a window that have so many values."""
+    found = 0
+    for start in range(len(window) - 1, -1, -1):
+        found += window[start][1]
+        if found >= values:
+            return window[start:]
+    return window
+
+
+def _positions(wanted: Wanted) -> Sequence[int]:
+    positions = wanted.record.all_positions() or ()
+    return positions if wanted.places is None else [positions[place] for place in wanted.places]
+
+
+def _flat(values: Iterable[list[Value]]) -> list[Value]:
+    return [value for some in values for value in some]
+
+
+def _created_at(key: SortKey) -> datetime:
+    return datetime.fromtimestamp(key.created_at, timezone.utc)

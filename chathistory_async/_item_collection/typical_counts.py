@@ -1,0 +1,63 @@
+"""How many messages the records of a session have, remembered so that the latest ones are read by one request."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TypeVar
+
+from .._fork import after_fork_in_child
+
+# A turn is a human's message and the answer.
+_BEFORE_ANY = 2.0
+# For some records that have fewer messages than the others.
+_MARGIN = 1.1
+# Of some hundred bytes each.
+_MAX_SESSIONS = 4_096
+
+
+_Name = TypeVar("_Name", str, tuple[str, str])
+
+
+class TypicalCounts:
+    """The numbers of values in the records of a process's sessions: those that were read or written last.
+
+    A session that is not known is taken for one like the last one of its table.
+    """
+
+    def __init__(self) -> None:
+        self._of_session: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._of_table: OrderedDict[str, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def see(self, table_name: str, session: str, counts: Sequence[int]) -> None:
+        """Remember the numbers of values of some records."""
+        if not counts:
+            return
+        average = sum(counts) / len(counts)
+        with self._lock:
+            _keep(self._of_session, (table_name, session), average)
+            _keep(self._of_table, table_name, average)
+
+    def records_for(self, table_name: str, session: str, values: int) -> int:
+        """Return how many records to ask for, for so many values."""
+        with self._lock:
+            typical = self._of_session.get((table_name, session)) or self._of_table.get(table_name) or _BEFORE_ANY
+        return max(1, math.ceil(_MARGIN * values / typical))
+
+    def forget_lock(self) -> None:
+        """Begin with a new lock, because a fork may have copied one that was held."""
+        self._lock = threading.Lock()
+
+
+def _keep(averages: OrderedDict[_Name, float], name: _Name, average: float) -> None:
+    averages[name] = average
+    averages.move_to_end(name)
+    if len(averages) > _MAX_SESSIONS:
+        averages.popitem(last=False)
+
+
+typical_counts = TypicalCounts()
+after_fork_in_child(typical_counts.forget_lock)

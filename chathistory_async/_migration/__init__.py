@@ -1,0 +1,1 @@
+"""Moving sessions from single items into an item collection."""

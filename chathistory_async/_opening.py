@@ -1,0 +1,156 @@
+"""Putting a session together from the settings of a handle: its layout, its codec, its encryption, its index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
+
+from ._clients import Clients
+from ._codec.attribute_values import AttributeValue
+from ._codec.format import Format
+from ._codec.keys import KeyValue
+from ._codec.plain import Default
+from ._item_collection.bodies import Bodies
+from ._item_collection.reader import Reader
+from ._item_collection.requests import ItemCollection
+from ._item_collection.session import ItemCollectionSession
+from ._item_collection.writer import RecordWriter, Writer
+from ._session import Access, Session
+from ._session_index.counting import CountingWriter
+from ._session_index.requests import SessionItem
+from ._session_index.session import IndexedSession
+from ._single_item.requests import SingleItem
+from .errors import Place
+
+if TYPE_CHECKING:
+    from ._sealing import Sealing
+
+Layout: TypeAlias = Union[SingleItem, ItemCollection]
+Key: TypeAlias = Mapping[str, Union[KeyValue, "tuple[str, ...]"]]
+# A day: as long as the retries of clients and of queues go on, and as Stripe keeps a key.
+IDEMPOTENCY_SECONDS = 24 * 3600
+
+
+class Indexed(NamedTuple):
+    """That a session is in the session index, and whose it is there."""
+
+    owner: str | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the handles of a store have in common, and a handle without a store has of its own.
+
+    Attributes:
+        clients: what to send requests with.
+        kms_key_id: the KMS key to seal with, None to store in the clear.
+        consistent_read: whether reads are strongly consistent.
+        default: what converts a value that has no plain form, None for nothing.
+        idempotency_seconds: how long a key keeps its batch from being stored again.
+        key_parts: the attributes that have to be tuples of ids, each with the number of its ids.
+    """
+
+    clients: Clients
+    kms_key_id: str | None
+    consistent_read: bool
+    default: Default | None
+    idempotency_seconds: int = IDEMPOTENCY_SECONDS
+    key_parts: Mapping[str, int] | None = None
+
+    def access(self, layout: Layout, key: Mapping[str, KeyValue]) -> Access:
+        """Return what a session reaches its table with. The key is not copied: nobody may change it any more."""
+        place = Place(layout.table_name, key)
+        sealing = sealing_type(self.kms_key_id)
+        return Access(
+            self.clients,
+            place,
+            None if sealing is None else sealing(self.kms_key_id or "", layout.key, self.clients, place),
+            consistent_read=self.consistent_read,
+            default=self.default,
+        )
+
+
+class Opened(NamedTuple):
+    """A session, and what the index knows of it; None without an index."""
+
+    session: Session[Any]
+    indexed: IndexedSession | None
+
+
+def open_session(
+    layout: Layout, access: Access, format_: Format, index: Indexed | None, idempotency_seconds: int
+) -> Opened:
+    """Put a session together. No I/O.
+
+    Args:
+        layout: how it is stored.
+        access: what it reaches its table with.
+        format_: the format of its values, LangChain's messages for a single item.
+        index: whose it is in the session index, None without an index.
+        idempotency_seconds: how long a key keeps its batch from being stored again.
+    """
+    if isinstance(layout, SingleItem):
+        # LangChain's messages are its only format.
+        from ._single_item.session import SingleItemSession
+
+        return Opened(SingleItemSession(layout, access), None)
+    # Bodies[Any](...) would take a microsecond more, to note the Any.
+    bodies: Bodies[Any] = Bodies(access, format_)
+    reader = Reader(layout, access, bodies.format_name)
+    plain = Writer(layout, access, reader)
+    if index is None:
+        return Opened(_session(layout, access, bodies, reader, plain, idempotency_seconds), None)
+    summary = SessionItem(layout, index.owner, bodies.format_name)
+    counting = CountingWriter(layout, access, reader, plain, summary)
+    session = _session(layout, access, bodies, reader, counting, idempotency_seconds)
+    return Opened(session, IndexedSession(layout, access, session, reader, counting, summary))
+
+
+def _session(
+    layout: ItemCollection,
+    access: Access,
+    bodies: Bodies[Any],
+    reader: Reader,
+    writer: RecordWriter,
+    idempotency_seconds: int,
+) -> ItemCollectionSession[Any]:
+    return ItemCollectionSession(layout, access, bodies, reader, writer, idempotency_seconds)
+
+
+def sealing_type(kms_key_id: str | None) -> type[Sealing] | None:
+    """Return what seals messages, None where nothing does: its SDK is an extra, and slow to import.
+
+    Raises:
+        TypeError: ``kms_key_id`` is not text.
+        ValueError: ``kms_key_id`` is empty: an environment variable that is not set shall not switch encryption off.
+        ModuleNotFoundError: the extra is not installed.
+    """
+    if kms_key_id is None:
+        return None
+    if not isinstance(kms_key_id, str):
+        raise TypeError(f"kms_key_id must be a str or None, not {type(kms_key_id).__name__}")
+    if not kms_key_id:
+        raise ValueError("kms_key_id is empty: say None where messages are to be stored in the clear")
+    try:
+        from ._sealing import Sealing
+    except ModuleNotFoundError as error:
+        advice = "pip install 'chathistory-async[kms]'"
+        raise ModuleNotFoundError(f"kms_key_id needs the AWS Encryption SDK: {advice}", name=error.name) from error
+    return Sealing
+
+
+def layout_of(
+    sort_key_name: str | None,
+    *,
+    table_name: str,
+    key: dict[str, AttributeValue],
+    messages_name: str,
+    expiry_name: str,
+    ttl: int | None,
+    history_size: int | None,
+) -> Layout:
+    """Return the layout that a sort key's name, or none, asks for."""
+    if sort_key_name is None:
+        return SingleItem(table_name, key, messages_name, expiry_name, ttl, history_size)
+    return ItemCollection(table_name, key, sort_key_name, messages_name, expiry_name, ttl, history_size)

@@ -1,0 +1,1 @@
+"""The single-item layout, which is langchain-community's: one item for each session."""
