@@ -18,7 +18,7 @@ from proxy import Proxy
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
 from chathistory_async._bridge import run
-from chathistory_async._item_collection_conversation import ItemCollectionConversation
+from chathistory_async._item_collection.session import ItemCollectionSession
 
 ENGINE = pytest.StashKey[Engine]()
 STOP = pytest.StashKey[Any]()
@@ -239,8 +239,11 @@ def stored(items: Callable[[], list[dict[str, Any]]], layout: dict[str, Any]) ->
     """Reads the raw messages of the test's own session, in whatever layout, from an attribute."""
 
     def stored(name: str = "History") -> list[Any]:
-        found = [item[name] for item in items() if name in item]
-        return found if "sort_key_name" in layout else [element for value in found for element in value["L"]]
+        found = [item for item in items() if name in item]
+        if "sort_key_name" not in layout:
+            return [element for item in found for element in item[name]["L"]]
+        # A record stands for each of its messages: it may be compressed or encrypted.
+        return [item[name] for item in found for _ in range(int(item.get("Count", {"N": "1"})["N"]))]
 
     return stored
 
@@ -274,9 +277,9 @@ def through(proxy: Proxy, make: Make) -> Callable[..., DynamoDBChatMessageHistor
     def through(attempts: int = 4, **options: Any) -> DynamoDBChatMessageHistory:
         config = Config(retries={"total_max_attempts": attempts, "mode": "legacy"}, read_timeout=1)
         history = make(endpoint_url=proxy.url, config=config, **options)
-        if isinstance(history._conversation, ItemCollectionConversation):
+        if isinstance(history._session, ItemCollectionSession):
             # As in a process that has appended before: the first append reads once, to see if there is a sort key.
-            history._clients.first_append.record(history._conversation._sort_key_check)
+            history._session._reader.has_sort_key()
         return history
 
     return through

@@ -5,8 +5,10 @@ message has a text of its own. ``violations`` compares all that was read with wh
 
 - Acknowledged exactly once: a read that begins after an append returned has its messages, once, unless a removal may
   have taken them. A removal is a clear that had not ended before the append began, or a pop.
-- All or nothing: the messages of one batch stand together and in order. All are there or none, unless a removal may
-  have taken some.
+- Once by a key: appends of one idempotency key count as one append, which began with the first of them and was
+  acknowledged when one of them was. Of the batches that are sent with a key, one is stored.
+- All or nothing: the messages of one batch stand together and in order. All are there or none, unless pops have taken
+  the last ones. A clear takes all of them or none.
 - Causal order: what a process had read or written comes before what it writes.
 - One order: two reads never disagree on the order of two messages.
 - No revival: what was acknowledged before a clear began is not there after the clear returned; what was popped neither.
@@ -19,7 +21,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -34,6 +36,7 @@ class Operation:
         outcome: "ok"; "refused" where the library says that nothing was written; "unknown" where the call was cancelled
             or failed otherwise, or the process was killed.
         written: the batch of an append.
+        key: the idempotency key of an append, None without one.
         returned: what a read or a pop returned.
     """
 
@@ -44,6 +47,7 @@ class Operation:
     outcome: Literal["ok", "refused", "unknown"] = "unknown"
     written: tuple[str, ...] = ()
     returned: tuple[str, ...] = ()
+    key: str | None = None
 
 
 def violations(history: Sequence[Operation], *, stored_anew: bool = False) -> list[str]:
@@ -55,7 +59,7 @@ def violations(history: Sequence[Operation], *, stored_anew: bool = False) -> li
             once more, and then in another place. A single item has no tombstones that would prevent it.
     """
     facts = _Facts(history, stored_anew)
-    checks = (_doubled, _lost, _torn, _unordered, _disagreeing, _revived, _popped_twice, _from_nowhere)
+    checks = (_doubled, _lost, _torn, _unordered, _disagreeing, _revived, _popped_twice, _reused, _from_nowhere)
     return [sentence for check in checks for sentence in itertools.islice(check(facts), 5)]
 
 
@@ -63,13 +67,20 @@ class _Facts:
     """A history, sorted by what its operations are.
 
     Attributes:
+        appends: one for each batch, however often it was sent.
+        sent_again: the first messages of the batches that several appends have sent.
         cleared_from: when the first clear began that may have removed messages of an append; infinite where none did.
         moved: the messages that may have been stored, removed and stored once more.
     """
 
     def __init__(self, history: Sequence[Operation], stored_anew: bool) -> None:
         self.history = sorted(history, key=lambda operation: operation.invoked)
-        self.appends = [operation for operation in self.history if operation.kind == "append"]
+        sent = [operation for operation in self.history if operation.kind == "append"]
+        by_batch: dict[tuple[str, ...], list[Operation]] = {}
+        for append in sent:
+            by_batch.setdefault(append.written, []).append(append)
+        self.appends = [_as_one(appends) for appends in by_batch.values()]
+        self.sent_again = {written[0] for written, appends in by_batch.items() if len(appends) > 1}
         self.clears = [operation for operation in self.history if operation.kind == "clear"]
         self.cleared_from = {append: self._cleared_from(append) for append in self.appends}
         cut = [append for append in self.appends if self.cleared_from[append] < append.ended]
@@ -83,6 +94,15 @@ class _Facts:
     def _cleared_from(self, append: Operation) -> float:
         began = [clear.invoked for clear in self.clears if clear.outcome != "refused" and clear.ended > append.invoked]
         return min(began, default=math.inf)
+
+
+def _as_one(appends: Sequence[Operation]) -> Operation:
+    """Return what the appends of one batch are together."""
+    acknowledged = [append.ended for append in appends if append.outcome == "ok"]
+    if acknowledged:
+        return replace(appends[0], outcome="ok", ended=min(acknowledged))
+    unknown = [append.ended for append in appends if append.outcome == "unknown"]
+    return replace(appends[0], outcome="unknown", ended=max(unknown)) if unknown else appends[0]
 
 
 def _doubled(facts: _Facts) -> Iterator[str]:
@@ -113,8 +133,10 @@ def _torn(facts: _Facts) -> Iterator[str]:
             found = [places[text] for text in append.written if text in places]
             if found and found != list(range(found[0], found[0] + len(found))):
                 yield f"{append.written} do not stand together for {read.process} at {read.invoked:.3f}"
-            removable = facts.cleared_from[append] < read.ended or facts.popped.keys() & set(append.written)
-            if 0 < len(found) < len(append.written) and not (removable or facts.pops_of_unknown_outcome):
+            gone = [text for text in append.written if text not in places]
+            popped = sum(text in facts.popped for text in gone) + facts.pops_of_unknown_outcome
+            is_cut = append.written[0] not in places or append.written[len(found) - 1] not in places
+            if found and (is_cut or popped < len(gone)):
                 yield f"{append.written} are there in part for {read.process} at {read.invoked:.3f}"
 
 
@@ -125,7 +147,8 @@ def _unordered(facts: _Facts) -> Iterator[str]:
         for operation in facts.history:
             latest = known.get(operation.process, -1)
             first = places.get(operation.written[0], math.inf) if operation.written else math.inf
-            if first < latest:
+            # Of a batch that several have sent, nobody knows who has stored it.
+            if first < latest and operation.written[0] not in facts.sent_again:
                 yield f"{operation.written[0]} stands before what {operation.process} had read when it wrote it"
             if operation.outcome == "ok":
                 news = [places[text] for text in (*operation.written, *operation.returned) if text in places]
@@ -156,6 +179,14 @@ def _popped_twice(facts: _Facts) -> Iterator[str]:
     for text, times in facts.popped.items():
         if times > 1:
             yield f"{text} was returned by {times} pops"
+
+
+def _reused(facts: _Facts) -> Iterator[str]:
+    returned = {text for operation in facts.history for text in operation.returned}
+    stored = [append for append in facts.appends if append.outcome == "ok" or returned & {*append.written}]
+    for key, times in Counter(append.key for append in stored if append.key is not None).items():
+        if times > 1:
+            yield f"{times} batches were stored with the idempotency key {key}"
 
 
 def _from_nowhere(facts: _Facts) -> Iterator[str]:

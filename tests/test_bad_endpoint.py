@@ -137,7 +137,7 @@ class TestStalling:
     @pytest.mark.parametrize("serve", ["hold_back", "half_close"])
     async def test_what_is_never_read_is_not_sent_for_ever(self, face: type[Face], make: Make, serve: str) -> None:
         """aiohttp has no time-out for the sending of a request, and none at all once the other side has half closed."""
-        messages = [HumanMessage(random.Random(seed).randbytes(450_000).hex()) for seed in range(8)]
+        messages = [HumanMessage(random.Random(seed).randbytes(450_000).hex()) for seed in range(7)]
         async with serving(getattr(self, serve)) as url:
             with pytest.raises(EndpointError):
                 await face(make(endpoint_url=url, config=BRIEF)).add(messages)
@@ -221,7 +221,7 @@ class TestLongestCall:
         self, make: Make, monkeypatch: pytest.MonkeyPatch, config: Config | None, seconds: float | None
     ) -> None:
         monkeypatch.undo()
-        async with make(config=config)._conversation._clients.lend() as lent:
+        async with make(config=config)._settings.clients.lend() as lent:
             assert lent.longest_call_seconds == (seconds if seconds is None else pytest.approx(seconds))
 
 
@@ -287,6 +287,9 @@ def key(session_id: str, at: str) -> dict[str, Any]:
     return {"SessionId": {"S": session_id}, "MessageId": {"S": at}}
 
 
+OF_THE_INDEX = {"Owner": {"S": "x"}, "LastActive": {"S": "2026"}}
+
+
 class TestGoingRoundInCircles:
     """Pages of a query or scan that lead to no end."""
 
@@ -329,8 +332,32 @@ class TestGoingRoundInCircles:
                 with pytest.raises(ServiceError, match="check endpoint_url"):
                     await operation(make(endpoint_url=url))
 
+    async def test_end_where_they_advance_and_never_have_anything(
+        self, face: type[Face], make: Make, session_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("chathistory_async._session.MAX_EMPTY_PAGES", 20)
+        forward = [key(session_id, f"m#{number:04}") for number in range(90)]
+        for operation, places in (
+            (DynamoDBChatMessageHistory.aget_messages, forward),
+            (lambda history: history.aget_messages(limit=3), forward[::-1]),
+            (lambda history: history.apage(3), forward[::-1]),
+            (DynamoDBChatMessageHistory.apop_message, forward[::-1]),
+            (DynamoDBChatMessageHistory.aclear, forward),
+        ):
+            async with self.pages(places) as url:
+                with pytest.raises(ServiceError, match="check endpoint_url"):
+                    await operation(make(endpoint_url=url))
+        sessions = [key(f"{number}", "session") | OF_THE_INDEX for number in range(90)]
+        async with self.pages(sessions) as url:
+            async with ChatHistoryStore("t", endpoint_url=url, session_index=True) as store:
+                with pytest.raises(ServiceError, match="check endpoint_url"):
+                    await store.list_sessions("x")
+            async with ChatHistoryStore("t", endpoint_url=url, layout="single_item") as source:
+                with pytest.raises(ServiceError, match="check endpoint_url"):
+                    assert [one async for one in source.scan_session_ids()]
+
     async def test_of_sessions_and_of_a_scan_end_too(self) -> None:
-        last = key("x", "session") | {"Owner": {"S": "x"}, "LastActive": {"S": "2026"}}
+        last = key("x", "session") | OF_THE_INDEX
         async with self.pages([last]) as url:
             async with ChatHistoryStore("t", endpoint_url=url, session_index=True) as store:
                 for operation in (store.list_sessions("x", limit=3), store.purge_owner("x")):
@@ -344,11 +371,11 @@ class TestGoingRoundInCircles:
 async def test_sessions_that_are_there_again_are_not_deleted_for_ever(
     collection_table: str, session_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chathistory_async._sessions.MAX_ATTEMPTS", 3)
+    monkeypatch.setattr("chathistory_async._session_index.listing.MAX_ATTEMPTS", 3)
     async with ChatHistoryStore(collection_table, session_index=True) as store:
         await store.session(session_id, owner="x").aadd_messages(humans(1))
         request = {"TableName": collection_table, "Key": key(session_id, "session")}
-        async with store._clients.lend() as lent:
+        async with store._settings.clients.lend() as lent:
             session = (await lent.send("get_item", request))["Item"]
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

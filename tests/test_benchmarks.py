@@ -8,13 +8,24 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from engines import ROOT, Engine
 from langchain_core.messages import BaseMessage
 
-CHEAP = ["reading", "footprint"]
+if TYPE_CHECKING:
+    from benchmarks.variants import Target
+
+CHEAP = ["reading", "footprint", "turns"]
+
+MEASURED = [
+    "Making a handle",
+    "CPU of importing LangChain's class ÷ importing what it cannot do without",
+    "CPU of importing the store alone ÷ importing what it cannot do without",
+    "CPU of an append of two messages on the stub ÷ of one",
+    "CPU of a whole append of a message on the stub ÷ the put alone",
+]
 
 
 @pytest.fixture
@@ -44,13 +55,15 @@ def test_a_quick_run_tells_what_it_promises(importable: Path, engine: Engine) ->
         assert rows
         assert all(set(value) == {"median", "q1", "q3"} for row in rows for value in row["values"].values())
     assert {(row["case"]["layout"], row["variant"]) for row in results["benchmarks"]["reading"]} >= {
-        (layout, variant) for layout in ("single item", "item collection") for variant in ("ours", "aioboto3")
+        ("item collection, stored in twos", "ours"),
+        *((layout, variant) for layout in ("single item", "item collection") for variant in ("ours", "aioboto3")),
     }
     [stages] = [row for row in results["benchmarks"]["reading"] if is_stages_of_ours(row)]
     assert set(stages["values"]) == set(stages["ratios"]) == {"json_ms", "conversion_ms", "construction_ms"}
     assert all(ratio["to"] == "aioboto3" for ratio in stages["ratios"].values())
     met = {target["target"]: target["met"] for target in results["targets"]}
-    assert met["Making a handle"] in (True, False)
+    for target in MEASURED:
+        assert met[target] in (True, False)
     assert met["Puts a second on the stub ÷ plain aioboto3's"] is None
 
 
@@ -92,6 +105,61 @@ async def test_a_variant_that_loses_messages_is_wrong(importable: Path, engine: 
     assert Results({"small_calls": rows}, [], quick=True).wrong() == [
         "forgetful, engine, single item, append to one session, 16: lost 26 of 80 messages"
     ]
+
+
+async def test_the_answers_of_the_stub_are_what_is_stored(importable: Path, engine: Engine) -> None:
+    from benchmarks.honesty import fault_in_session, open_readers
+    from benchmarks.messages import item_collection, new_messages
+    from benchmarks.variants import ITEM_COLLECTION, OURS, Ours, Target, created_tables, new_store, store
+
+    messages = new_messages(3)
+    async with created_tables(Target.of("engine", engine.endpoint_url)) as target, open_readers(target) as readers:
+        async with new_store(target, ITEM_COLLECTION) as ours:
+            await store((ITEM_COLLECTION, OURS), Ours(ours), "in twos", messages)
+            for message in messages:
+                await ours.session("in ones").aadd_messages([message])
+        for session, per_record in (("in twos", 2), ("in ones", 1)):
+            items = await stored_items(target, session)
+            assert items == bodies_of(item_collection(messages, per_record=per_record))
+            assert items == bodies_of(item_collection(messages, per_record=per_record, newest_first=True))[::-1]
+            reader = readers[ITEM_COLLECTION]
+            assert await fault_in_session(reader, session, messages) is None
+            assert await fault_in_session(reader, session, [*messages, *messages[:1]]) == "lost 1 of 4 messages"
+
+
+async def stored_items(target: Target, session: str) -> list[dict[str, Any]]:
+    """Return what a Query for all of a session gives, of what ours asks for."""
+    from benchmarks.variants import ITEM_COLLECTION, aioboto3_client, query_request
+
+    async with aioboto3_client(target) as client:
+        return bodies_of(await client.query(**query_request(target.tables[ITEM_COLLECTION], session)))
+
+
+def bodies_of(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the items of an answer without what differs from one append to the next."""
+    asked_for = ("History", "Encoding", "Parts", "Count", "Positions", "Format", "Revision")
+    return [{name: item[name] for name in asked_for if name in item} for item in answer["Items"]]
+
+
+async def test_a_variant_that_loses_part_of_a_turn_is_wrong(importable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import turns
+    from benchmarks.setup import Setup
+    from benchmarks.stub import running_stub
+    from benchmarks.variants import Ours, Target
+
+    # For the stub's process.
+    monkeypatch.setenv("PYTHONPATH", str(importable))
+    append = Ours.append
+
+    async def forgetful(self: Ours, session: str, messages: Sequence[BaseMessage]) -> None:
+        await append(self, session, messages[:1])
+
+    monkeypatch.setattr(Ours, "append", forgetful)
+    async with running_stub() as stub:
+        rows = await turns.run(Setup(stub, Target.of("stub", stub.url), None, quick=True, soak_seconds=0))
+    wrong = {row.variant: row.wrong for row in rows}
+    # Rounds and the one to warm up, of ten appends each.
+    assert wrong == {turns.PUT: None, turns.ONE: None, turns.TWO: "lost 70 of 140 messages"}
 
 
 async def test_each_read_is_looked_at(importable: Path) -> None:

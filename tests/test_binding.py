@@ -98,7 +98,8 @@ def stored(dynamodb: Any, indexed_table: str, session_id: str) -> Stored:
 async def session(store: ChatHistoryStore, session_id: str) -> DynamoDBChatMessageHistory:
     """A session with a title and metadata that read as messages, and with messages that read as metadata."""
     history = store.session(session_id)
-    await history.aadd_messages(humans(SECRET, *LONG))
+    for text in (SECRET, *LONG):
+        await history.aadd_messages(humans(text))
     await store.set_title(session_id, json.dumps(FORGED))
     await store.update_metadata(session_id, FORGED)
     return history
@@ -165,17 +166,30 @@ async def refuse_all(
 
 
 def forget_data_keys(history: DynamoDBChatMessageHistory) -> None:
-    assert history._sealing is not None
-    history._sealing._keys._cache.forget()
+    assert history._session.access.sealing is not None
+    history._session.access.sealing._keys._cache.forget()
 
 
-A_KEY = f"m#{0:016x}-{1:016x}-{2:06x}-00"
+A_KEY = f"m#{0:016x}-{2:016x}-00"
 NO_KEY = "not a sort key"
 BINDINGS = [
     Binding(kind, sort_key, encoding)
-    for kind in ("message", "title", "metadata", "migration")
+    for kind in ("record", "message", "title", "metadata", "migration")
     for sort_key in (None, "session", "migration", A_KEY, A_KEY.replace("2", "3"), NO_KEY)
     for encoding in ("", "zlib")
+] + [
+    Binding("record", A_KEY, encoding, *rest)
+    for encoding in ("", "zlib")
+    for rest in (
+        ("json",),
+        ("other",),
+        ("", 2),
+        ("", 3),
+        ("", 2, "0,2"),
+        ("", 2, "0,3"),
+        ("", 1, "1"),
+        ("json", 2, "1-2"),
+    )
 ]
 
 
@@ -184,9 +198,10 @@ class TestLine:
         """It is in all that is sealed: whoever changes it locks everybody out."""
         assert bind(Binding("message"), b"x") == b'{"value":"message"}\nx'
         assert bind(Binding("title", "session"), b"") == b'{"value":"title","sort_key":"session"}\n'
-        whole = Binding("message", A_KEY, "zlib")
+        whole = Binding("record", A_KEY, "zlib", "json", 2, "0,2")
         assert bind(whole, b"\n\xff") == (
-            b'{"value":"message","sort_key":"m#0000000000000000-0000000000000001-000002-00","encoding":"zlib"}\n\n\xff'
+            b'{"value":"record","sort_key":"m#0000000000000000-0000000000000002-00","encoding":"zlib",'
+            b'"format":"json","count":2,"positions":"0,2"}\n\n\xff'
         )
 
     def test_opens_for_no_other_binding(self) -> None:
@@ -221,7 +236,7 @@ class TestLine:
         assert SECRET not in str(caught.value)
 
     def test_is_the_first_one_only(self) -> None:
-        title, message = Binding("title", "session"), Binding("message", A_KEY)
+        title, message = Binding("title", "session"), Binding("record", A_KEY)
         forged = bind(message, json.dumps(FORGED).encode())
         assert body_of(title, bind(title, forged)) == forged
         with pytest.raises(BoundElsewhere):
@@ -255,7 +270,7 @@ class TestMovedIntoAMessage:
     ) -> None:
         moved = stored.message_items()[other]
         stored.change_last(History=moved["History"], Encoding={"S": as_sealed})
-        await self.check(handles, stored, f'was sealed as {{"value":"message","sort_key":"{moved["MessageId"]["S"]}"')
+        await self.check(handles, stored, f'was sealed as {{"value":"record","sort_key":"{moved["MessageId"]["S"]}"')
 
 
 class TestMovedWithinASession:
@@ -263,7 +278,8 @@ class TestMovedWithinASession:
         self, handles: list[DynamoDBChatMessageHistory], stored: Stored, store: ChatHistoryStore, session_id: str
     ) -> None:
         [first, *_, last] = stored.message_items()
-        for key in (last["MessageId"]["S"][:-4] + "f-00", last["MessageId"]["S"].replace("m#0", "m#1")):
+        other_nonce = "0" if last["MessageId"]["S"][-4] == "f" else "f"
+        for key in (last["MessageId"]["S"][:-4] + f"{other_nonce}-00", last["MessageId"]["S"].replace("m#0", "m#1")):
             stored.put(first, MessageId={"S": key})
             for history in handles:
                 match = f"as .*{first['MessageId']['S']}.* where .*{key}"
@@ -274,7 +290,8 @@ class TestMovedWithinASession:
     async def test_all_parts_of_a_message(self, store: ChatHistoryStore, stored: Stored, session_id: str) -> None:
         history = store.session(session_id)
         large = [HumanMessage(SECRET, additional_kwargs={"noise": noise}) for noise in NOISE]
-        await history.aadd_messages([HumanMessage(SECRET), *large])
+        for message in (HumanMessage(SECRET), *large):
+            await history.aadd_messages([message])
         intact = stored.message_items()
         *_, first, first_rest, second, second_rest = intact
         assert len(intact) == 1 + 2 * len(large)
@@ -389,23 +406,25 @@ class TestWhatCannotBeDecoded:
         self, handles: list[DynamoDBChatMessageHistory], stored: Stored, body: bytes, encoding: str
     ) -> None:
         [*_, last] = stored.message_items()
-        assert handles[0]._sealing is not None
-        [sealed] = await handles[0]._sealing.seal([(Binding("message", last["MessageId"]["S"], encoding), body)])
+        assert handles[0]._session.access.sealing is not None
+        [sealed] = await handles[0]._session.access.sealing.seal(
+            [(Binding("record", last["MessageId"]["S"], encoding), body)]
+        )
         as_sealed = ",".join(filter(None, [encoding, "aws-encryption-sdk"]))
         stored.change_last(History={"B": sealed}, Encoding={"S": as_sealed})
         await refuse_all(handles, UndecodableItemError)
 
     async def test_a_message_of_a_single_item(self, table: str, session_id: str, kms_key: str, update: Any) -> None:
         history = DynamoDBChatMessageHistory(table, session_id, kms_key_id=kms_key)
-        assert history._sealing is not None
+        assert history._session.access.sealing is not None
         good = bind(Binding("message"), json.dumps(FORGED).encode()).partition(b"\n")[2]
         for binding, body, kind in (
             (Binding("message"), SECRET.encode(), UndecodableItemError),
             (Binding("title", "session"), json.dumps(FORGED).encode(), EncryptionContextError),
-            (Binding("message", A_KEY), good, EncryptionContextError),
+            (Binding("record", A_KEY), good, EncryptionContextError),
             (Binding("message", None, "zlib"), zlib.compress(good), EncryptionContextError),
         ):
-            sealed = await history._sealing.seal([(Binding("message"), good), (binding, body)])
+            sealed = await history._session.access.sealing.seal([(Binding("message"), good), (binding, body)])
             update(History={"L": [{"B": data} for data in sealed]})
             await refuse(history.aget_messages(), kind, match="message 1 ")
             await refuse(asyncio.to_thread(lambda: history.messages), kind)
@@ -424,8 +443,8 @@ class TestWhatCannotBeDecoded:
     async def test_a_title_or_metadata(
         self, session: DynamoDBChatMessageHistory, store: ChatHistoryStore, stored: Stored, name: Any, body: bytes
     ) -> None:
-        assert session._sealing is not None
-        [sealed] = await session._sealing.seal([(Binding(name, "session"), body)])
+        assert session._session.access.sealing is not None
+        [sealed] = await session._session.access.sealing.seal([(Binding(name, "session"), body)])
         stored.change_session(**{name.capitalize(): {"B": sealed}})
         await refuse(store.get_session_info(session.key["SessionId"]), UndecodableItemError, match="is damaged")  # type: ignore[arg-type]
 
@@ -493,7 +512,7 @@ class TestOfficialSdk:
             return body_in(plaintext, place)
 
         for item, text in zip(stored.message_items(), [SECRET, *LONG], strict=True):
-            place = {"value": "message", "sort_key": item["MessageId"]["S"]}
+            place = {"value": "record", "sort_key": item["MessageId"]["S"]}
             assert json.loads(opened(item["History"], place))["data"]["content"] == text
         index = stored.items()["session"]
         assert json.loads(opened(index["Title"], {"value": "title", "sort_key": "session"})) == FORGED
@@ -509,7 +528,7 @@ class TestOfficialSdk:
             return {"B": ciphertext}
 
         key, form = stored.message_items()[-1]["MessageId"]["S"], json.dumps(FORGED).encode()
-        line = f'{{"value":"message","sort_key":"{key}"'.encode()
+        line = f'{{"value":"record","sort_key":"{key}"'.encode()
         stored.change_last(History=sealed(line + b"}\n" + form), Encoding={"S": "aws-encryption-sdk"})
         assert texts(await session.aget_messages(limit=1)) == [SECRET]
         packed = sealed(line + b',"encoding":"zlib"}\n' + zlib.compress(form))

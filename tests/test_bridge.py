@@ -572,7 +572,7 @@ class TestFork:
         code = """
         from chathistory_async import _clients
         history.messages
-        clients = history._clients
+        clients = history._settings.clients
         held = [_bridge._lock, _clients._shared_lock, clients._lock]
         [lock.acquire() for lock in held]
         child = os.fork()

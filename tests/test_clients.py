@@ -40,7 +40,7 @@ async def send(history: DynamoDBChatMessageHistory) -> None:
 
 
 async def client_of(history: DynamoDBChatMessageHistory) -> Any:
-    async with history._conversation._clients.lend() as lent:
+    async with history._settings.clients.lend() as lent:
         return lent.client
 
 

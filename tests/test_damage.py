@@ -16,7 +16,7 @@ from proxy import Proxy
 from samples import humans, texts
 
 from chathistory_async import ChatHistoryError, DynamoDBChatMessageHistory
-from chathistory_async._sort_keys import message_id_of
+from chathistory_async._item_collection.sort_keys import message_id_of
 
 SEEDS = range(5)
 LAYOUTS = ["single item", "item collection", "encrypted item collection", "indexed item collection"]
@@ -175,7 +175,9 @@ async def test_every_call_is_bounded_and_what_is_damaged_can_be_removed(
         dynamodb.put_item(TableName=layout["table_name"], Item=item)
 
     keys = [item["MessageId"]["S"] for item in stored if in_items]
-    message_ids = [message_id_of(key) for key in keys if key.endswith("-00")] or ["0" * 16 + "-" + "0" * 16 + "-000000"]
+    message_ids = [message_id_of(key, 0) for key in keys if key.endswith("-00")] or [
+        "0" * 16 + "-" + "0" * 16 + "-000000"
+    ]
     calls = list(calls_on(through(ttl=9000), message_ids).items())
     # What changes the session comes last, in any order.
     for name, call in chance.sample(calls[:4], 4) + chance.sample(calls[4:], len(calls) - 4):

@@ -60,6 +60,8 @@ SEALED = [
     ("Metadata", {"B": b"\x02\x04\x78" + b"\xff" * 200}),
     ("Metadata", {"B": b"\x00"}),
 ]
+# What no append can be sure of.
+FORMATS: list[tuple[str, Any]] = [("Format", {"N": "1"}), ("Format", {"S": ""}), ("Format", {"M": {}})]
 # What only stands in nobody's way.
 HARMLESS = [
     ("Revision", {"N": "1"}),
@@ -229,6 +231,27 @@ class TestHealing:
         assert await store.update_metadata(sessions[0], {"a": 1}) == {"a": 1}
 
 
+@named(FORMATS)
+async def test_a_damaged_format_is_told_of_by_all_that_ask_for_it(
+    new_store: NewStore, owner: str, sessions: list[str], damage: Damage, name: str, value: Any
+) -> None:
+    store = new_store()
+    damage(sessions[1], name, value)
+    text = r"damaged \(its Format\): .*othing restores it, delete_session\(\) deletes the session"
+    readable, unreadable = await all_listed(store, owner)
+    assert readable == [sessions[0], sessions[2]]
+    assert re.search(text, str(unreadable[sessions[1]]))
+    with pytest.raises(UndecodableItemError, match=text):
+        await store.get_session_info(sessions[1])
+    for append in (store.session(sessions[1]).aadd_messages(humans(4)), store.json_session(sessions[1]).aadd([4])):
+        with pytest.raises(UndecodableItemError, match=text):
+            await append
+    # The messages are still there.
+    await store.session(sessions[1]).apop_message()
+    assert len(await store.session(sessions[1]).aget_messages()) == 2
+    assert await store.delete_session(sessions[1]) == 2
+
+
 class TestSealed:
     @named(SEALED)
     async def test_garbage_is_told_of(
@@ -255,9 +278,9 @@ class TestSealed:
         self, new_store: NewStore, owner: str, sessions: list[str], damage: Damage, kms_key: str, name: str
     ) -> None:
         store = new_store(kms_key_id=kms_key)
-        conversation: Any = store.session(sessions[1])._conversation
+        session = store._indexed(sessions[1], None)
         binding = Binding("title" if name == "Title" else "metadata", "session")
-        value = await conversation._value(b"secret\xff", 100, binding)
+        value = await session._value(b"secret\xff", 100, binding)
         damage(sessions[1], name, value)
         _, unreadable = await all_listed(store, owner)
         error: BaseException | None = unreadable[sessions[1]]

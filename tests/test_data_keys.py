@@ -43,8 +43,8 @@ def encryption(kms_key: str, proxy: Proxy) -> dict[str, Any]:
 
 
 def sealing(history: DynamoDBChatMessageHistory) -> Sealing:
-    assert history._sealing is not None
-    return history._sealing
+    assert history._session.access.sealing is not None
+    return history._session.access.sealing
 
 
 def forget(history: DynamoDBChatMessageHistory) -> None:
@@ -450,7 +450,7 @@ from chathistory_async import DynamoDBChatMessageHistory
 table, session, key = sys.argv[1:]
 history = DynamoDBChatMessageHistory(table, session, kms_key_id=key)
 history.add_user_message("parent")
-cache = history._sealing._keys._cache
+cache = history._session.access.sealing._keys._cache
 held = [cache._lock]
 [lock.acquire() for lock in held]
 child = os.fork()

@@ -48,7 +48,8 @@ from chathistory_async import (
     WriteOutcomeUnknownError,
 )
 from chathistory_async._aws_errors import from_botocore
-from chathistory_async._calls import Request, call
+from chathistory_async._calls import call
+from chathistory_async._request import Request
 from chathistory_async.errors import Place
 
 Through = Callable[..., DynamoDBChatMessageHistory]
@@ -334,7 +335,7 @@ async def test_what_dynamodb_says_of_a_request_is_told_without_a_value_of_it(
 
 @pytest.mark.real_engine("moto accepts it")
 async def test_what_an_engine_says_of_a_request_is_told(make: Make) -> None:
-    clients = make()._conversation._clients
+    clients = make()._settings.clients
     parameters = {"TableName": make().table_name, "Item": {"SessionId": {"S": "x"}, "tags": {"SS": [SECRET, SECRET]}}}
     with pytest.raises(ServiceError, match=r"HTTP status 400 \(ValidationException: \w") as caught:
         await call(clients, Request("put_item", parameters), Place("table"))
@@ -386,7 +387,8 @@ async def test_what_dynamodb_says_of_a_transaction_is_told_without_a_value_of_it
     layout = {"table_name": collection_table, "sort_key_name": "MessageId"}
     history = make(endpoint_url=answering(400, json.dumps(body)), fast_path=fast_path, **layout)
     with pytest.raises(ServiceError, match="ValidationError: No number: …") as caught:
-        await history.aadd_messages([HumanMessage(SECRET), HumanMessage(SECRET)])
+        # A record and the marker of its key.
+        await history.aadd_messages([HumanMessage(SECRET)], idempotency_key="key")
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
@@ -564,7 +566,7 @@ def every_error() -> list[type[ChatHistoryError]]:
 
 @pytest.mark.parametrize("kind", every_error())
 def test_an_error_survives_a_process_boundary(kind: type[ChatHistoryError], make: Make) -> None:
-    place = make()._conversation.place
+    place = make()._session.access.place
     error = kind("text", place)
     back = pickle.loads(pickle.dumps(error))
     assert (type(back), str(back)) == (kind, str(error))
@@ -588,4 +590,4 @@ async def test_nothing_that_the_library_logs_or_shows_holds_content(
     ours = [record for record in caplog.records if record.name.startswith("chathistory_async")]
     assert SECRET not in "".join(record.getMessage() for record in ours)
     assert SECRET not in repr(history)
-    assert SECRET not in repr(history._conversation) + repr(history._layout)
+    assert SECRET not in repr(history._session) + repr(history._layout)

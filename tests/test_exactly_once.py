@@ -14,7 +14,7 @@ from proxy import Fault, Proxy
 from samples import humans, texts
 
 from chathistory_async import DynamoDBChatMessageHistory, EndpointError, ServiceError, WriteOutcomeUnknownError
-from chathistory_async._single_item import WRITES, WRITES_KEPT, WRITES_LIMIT
+from chathistory_async._single_item.requests import WRITES, WRITES_KEPT, WRITES_LIMIT
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 

@@ -105,7 +105,7 @@ async def create_table(store: ChatHistoryStore) -> None:
 
 @asynccontextmanager
 async def source_of(store: ChatHistoryStore) -> AsyncIterator[ChatHistoryStore]:
-    options = store._clients.options
+    options = store._settings.clients.options
     async with ChatHistoryStore(
         f"{store._layout.table_name}-source",
         layout="single_item",

@@ -22,6 +22,10 @@ def pop(process: str, invoked: float, ended: float, *returned: str, outcome: str
     return Operation(process, "pop", invoked, ended, outcome, returned=returned)  # type: ignore[arg-type]
 
 
+def once(process: str, invoked: float, ended: float, *written: str, outcome: str = "ok") -> Operation:
+    return Operation(process, "append", invoked, ended, outcome, written, key="k")  # type: ignore[arg-type]
+
+
 AB = append("p", 0, 1, "a", "b")
 C = append("q", 2, 3, "c")
 
@@ -33,8 +37,17 @@ GOOD = {
     "an append of unknown outcome that was stored": [append("p", 0, 1, "a", outcome="unknown"), read("q", 2, 3, "a")],
     "an append of unknown outcome that was not": [append("p", 0, 1, "a", outcome="unknown"), read("q", 2, 3)],
     "a clear": [AB, clear("q", 2, 3), read("p", 4, 5)],
-    "half a batch beside a clear": [AB, clear("q", 2, 5), read("p", 3, 4, "b")],
-    "a clear that was cancelled": [AB, clear("q", 2, 3, "unknown"), read("p", 4, 5, "b")],
+    "a whole batch beside a clear": [AB, clear("q", 2, 5), read("p", 3, 4, "a", "b")],
+    "a clear that was cancelled": [AB, clear("q", 2, 3, "unknown"), read("p", 4, 5, "a", "b")],
+    "a batch that two have sent": [once("p", 0, 1, "a"), once("q", 2, 3, "a"), read("r", 4, 5, "a")],
+    "a batch that is sent again after a clear": [once("p", 0, 1, "a"), clear("q", 2, 3), once("q", 4, 5, "a")],
+    "a batch that is sent again after its sender has written": [
+        once("p", 0, 1, "a"),
+        append("q", 0, 1, "c"),
+        once("q", 2, 3, "a"),
+        read("r", 4, 5, "a", "c"),
+    ],
+    "another batch that was refused": [once("p", 0, 1, "a"), once("q", 2, 3, "b", outcome="refused")],
     "an append after a clear": [AB, clear("q", 2, 3), append("q", 4, 5, "c"), read("p", 6, 7, "c")],
     "a pop": [AB, pop("q", 2, 3, "b"), read("p", 4, 5, "a")],
     "a pop of unknown outcome": [AB, pop("q", 2, 3, outcome="unknown"), read("p", 4, 5, "a")],
@@ -45,6 +58,28 @@ BAD = {
     "lost beside a pop of another": [AB, C, pop("q", 4, 5, "c"), read("q", 6, 7, "a")],
     "more lost than pops explain": [AB, pop("q", 2, 3, outcome="unknown"), read("p", 4, 5)],
     "doubled": [AB, read("q", 2, 3, "a", "b", "a")],
+    "in part beside a clear": [AB, clear("q", 2, 5), read("p", 3, 4, "b")],
+    "in part, and not the beginning": [AB, pop("q", 2, 3, "a"), read("p", 4, 5, "b")],
+    "in more parts than pops explain": [
+        append("p", 0, 1, "a", "b", "c"),
+        pop("q", 2, 3, outcome="unknown"),
+        read("p", 4, 5, "a"),
+    ],
+    "doubled by a key": [once("p", 0, 1, "a"), once("q", 2, 3, "a"), read("r", 4, 5, "a", "a")],
+    "lost by a key": [once("p", 0, 1, "a", outcome="unknown"), once("q", 2, 3, "a"), read("r", 4, 5)],
+    "revived by a key": [once("p", 0, 1, "a"), clear("q", 2, 3), once("q", 4, 5, "a"), read("r", 6, 7, "a")],
+    "two batches of a key": [once("p", 0, 1, "a"), once("q", 2, 3, "b")],
+    "two batches of a key, one of them unacknowledged": [
+        once("p", 0, 1, "a"),
+        once("q", 2, 3, "b", outcome="unknown"),
+        read("r", 4, 5, "b", "a"),
+    ],
+    "before what its writer had written by a key": [
+        once("p", 0, 1, "a"),
+        once("q", 2, 3, "a"),
+        append("q", 4, 5, "c"),
+        read("r", 6, 7, "c", "a"),
+    ],
     "in part": [append("p", 0, 1, "a", "b", outcome="unknown"), read("q", 2, 3, "a")],
     "reversed within a batch": [AB, read("q", 2, 3, "b", "a")],
     "divided": [append("p", 0, 5, "a", "b"), append("q", 1, 5, "c"), read("q", 6, 7, "a", "c", "b")],

@@ -50,9 +50,10 @@ from chathistory_async import (
     EndpointError,
     ServiceError,
 )
-from chathistory_async._calls import ConditionFailed, Request, call
+from chathistory_async._calls import call
 from chathistory_async._clients import Lent
 from chathistory_async._lane import Lane, NoFastPath, lane_beside, send_by_sdk
+from chathistory_async._request import ConditionFailed, Request
 from chathistory_async._signing import _key
 
 Through = Callable[..., DynamoDBChatMessageHistory]
@@ -65,7 +66,7 @@ def by_sdk(proxy: Proxy) -> list[bool]:
 
 @asynccontextmanager
 async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[Lent]:
-    async with history._conversation._clients.lend() as lent:
+    async with history._settings.clients.lend() as lent:
         yield lent
 
 
@@ -330,7 +331,7 @@ class TestRefusals:
     async def test_of_a_condition(self, make: Make, table: str, session_id: str, proxy: Proxy) -> None:
         history = make(endpoint_url=proxy.url)
         put = self.put(table, session_id)
-        await call(history._clients, Request("put_item", put), history._conversation.place)
+        await call(history._settings.clients, Request("put_item", put), history._session.access.place)
         proxy.seen.clear()
         lane, sdk = await self.errors(history, "put_item", put)
         assert by_sdk(proxy) == [False, True]
@@ -361,7 +362,7 @@ class TestRefusals:
         history = make(endpoint_url=proxy.url)
         put = self.put(table, session_id)
         put["Item"] = {"SessionId": {"S": session_id}}
-        await call(history._clients, Request("put_item", put), history._conversation.place)
+        await call(history._settings.clients, Request("put_item", put), history._session.access.place)
         proxy.seen.clear()
         parameters = {"TransactItems": [{"Put": put}], "ClientRequestToken": str(uuid.uuid4())}
         lane, sdk = await self.errors(history, "transact_write_items", parameters)
@@ -377,13 +378,13 @@ class TestRefusals:
         self, through: Through, table: str, session_id: str, proxy: Proxy, fault: Fault, sent_before: bool
     ) -> None:
         history = through()
-        place = history._conversation.place
+        place = history._session.access.place
         put = Request("put_item", self.put(table, session_id))
-        await call(history._clients, put, place)
+        await call(history._settings.clients, put, place)
         proxy.seen.clear()
         proxy.script(fault)
         with pytest.raises(ConditionFailed) as caught:
-            await call(history._clients, put, place)
+            await call(history._settings.clients, put, place)
         assert caught.value.sent_before is sent_before
         assert by_sdk(proxy) == [False, True][: 1 + sent_before]
 

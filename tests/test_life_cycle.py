@@ -219,7 +219,7 @@ class TestCopies:
         await history.aadd_messages(humans(1))
         other = COPIES[how](history)
         assert settings(other) == settings(history)
-        assert other._clients.options.configuration() == history._clients.options.configuration()
+        assert other._settings.clients.options.configuration() == history._settings.clients.options.configuration()
         await other.aadd_messages([HumanMessage("2", additional_kwargs={"lock": threading.Lock()})])
         assert await history.aget_messages() == await other.aget_messages()
         assert (await history.aget_messages())[1].additional_kwargs == {"lock": "a plain form"}
@@ -280,7 +280,7 @@ class TestCopies:
                     COPIES[how](original)
                 continue
             other = COPIES[how](original)
-            assert other._clients.options.session is session
+            assert other._settings.clients.options.session is session
 
 
 async def test_deep_copies_of_a_handle_open_no_client(face: type[Face], make: Make) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import chathistory_async
-from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, errors
+from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, JsonSession, errors
 
 PACKAGE = Path(chathistory_async.__file__).parent
-CLASSES = [DynamoDBChatMessageHistory, ChatHistoryStore]
+CLASSES = [DynamoDBChatMessageHistory, ChatHistoryStore, JsonSession]
 
 
 def test_all_is_sorted_and_complete() -> None:
@@ -24,8 +24,8 @@ def test_all_is_sorted_and_complete() -> None:
     assert names == sorted(names)
     public = {
         name
-        for name, value in vars(chathistory_async).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
+        for name in dir(chathistory_async)
+        if not name.startswith("_") and not inspect.ismodule(getattr(chathistory_async, name))
     }
     assert set(names) == public
 
@@ -40,25 +40,40 @@ def test_every_error_is_public_and_drawn_in_the_tree() -> None:
     assert all(name in errors.__doc__ for name in tree)
 
 
+PACKAGES = [
+    f"{name}.__init__" for name in ("_codec", "_item_collection", "_migration", "_session_index", "_single_item")
+]
 # From the top down: each imports only what stands below it.
 MODULES = [
     "__init__",
     "cli",
     "store",
     "history",
-    "_migrating",
+    "json_session",
+    "_opening",
+    "_migration.run",
     "_table",
-    "_sessions",
-    "_indexed_conversation",
-    "_item_collection_conversation",
-    "_single_item_conversation",
-    "_conversation",
-    "_session_item",
-    "_migration",
-    "_item_collection",
-    "_single_item",
+    "_session_index.listing",
+    "_session_index.session",
+    "_session_index.counting",
+    "_session_index.requests",
+    "_migration.checkpoint",
+    "_item_collection.session",
+    "_item_collection.edits",
+    "_item_collection.writer",
+    "_item_collection.idempotency",
+    "_item_collection.reader",
+    "_item_collection.typical_counts",
+    "_item_collection.bodies",
+    "_item_collection.requests",
+    "_item_collection.records",
+    "_item_collection.sort_keys",
+    "_single_item.session",
+    "_idempotency",
+    "_single_item.requests",
+    "_session",
     "_settings",
-    "_sort_keys",
+    *PACKAGES,
     "_sealing",
     "_binding",
     "_data_keys",
@@ -71,7 +86,6 @@ MODULES = [
     "_codec.json_text",
     "_codec.plain",
     "_codec.compression",
-    "_codec.__init__",
     "_calls",
     "_clients",
     "_credentials",
@@ -85,6 +99,7 @@ MODULES = [
     "_first_append",
     "_fork",
     "_aws_errors",
+    "_request",
     "errors",
     "_redaction",
     "local",
@@ -115,7 +130,19 @@ importlib.import_module(f"chathistory_async.{sys.argv[2]}")
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 HEAVY = {"langchain_core", "botocore", "boto3", "aiobotocore", "aioboto3"}
-LIGHT = ["errors", *(module for module in MODULES if module.startswith("_codec.") and module != "_codec.messages")]
+LIGHT = [
+    "errors",
+    "_request",
+    "_idempotency",
+    "_item_collection.idempotency",
+    "_item_collection.records",
+    "_item_collection.requests",
+    "_item_collection.sort_keys",
+    "_migration.checkpoint",
+    "_session_index.requests",
+    "_single_item.requests",
+    *(module for module in MODULES if module.startswith("_codec.") and module != "_codec.messages"),
+]
 
 
 def heavy_imports_of(module: str) -> set[str]:
@@ -126,7 +153,7 @@ def heavy_imports_of(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", LIGHT)
-def test_codecs_import_neither_langchain_nor_the_sdk(module: str) -> None:
+def test_what_is_pure_imports_neither_langchain_nor_the_sdk(module: str) -> None:
     assert not heavy_imports_of(module)
 
 
@@ -134,8 +161,14 @@ def test_only_the_codec_of_messages_imports_langchain() -> None:
     assert heavy_imports_of("_codec.messages") == {"langchain_core", "botocore", "boto3"}
 
 
+def test_the_package_is_imported_without_langchain() -> None:
+    program = "import sys, chathistory_async; print(chathistory_async.JsonSession, 'langchain_core' in sys.modules)"
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert output.split()[-1] == "False"
+
+
 def test_only_the_faces_know_the_bridge() -> None:
-    assert {module for module in MODULES if "_bridge" in imports_of(module)} == {"history", "store"}
+    assert {module for module in MODULES if "_bridge" in imports_of(module)} == {"history", "json_session", "store"}
 
 
 def public_members(kind: type) -> list[Any]:
@@ -160,19 +193,29 @@ def test_nothing_public_takes_any_keyword(kind: type) -> None:
             assert inspect.Parameter.VAR_KEYWORD not in kinds
 
 
-def test_each_native_method_has_a_synchronous_twin() -> None:
-    members = vars(DynamoDBChatMessageHistory)
-    natives = {name for name in members if name.startswith("a") and not name.startswith("add")}
+def natives_of(kind: type) -> list[str]:
+    return [name for name in vars(kind) if name.startswith("a") and not name.startswith("add")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "some"),
+    [
+        (DynamoDBChatMessageHistory, {"aget_messages", "aadd_messages", "aclear", "aclose", "apage", "apop_message"}),
+        (JsonSession, {"aget", "aadd", "apop", "aclear", "apage", "adelete", "areplace"}),
+    ],
+)
+def test_each_native_method_has_a_synchronous_twin(kind: type, some: set[str]) -> None:
+    members, natives = vars(kind), {*natives_of(kind)}
     assert {name.removeprefix("a") for name in natives} <= set(members)
     assert all(inspect.iscoroutinefunction(members[name]) for name in natives - {"aiter"})
-    assert natives >= {"aget_messages", "aadd_messages", "aclear", "aclose", "apage", "aiter", "apop_message"}
+    assert natives >= some | {"aiter"}
 
 
 def synchronous() -> list[Any]:
     members = vars(DynamoDBChatMessageHistory)
-    twins = [name.removeprefix("a") for name in members if name.startswith("a") and not name.startswith("add")]
-    names = ("add_message", "add_user_message", "add_ai_message", *twins)
-    return [members["messages"].fget, *(members[name] for name in names), vars(ChatHistoryStore)["close"]]
+    twins = [vars(kind)[name[1:]] for kind in (DynamoDBChatMessageHistory, JsonSession) for name in natives_of(kind)]
+    others = [members[name] for name in ("add_message", "add_user_message", "add_ai_message")]
+    return [members["messages"].fget, *others, *twins, vars(ChatHistoryStore)["close"]]
 
 
 @pytest.mark.parametrize("method", synchronous(), ids=lambda method: method.__qualname__)
@@ -187,7 +230,9 @@ USE = """
 from typing import assert_type  # Python 3.11
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, HumanMessage
-from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, MigratedSession, Page
+from chathistory_async import (
+    ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, JsonSession, MigratedSession, Page, ValuePage
+)
 from chathistory_async.local import local_engine
 
 
@@ -210,6 +255,10 @@ async def use() -> None:
         assert_type([message async for message in history.aiter()], list[BaseMessage])
         assert_type([message for message in history.iter()], list[BaseMessage])
         assert_type(await history.apop_message(), BaseMessage | None)
+        values = store.json_session("j", format="other")
+        assert_type(values, JsonSession)
+        await values.aadd([{"a": 1}, 2], idempotency_key="k")
+        assert_type(await values.apage(), ValuePage)
         history.add_messages([HumanMessage("x")])
         old = ChatHistoryStore("old", endpoint_url=url, layout="single_item")
         moved = [session async for session in store.migrate_from(old, old.scan_session_ids(), dry_run=True)]

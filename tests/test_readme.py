@@ -51,7 +51,7 @@ def test_example(example: str) -> None:
 
 
 def test_there_are_examples_of_each_use() -> None:
-    assert len(EXAMPLES) == 7
+    assert len(EXAMPLES) == 8
 
 
 @pytest.mark.parametrize("statement", STATEMENTS, ids=["IAM", "key"])
@@ -60,8 +60,8 @@ def test_the_statements_allow_what_is_called_and_no_more(
 ) -> None:
     history = make(kms_key_id=kms_key, kms_endpoint_url=proxy.url)
     history.add_user_message("x")
-    assert history._sealing is not None
-    history._sealing._keys._cache.forget()
+    assert history._session.access.sealing is not None
+    history._session.access.sealing._keys._cache.forget()
     assert len(history.messages) == 1
     assert [f"kms:{operation}" for operation in proxy.operations()] == statement["Action"]
     [condition] = statement["Condition"]["StringEquals"]

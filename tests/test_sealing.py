@@ -70,8 +70,8 @@ class RawKeys(CryptoMaterialsManager):  # type: ignore[misc]  # the SDK is not t
 
 
 def sealing(history: DynamoDBChatMessageHistory) -> Sealing:
-    assert history._sealing is not None
-    return history._sealing
+    assert history._session.access.sealing is not None
+    return history._session.access.sealing
 
 
 class TestNothingIsStoredInTheClear:
@@ -402,8 +402,10 @@ class TestStore:
 
     async def test_opens_its_kms_client_on_entering(self, collection_table: str, kms_key: str, proxy: Proxy) -> None:
         async with ChatHistoryStore(collection_table, kms_key_id=kms_key, kms_endpoint_url=proxy.url) as store:
-            assert {slot.service.name for slot in store._clients._all_slots()} == {"dynamodb", "kms"}
-        assert not store._clients._all_slots() or all(slot._client is None for slot in store._clients._all_slots())
+            assert {slot.service.name for slot in store._settings.clients._all_slots()} == {"dynamodb", "kms"}
+        assert not store._settings.clients._all_slots() or all(
+            slot._client is None for slot in store._settings.clients._all_slots()
+        )
 
 
 class TestParameter:

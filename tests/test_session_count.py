@@ -20,11 +20,17 @@ from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy, Seen
 from samples import humans
 
-from chathistory_async import ChatHistoryError, ChatHistoryStore, WriteConflictError, WriteOutcomeUnknownError
+from chathistory_async import (
+    ChatHistoryError,
+    ChatHistoryStore,
+    DynamoDBChatMessageHistory,
+    WriteConflictError,
+    WriteOutcomeUnknownError,
+)
 from chathistory_async._bridge import run
-from chathistory_async._item_collection import FENCE_SECONDS
+from chathistory_async._item_collection.requests import CHANGES_KNOWN, FENCE_SECONDS
 
-# Two requests of BatchWriteItem.
+# Two requests of BatchWriteItem, because each message is a record of its own.
 SIZE = 26
 KEPT = 5
 
@@ -39,7 +45,7 @@ async def store(new_store: NewStore) -> ChatHistoryStore:
 
 @pytest.fixture
 async def filled(store: ChatHistoryStore, session_id: str, owner: str) -> None:
-    await store.session(session_id, owner=owner).aadd_messages(humans(*range(SIZE)))
+    await fill(store.session(session_id, owner=owner))
 
 
 @pytest.fixture
@@ -83,9 +89,14 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def later() -> None:
         after = time.time() + FENCE_SECONDS + 1
-        monkeypatch.setattr("chathistory_async._indexed_conversation.now", lambda: int(after))
+        monkeypatch.setattr("chathistory_async._session_index.counting.now", lambda: int(after))
 
     return later
+
+
+async def fill(history: DynamoDBChatMessageHistory) -> None:
+    for number in range(SIZE):
+        await history.aadd_messages(humans(number))
 
 
 def ways_to_sweep(session_id: str) -> dict[str, Session]:
@@ -181,7 +192,7 @@ class TestASessionThatIsOlderThanItsItem:
     @pytest.fixture(autouse=True)
     async def older(self, collection_table: str, session_id: str) -> None:
         async with ChatHistoryStore(collection_table) as plain:
-            await plain.session(session_id).aadd_messages(humans(*range(SIZE)))
+            await fill(plain.session(session_id))
 
     @pytest.mark.parametrize("reads", [False, True])
     async def test_is_counted_whole(
@@ -290,6 +301,20 @@ class TestANewSession:
         await store.list_sessions(owner)
         assert proxy.operations() == ["Query", "Query", "UpdateItem", "Query"]
 
+    async def test_that_was_read_is_known_to_be_new_once(
+        self, store: ChatHistoryStore, collection_table: str, session_id: str, owner: str, check: Any, raw: Any
+    ) -> None:
+        history = store.session(session_id, owner=owner)
+        assert await history.aget_messages() == []
+        await history.aadd_messages(humans(1))
+        assert raw()["CountsAll"] == {"BOOL": True}
+        await store.delete_session(session_id)
+        async with ChatHistoryStore(collection_table) as plain:
+            await plain.session(session_id).aadd_messages(humans(2, 3))
+        await history.aadd_messages(humans(4))
+        assert raw()["CountsAll"] == {"BOOL": False}
+        assert await check() == 3
+
 
 class TestACancelledSweep:
     # moto answers one request at a time, and copies the table for each transaction.
@@ -307,7 +332,7 @@ class TestACancelledSweep:
         number, reached = 0, True
         while reached:
             number += 1
-            await store.session(session_id, owner=owner).aadd_messages(humans(*range(SIZE)))
+            await fill(store.session(session_id, owner=owner))
             reached = await cut_off(sweep(sweeping()), proxy, number, random.choice([Fault.NONE, Fault.RESET]))
             await check()
             await store.delete_session(session_id)
@@ -411,7 +436,7 @@ class TestACancelledSweep:
     ) -> None:
         history = store.session(session_id, owner=owner)
         for _ in range(5):
-            await history.aadd_messages(humans(*range(SIZE)))
+            await fill(history)
             await asyncio.gather(history.aclear(), history.aclear(), history.aadd_messages(humans(1, 2)))
             await check()
         await history.aclear()
@@ -466,7 +491,7 @@ async def test_a_clear_that_is_killed_at_any_request(
         number, reached = 0, True
         while reached:
             number += 1
-            await store.session(session_id, owner=owner).aadd_messages(humans(*range(SIZE)))
+            await fill(store.session(session_id, owner=owner))
             reached = await asyncio.to_thread(killing, number)
             await check()
         program.communicate()
@@ -562,12 +587,19 @@ class TestFlags:
         later: Any,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("chathistory_async._indexed_conversation._RECOUNTS", 0)
+        monkeypatch.setattr("chathistory_async._session_index.counting._RECOUNTS", 0)
         store = new_store()
+        leases, merged = [0], 0
         for number in range(40):
             await store.session(session_id, owner=owner).aadd_messages(humans(number, "left"))
             await store.session(session_id).aclear()
-            assert len(raw()["Recount"]["SS"]) <= 16
+            before, leases = leases, sorted(int(flag.split("#")[0]) for flag in raw()["Recount"]["SS"])
+            assert len(leases) <= 16
+            if len(leases) < len(before):
+                # One for all of them, over when the last one of them is, and the new sweep's own.
+                assert (len(leases), leases[0]) == (2, before[-1])
+                merged += 1
+        assert merged > 1
         await store.session(session_id).aadd_messages(humans(1))
         assert await check() == 1
         assert "Recount" in raw()
@@ -652,7 +684,7 @@ async def test_an_append_whose_answer_was_lost_never_says_that_nothing_was_writt
     )
     monkeypatch.setattr("chathistory_async._calls.MAX_CONFLICTS", 3)
     if given_up == "after an attempt":
-        monkeypatch.setattr("chathistory_async._indexed_conversation.MAX_ATTEMPTS", 1)
+        monkeypatch.setattr("chathistory_async._session_index.counting.MAX_ATTEMPTS", 1)
     first = [Fault.RESET, Fault.NONE] if lost else [Fault.NONE]
     proxy.script(*first, *[Fault.CONFLICT] * 3, operation="TransactWriteItems")
     expected = WriteOutcomeUnknownError if lost else WriteConflictError
@@ -661,24 +693,31 @@ async def test_an_append_whose_answer_was_lost_never_says_that_nothing_was_writt
     assert len(await store.session(session_id).aget_messages()) == 1
 
 
-@pytest.mark.parametrize("change", ["title", "message"])
+@pytest.mark.parametrize(
+    ("change", "times", "expected"),
+    [
+        ("title", 1, WriteOutcomeUnknownError),
+        # A record knows its latest changes, and so tells that this one was not stored.
+        ("message", 1, WriteConflictError),
+        ("message", CHANGES_KNOWN, WriteOutcomeUnknownError),
+    ],
+)
 @pytest.mark.parametrize("given_up", ["after an attempt", "after conflicts"])
-async def test_a_change_whose_answer_was_lost_never_says_that_nothing_was_written(
+async def test_a_change_whose_answer_was_lost_says_that_nothing_was_written_only_where_that_is_known(
     store_through: NewStore,
     store: ChatHistoryStore,
     session_id: str,
     proxy: Proxy,
     monkeypatch: pytest.MonkeyPatch,
     change: str,
+    times: int,
+    expected: type[ChatHistoryError],
     given_up: str,
 ) -> None:
     history = store.session(session_id)
     await history.aadd_messages(humans(1))
     [message] = (await history.apage(1)).messages
     monkeypatch.setattr("chathistory_async._calls.MAX_CONFLICTS", 3)
-    if given_up == "after an attempt":
-        for module in ("_indexed_conversation", "_item_collection_conversation"):
-            monkeypatch.setattr(f"chathistory_async.{module}.MAX_ATTEMPTS", 1)
     sent = 0
 
     def of(store: ChatHistoryStore, text: str) -> Coroutine[Any, Any, None]:
@@ -688,15 +727,21 @@ async def test_a_change_whose_answer_was_lost_never_says_that_nothing_was_writte
 
     def schedule(seen: Seen) -> Fault:
         nonlocal sent
-        if seen.operation not in {"UpdateItem", "TransactWriteItems"}:
+        if seen.operation not in {"UpdateItem", "PutItem"}:
             return Fault.NONE
         sent += 1
         if sent == 2:
             # Between the lost answer and the retry.
-            run(of, store, "other")
+            for _ in range(times):
+                run(of, store, "other")
             return Fault.NONE
         return Fault.RESET if sent == 1 else Fault.CONFLICT
 
     proxy.schedule = schedule
-    with pytest.raises(WriteOutcomeUnknownError, match="read the session before you try again"):
+    if given_up == "after an attempt":
+        for module in ("_session_index.session", "_item_collection.edits"):
+            monkeypatch.setattr(f"chathistory_async.{module}.MAX_ATTEMPTS", 1)
+    unknown = expected is WriteOutcomeUnknownError
+    with pytest.raises(expected, match="read the session before you try again" if unknown else "in a row"):
         await of(store_through(), "mine")
+    assert (await store.session(session_id).aget_messages())[0].text != "mine"

@@ -26,6 +26,7 @@ from chathistory_async import (
     ChatHistoryStore,
     ConfigurationError,
     DynamoDBChatMessageHistory,
+    FormatError,
     ItemTooLargeError,
     KeySchemaError,
     MessageNotStorableError,
@@ -34,7 +35,7 @@ from chathistory_async import (
     SessionNotFoundError,
 )
 from chathistory_async._bridge import run
-from chathistory_async._sort_keys import Clock
+from chathistory_async._item_collection.sort_keys import Clock
 
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
@@ -92,7 +93,7 @@ class TestInfo:
         await store.session(session_id, owner=owner).aadd_messages(humans(1))
         await store.session(session_id, owner=owner).aadd_messages(humans(2, 3))
         info = await info_of(store, session_id)
-        assert info == SessionInfo(session_id, owner, None, info.created_at, info.last_active_at, 3, {})
+        assert info == SessionInfo(session_id, owner, None, info.created_at, info.last_active_at, 3, {}, "langchain")
         # Stored to the millisecond.
         assert before.timestamp() - 0.001 <= info.created_at.timestamp() <= info.last_active_at.timestamp()
         page = await store.session(session_id).apage(3)
@@ -125,7 +126,8 @@ class TestCount:
         async def count() -> int:
             return (await info_of(store, session_id)).message_count
 
-        await history.aadd_messages(humans(*range(120)))
+        await history.aadd_messages(humans(*range(117)))
+        await history.aadd_messages(humans(117, 118, 119))
         assert await count() == 120
         page = await history.apage(4)
         await history.adelete_messages([stored.id for stored in page.messages[:3]])
@@ -362,6 +364,155 @@ class TestListing:
         assert len((await store.list_sessions(owner, before=page.cursor)).sessions) == 1
 
 
+class TestFormats:
+    """What the index knows of the format of a session's values."""
+
+    async def test_are_told_of_each_session(self, store: ChatHistoryStore, owner: str) -> None:
+        names = {f"{owner}-{name}": name for name in ("langchain", "json", "openai-agents")}
+        for session, name in names.items():
+            if name == "langchain":
+                await store.session(session, owner=owner).aadd_messages(humans(1))
+            else:
+                await store.json_session(session, owner=owner, format=name).aadd([{"a": 1}, 2])
+        for session, name in names.items():
+            assert (await info_of(store, session)).format == name
+        listed = (await store.list_sessions(owner)).sessions
+        assert {info.session_id: (info.format, info.message_count) for info in listed} == {
+            session: (name, 1 if name == "langchain" else 2) for session, name in names.items()
+        }
+
+    async def test_stay_when_values_come_and_go(self, store: ChatHistoryStore, session_id: str) -> None:
+        session = store.json_session(session_id, format="other")
+        await session.aadd([1, 2, 3])
+        await store.set_title(session_id, "t")
+        await session.apop()
+        await session.aadd([4])
+        await session.aclear()
+        await session.aadd([5, 6])
+        info = await info_of(store, session_id)
+        assert (info.format, info.message_count, info.title) == ("other", 2, "t")
+
+    async def test_are_asked_for_in_a_list(self, new_store: NewStore, owner: str) -> None:
+        store = new_store()
+        of = {f"{owner}-{number}": ("langchain", "json", "other")[number % 3] for number in range(9)}
+        for session, name in of.items():
+            if name == "langchain":
+                await store.session(session, owner=owner).aadd_messages(humans(1))
+            else:
+                await store.json_session(session, owner=owner, format=name).aadd([1])
+        for asked in ("langchain", "json", "other", "unused", None):
+            expected = [session for session, name in of.items() if asked in (name, None)][::-1]
+            assert ids((await store.list_sessions(owner, format=asked)).sessions) == expected
+            found, cursor, pages = [], None, 0
+            while pages == 0 or cursor is not None:
+                page = await store.list_sessions(owner, 2, before=cursor, format=asked)
+                found += ids(page.sessions)
+                cursor, pages = page.cursor, pages + 1
+            # None of them is empty, though those of other formats are read in between.
+            assert (found, pages) == (expected, max(1, (len(expected) + 1) // 2))
+
+    @pytest.mark.parametrize("name", ["", "JSON", "a b", "x" * 65, "é"])
+    async def test_that_cannot_be_are_refused_by_a_list(self, new_store: NewStore, owner: str, name: str) -> None:
+        with pytest.raises(ValueError, match="format"):
+            await new_store().list_sessions(owner, format=name)
+
+    @pytest.mark.parametrize(
+        ("stored", "appended"), [("langchain", "json"), ("json", "langchain"), ("json", "other"), ("other", "json")]
+    )
+    @pytest.mark.parametrize("cleared", [False, True])
+    async def test_of_another_session_are_refused_before_any_write(
+        self,
+        store_through: NewStore,
+        session_id: str,
+        owner: str,
+        proxy: Proxy,
+        items_in: Callable[[str], list[dict[str, Any]]],
+        collection_table: str,
+        stored: str,
+        appended: str,
+        cleared: bool,
+    ) -> None:
+        store = store_through()
+
+        async def append(name: str, key: str | None = None) -> None:
+            if name == "langchain":
+                await store.session(session_id, owner=owner).aadd_messages(humans(1), idempotency_key=key)
+            else:
+                await store.json_session(session_id, owner=owner, format=name).aadd([1], key)
+
+        await append(stored)
+        if cleared:
+            await store.session(session_id).aclear()
+        before = items_in(collection_table)
+        proxy.seen.clear()
+        text = f"values have the format '{stored}', and these have '{appended}': nothing was written.*{session_id}"
+        for key in (None, "key"):
+            with pytest.raises(FormatError, match=text):
+                await append(appended, key)
+        # Both were cancelled, and not tried again.
+        assert proxy.operations() == ["TransactWriteItems"] * 2
+        assert items_in(collection_table) == before
+        await append(stored, "key")
+        # The session may be begun anew.
+        await store.delete_session(session_id)
+        await append(appended)
+        info = await info_of(store, session_id)
+        assert (info.format, info.message_count) == (appended, 1)
+
+    @pytest.mark.parametrize("stored", ["langchain", "json"])
+    async def test_may_change_where_the_session_has_expired(
+        self, new_store: NewStore, session_id: str, owner: str, expire: Callable[[], None], stored: str
+    ) -> None:
+        store = new_store(ttl=1000)
+        history, session = store.session(session_id, owner=owner), store.json_session(session_id, owner=owner)
+        if stored == "json":
+            await session.aadd([1, 2])
+            expire()
+            await history.aadd_messages(humans(3))
+        else:
+            await history.aadd_messages(humans(1, 2))
+            expire()
+            await session.aadd([3])
+        info = await info_of(store, session_id)
+        assert (info.format, info.message_count) == ("langchain" if stored == "json" else "json", 1)
+
+    @pytest.mark.parametrize("options", [{}, {"ttl": 1000}])
+    async def test_of_another_session_are_refused_by_a_migration(
+        self,
+        new_store: NewStore,
+        table: str,
+        session_id: str,
+        items_in: Callable[[str], list[dict[str, Any]]],
+        collection_table: str,
+        options: dict[str, Any],
+    ) -> None:
+        target = new_store(**options)
+        await target.json_session(session_id).aadd([1])
+        before = items_in(collection_table)
+        async with ChatHistoryStore(table, layout="single_item") as source:
+            await source.session(session_id).aadd_messages(humans(1, 2))
+            for dry_run in (True, False):
+                [moved] = [
+                    one async for one in target.migrate_from(source, [session_id], dry_run=dry_run, delete_source=True)
+                ]
+                assert moved.outcome == "failed"
+                assert "FormatError: " in str(moved.error)
+                assert "have the format 'json', and these have 'langchain': nothing was written" in str(moved.error)
+            assert texts(await source.session(session_id).aget_messages()) == ["1", "2"]
+        assert items_in(collection_table) == before
+
+    async def test_of_what_a_migration_has_copied_are_langchains(
+        self, new_store: NewStore, table: str, session_id: str
+    ) -> None:
+        store = new_store()
+        async with ChatHistoryStore(table, layout="single_item") as source:
+            await source.session(session_id).aadd_messages(humans(1, 2))
+            assert [one.outcome async for one in store.migrate_from(source, [session_id])] == ["copied"]
+        assert (await info_of(store, session_id)).format == "langchain"
+        with pytest.raises(FormatError, match="have the format 'langchain', and these have 'json'"):
+            await store.json_session(session_id).aadd([1])
+
+
 class TestKeysOfOtherTypes:
     """A partition key may be a number or bytes."""
 
@@ -590,8 +741,8 @@ class TestTimes:
     @staticmethod
     def on_another_host(history: DynamoDBChatMessageHistory, seconds: float) -> DynamoDBChatMessageHistory:
         """Return the handle with a clock that is wrong by so many seconds and knows of no message."""
-        conversation: Any = history._conversation
-        conversation._clock = Clock(lambda: int((time.time() + seconds) * 1000))
+        session: Any = history._session
+        session._reader.clock = Clock(lambda: int((time.time() + seconds) * 1000))
         return history
 
     async def test_never_go_back_whatever_the_clocks_tell(self, store: ChatHistoryStore, owner: str) -> None:
@@ -628,7 +779,10 @@ class TestDeleting:
         collection_table: str,
     ) -> None:
         history = store.session(session_id, owner=owner)
-        await history.aadd_messages(humans(*range(30)))
+        await history.aadd_messages(humans(1, 2))
+        # The sweep needs two requests of BatchWriteItem.
+        for number in range(28):
+            await history.aadd_messages(humans(number))
         await store.set_title(session_id, "a secret")
         assert await store.delete_session(session_id) == 30
         assert await store.get_session_info(session_id) is None

@@ -14,7 +14,7 @@ from proxy import Proxy
 from samples import humans, texts
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
-from chathistory_async._single_item import WRITES
+from chathistory_async._single_item.requests import WRITES
 
 ODD_NAMES = ["Data", "ttl", "chat-history", "a.b", "with space", "#x", ":x", "[0]", "名前", "size", "AND"]
 

@@ -294,15 +294,18 @@ async def test_at_run_time_only_items_are_asked_for(collection_table: str, sessi
         page = await history.apage(2)
         await history.areplace_message(page.messages[0].id, HumanMessage("other"))
         await history.apop_message()
+        # A record that has no more messages, and one that has an idempotency key beside it.
+        await history.adelete_messages([stored.id for stored in page.messages])
+        await history.aadd_messages(humans(1), idempotency_key="key")
         await history.aclear()
-    reads, writes = {"Query", "GetItem"}, {"TransactWriteItems", "UpdateItem", "BatchWriteItem"}
+    reads, writes = {"Query", "GetItem"}, {"PutItem", "TransactWriteItems", "UpdateItem", "BatchWriteItem"}
     assert set(proxy.operations()) == reads | writes
 
 
 async def test_entering_it_opens_the_client_but_sends_nothing(collection_table: str, proxy: Proxy) -> None:
     async with ChatHistoryStore(collection_table, endpoint_url=proxy.url) as store:
-        assert set(store._clients._slots.values()) <= _open_slots
-        assert store._clients._slots
+        assert set(store._settings.clients._slots.values()) <= _open_slots
+        assert store._settings.clients._slots
     assert not proxy.seen
 
 

@@ -64,15 +64,16 @@ async def test_many_sessions_at_once(web: httpx.AsyncClient, session_id: str) ->
     state = await loop_state(web)
 
     assert set(state["threads"]) - SDK_THREADS == {"MainThread"}
-    # Not none: this machine also runs the engine and the load, and may take the processor away at any time.
-    assert len(state["slow"]) <= SESSIONS * TURNS * 0.02, state["slow"][:5]
+    # Not none: there are half a dozen, one that opens the client, and the others Python's own collections of garbage.
+    assert len(state["slow"]) <= SESSIONS * TURNS * 0.015, state["slow"][:5]
     expected = [text for turn in range(TURNS) for text in (f"question {turn}", f"answer to question {turn}")]
     for number in range(0, SESSIONS, 20):
         assert (await web.get(f"/history/{session_id}-{number}")).json() == expected
 
 
-async def test_the_guard_would_see_a_blocked_loop(web: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("computing", [False, True])
+async def test_the_guard_would_see_a_blocked_loop(web: httpx.AsyncClient, computing: bool) -> None:
     await loop_state(web)
     for _ in range(5):
-        await web.post("/block")
+        await web.post("/block", params={"computing": computing})
     assert len((await loop_state(web))["slow"]) >= 5

@@ -14,9 +14,20 @@ from typing import Any
 from botocore.config import Config
 from langchain_core.messages import HumanMessage
 
-from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, WriteConflictError
+from chathistory_async import (
+    ChatHistoryError,
+    ChatHistoryStore,
+    DynamoDBChatMessageHistory,
+    IdempotencyKeyReusedError,
+    WriteConflictError,
+)
+from chathistory_async._item_collection import records
+from chathistory_async.json_session import JsonSession
 
-LARGEST_BATCH = 4
+BATCH_SIZES = [1, 2, 3, 4, 4, 40]
+# So few that most are used several times, by several processes.
+KEYS = 30
+OTHER_CONTENT = 0.2
 CANCELLED = 0.08
 CANCELLED_CLEARS = 0.3
 LONGEST_WAIT_SECONDS = 0.05
@@ -32,13 +43,55 @@ class Journal:
         os.write(self._file, json.dumps(entry).encode() + b"\n")
 
 
+class Messages:
+    """A session of messages, each of which is its text."""
+
+    def __init__(self, history: DynamoDBChatMessageHistory) -> None:
+        self._history = history
+        self.clear = history.aclear
+
+    async def append(self, texts: list[str], key: str | None) -> None:
+        await self._history.aadd_messages([HumanMessage(text) for text in texts], idempotency_key=key)
+
+    async def read(self) -> list[str]:
+        return [str(message.content) for message in await self._history.aget_messages()]
+
+    async def pop(self) -> list[str]:
+        message = await self._history.apop_message()
+        return [] if message is None else [str(message.content)]
+
+
+class Values:
+    """A session of JSON values, with the same methods."""
+
+    def __init__(self, session: JsonSession) -> None:
+        self._session = session
+        self.clear = session.aclear
+
+    async def append(self, texts: list[str], key: str | None) -> None:
+        await self._session.aadd([{"text": text} for text in texts], key)
+
+    async def read(self) -> list[str]:
+        return [value["text"] for value in await self._session.aget()]
+
+    async def pop(self) -> list[str]:
+        value = await self._session.apop()
+        return [] if value is None else [value["text"]]
+
+
+def session_in(store: ChatHistoryStore, session_id: str, owner: str | None, *, json_values: bool) -> Messages | Values:
+    if json_values:
+        return Values(store.json_session(session_id, owner=owner))
+    return Messages(store.session(session_id, owner=owner))
+
+
 class Worker:
     """Makes calls at random, one at a time; some of them are cancelled."""
 
-    def __init__(self, name: str, journal: Journal, history: DynamoDBChatMessageHistory, mix: dict[str, float]) -> None:
+    def __init__(self, name: str, journal: Journal, session: Messages | Values, mix: dict[str, float]) -> None:
         self._name = name
         self._journal = journal
-        self._history = history
+        self._session = session
         self._mix = mix
         self._random = random.Random(name)
 
@@ -50,31 +103,39 @@ class Worker:
             await self._call(f"{self._name}.{number}", kind)
 
     async def _call(self, number: str, kind: str) -> None:
-        size = self._random.randint(1, LARGEST_BATCH)
-        written = [f"{number}.{index}" for index in range(size)] if kind == "append" else []
-        calls: dict[str, Callable[[], Awaitable[Any]]] = {
-            "append": lambda: self._history.aadd_messages([HumanMessage(text) for text in written]),
-            "read": self._history.aget_messages,
-            "clear": self._history.aclear,
-            "pop": self._history.apop_message,
+        key, written = None, list[str]()
+        if kind == "append":
+            written = [f"{number}.{index}" for index in range(self._random.choice(BATCH_SIZES))]
+        elif kind == "append once":
+            kind, (key, written) = "append", self._batch_with_key()
+        calls: dict[str, Callable[[], Awaitable[list[str] | None]]] = {
+            "append": lambda: self._session.append(written, key),
+            "read": self._session.read,
+            "clear": self._session.clear,
+            "pop": self._session.pop,
         }
-        self._journal.write(call=number, process=self._name, kind=kind, written=written, invoked=time.monotonic())
+        call = {"call": number, "process": self._name, "kind": kind, "written": written, "key": key}
+        self._journal.write(**call, invoked=time.monotonic())
         cancelled = CANCELLED_CLEARS if kind == "clear" else CANCELLED
         outcome, returned = await self._outcome(calls[kind](), cancelled)
         self._journal.write(call=number, outcome=outcome, returned=returned, ended=time.monotonic())
 
-    async def _outcome(self, call: Awaitable[Any], cancelled: float) -> tuple[str, list[str]]:
+    def _batch_with_key(self) -> tuple[str, list[str]]:
+        """Return an idempotency key, and the batch that all processes send with it, or now and then another one."""
+        number = self._random.randrange(KEYS)
+        batch = f"key {number}" if self._random.random() >= OTHER_CONTENT else f"key {number}, other"
+        return f"key {number}", [f"{batch}.{index}" for index in range(BATCH_SIZES[number % len(BATCH_SIZES)])]
+
+    async def _outcome(self, call: Awaitable[list[str] | None], cancelled: float) -> tuple[str, list[str]]:
         task = asyncio.ensure_future(call)
         if self._random.random() < cancelled:
             asyncio.get_running_loop().call_later(self._random.uniform(0, LONGEST_WAIT_SECONDS), task.cancel)
         try:
-            result = await task
-        except WriteConflictError:
+            return "ok", await task or []
+        except (WriteConflictError, IdempotencyKeyReusedError):
             return "refused", []
         except (ChatHistoryError, asyncio.CancelledError):
             return "unknown", []
-        messages = result if isinstance(result, list) else [] if result is None else [result]
-        return "ok", [str(message.content) for message in messages]
 
 
 async def main(name: str, journal: str, skew_seconds: str, calls: str, store_options: str, options: str) -> None:
@@ -83,10 +144,11 @@ async def main(name: str, journal: str, skew_seconds: str, calls: str, store_opt
     time.time = lambda: real_time() + skew
     time.time_ns = lambda: real_time_ns() + int(skew * 1e9)
     asked: dict[str, Any] = json.loads(options)
+    records.PART_BYTES = asked["part_bytes"] or records.PART_BYTES
     config = Config(retries={"total_max_attempts": 6, "mode": "legacy"}, read_timeout=5)
     async with ChatHistoryStore(**json.loads(store_options), config=config) as store:
-        history = store.session(asked["session_id"], owner=asked["owner"])
-        await Worker(name, Journal(journal), history, asked["mix"]).run(int(calls))
+        session = session_in(store, asked["session_id"], asked["owner"], json_values=asked["json_values"])
+        await Worker(name, Journal(journal), session, asked["mix"]).run(int(calls))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from conftest import created_table
 from engines import Engine
 from history_checker import Operation, violations
 from proxy import Fault, Proxy, Seen
+from session_worker import session_in
 
 from chathistory_async import ChatHistoryStore
 from chathistory_async._bridge import run
@@ -47,13 +48,20 @@ class Variant:
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     encrypted: bool = False
-    mix: dict[str, float] = field(default_factory=lambda: {"append": 6, "read": 3, "clear": 0.3, "pop": 0.7})
+    mix: dict[str, float] = field(
+        default_factory=lambda: {"append": 5, "append once": 2, "read": 3, "clear": 0.3, "pop": 0.7}
+    )
+    json_values: bool = False
+    part_bytes: int | None = None
 
 
 SINGLE_ITEM = {"layout": "single_item"}
 SINGLE_ITEM_MIX = {"append": 6, "read": 3, "clear": 0.3}
 # Some thirty of them are cancelled.
-CONTENDED: dict[str, float] = {"append": 6, "read": 1, "clear": 3}
+CONTENDED_SINGLE_ITEM: dict[str, float] = {"append": 6, "read": 1, "clear": 3}
+CONTENDED: dict[str, float] = {"append": 4, "append once": 2, "read": 1, "clear": 3}
+# Four of them have a batch of forty.
+SMALL_PARTS = 600
 SDK = {"fast_path": False}
 INDEXED = {"session_index": True}
 VARIANTS = [
@@ -63,11 +71,16 @@ VARIANTS = [
     Variant("item collection"),
     Variant("item collection, SDK", SDK),
     Variant("item collection, encrypted", encrypted=True),
-    Variant("item collection, nothing removed", mix={"append": 2, "read": 1}),
+    Variant("item collection, nothing removed", mix={"append": 2, "append once": 1, "read": 1}),
     Variant("indexed", INDEXED),
     Variant("indexed, SDK", INDEXED | SDK),
     Variant("indexed, encrypted", INDEXED, encrypted=True),
-    Variant("single item, contended clears", SINGLE_ITEM, mix=CONTENDED),
+    Variant("item collection, in parts", part_bytes=SMALL_PARTS),
+    Variant("item collection, in parts, contended clears", mix=CONTENDED, part_bytes=SMALL_PARTS),
+    Variant("JSON", json_values=True),
+    Variant("JSON, indexed, encrypted", INDEXED, encrypted=True, json_values=True),
+    Variant("JSON, indexed, contended clears", INDEXED, mix=CONTENDED, json_values=True),
+    Variant("single item, contended clears", SINGLE_ITEM, mix=CONTENDED_SINGLE_ITEM),
     Variant("item collection, contended clears", mix=CONTENDED),
     Variant("indexed, contended clears", INDEXED, mix=CONTENDED),
     Variant("indexed, SDK, contended clears", INDEXED | SDK, mix=CONTENDED),
@@ -116,6 +129,7 @@ class Crowd:
             ended=ended if outcome == "ok" else ended + LATE_SECONDS,
             outcome=outcome,
             written=tuple(call["written"]),
+            key=call["key"],
             returned=tuple(call.get("returned", ())),
         )
 
@@ -159,14 +173,20 @@ def test_what_all_have_seen_is_what_was_promised(
         crowd = Crowd(
             tmp_path,
             {"table_name": table, "endpoint_url": proxy.url, **kms, **options},
-            {"session_id": session_id, "owner": owner, "mix": variant.mix},
+            {
+                "session_id": session_id,
+                "owner": owner,
+                "mix": variant.mix,
+                "json_values": variant.json_values,
+                "part_bytes": variant.part_bytes,
+            },
             seed,
         )
         with faulty(proxy, FAULTS_OF_A_SINGLE_ITEM if single else FAULTS, seed):
             crowd.run()
         store = ChatHistoryStore(table, **kms, **options)
         began = time.monotonic()
-        left = [str(message.content) for message in run(store.session(session_id).aget_messages)]
+        left = run(session_in(store, session_id, None, json_values=variant.json_values).read)
         last = Operation("observer", "read", began, time.monotonic(), "ok", returned=tuple(left))
         history = [*crowd.history(), last]
 

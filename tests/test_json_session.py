@@ -1,0 +1,311 @@
+"""Sessions of JSON values: what comes back, which format a session has, and that LangChain is not needed."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+import pytest
+from botocore.config import Config
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from plain_values import same
+from proxy import Fault, Proxy
+from samples import humans
+
+from chathistory_async import (
+    ChatHistoryStore,
+    ClosedError,
+    FormatError,
+    ItemTooLargeError,
+    JsonSession,
+    LayoutError,
+    MessageNotFoundError,
+    MessageNotStorableError,
+    UndecodableItemError,
+)
+
+VALUES: list[Any] = [
+    None,
+    True,
+    0,
+    -1.5,
+    1.0,
+    "",
+    "text 👩🏽‍🚀",
+    "\ud800",
+    [],
+    {},
+    [[], [[1]]],
+    {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+    {"$set": [1]},
+    {"a": {"$bytes": "x"}},
+    b"\x00\xff",
+    {1, 2},
+    10**40,
+    -(2**70),
+    math.nan,
+    math.inf,
+    -math.inf,
+    {"line\n": "break,\n", "quote": '"', "nested": {"deep": [None, False, 2**63]}},
+]
+
+
+class Open(Protocol):
+    def __call__(self, name: str = ..., **options: Any) -> JsonSession: ...
+
+
+@pytest.fixture(params=["plain", "encrypted", "indexed", "sdk"])
+def variant(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What a store needs for sessions of this kind."""
+    kinds: dict[str, Callable[[], dict[str, Any]]] = {
+        "plain": dict,
+        "encrypted": lambda: {"kms_key_id": request.getfixturevalue("kms_key")},
+        "indexed": lambda: {"session_index": True},
+        "sdk": lambda: {"fast_path": False},
+    }
+    return kinds[request.param]()
+
+
+@pytest.fixture
+async def open_session(collection_table: str, session_id: str, variant: dict[str, Any]) -> AsyncIterator[Open]:
+    """Opens the test's own session, in a store of its own each time."""
+    stores: list[ChatHistoryStore] = []
+
+    def open_session(name: str = "json", **options: Any) -> JsonSession:
+        stores.append(ChatHistoryStore(collection_table, **(variant | options)))
+        return stores[-1].json_session(session_id, format=name)
+
+    yield open_session
+    for store in stores:
+        await store.aclose()
+
+
+@pytest.fixture
+def through(open_session: Open, proxy: Proxy) -> Open:
+    """Opens it through the proxy, with few retries and short time-outs."""
+    config = Config(retries={"total_max_attempts": 4, "mode": "legacy"}, read_timeout=1)
+    return lambda name="json", **options: open_session(name, endpoint_url=proxy.url, config=config, **options)
+
+
+def all_alike(values: list[Any], others: list[Any]) -> bool:
+    return len(values) == len(others) and all(same(*pair) for pair in zip(values, others, strict=True))
+
+
+class TestValues:
+    async def test_come_back_equal_one_by_one(self, open_session: Open) -> None:
+        for value in VALUES:
+            await open_session().aadd([value])
+        assert all_alike(await open_session().aget(), VALUES)
+
+    async def test_come_back_equal_together(self, open_session: Open) -> None:
+        await open_session().aadd(VALUES)
+        await open_session().aadd(VALUES * 40)
+        assert all_alike(await open_session().aget(), VALUES * 41)
+        assert all_alike(await open_session().aget(3), VALUES[-3:])
+        assert all_alike([value async for value in open_session().aiter()], VALUES * 41)
+
+    async def test_of_other_types_take_their_plain_form(self, open_session: Open) -> None:
+        await open_session().aadd([(1, "a"), {1: 2}])
+        assert await open_session().aget() == [[1, "a"], {"1": 2}]
+
+    async def test_without_a_plain_form_are_refused_with_their_path(self, through: Open, proxy: Proxy) -> None:
+        with pytest.raises(
+            MessageNotStorableError, match=r"^values\[1\]\.a\[0\] cannot be stored: an object"
+        ) as caught:
+            await through().aadd([1, {"a": [object()]}])
+        assert caught.value.session_key == through().key
+        assert not [operation for operation in proxy.operations() if operation in ("PutItem", "TransactWriteItems")]
+
+    async def test_are_given_to_default(self, open_session: Open) -> None:
+        await open_session(default=lambda value: ["converted"]).aadd([{"a": object()}])
+        assert await open_session().aget() == [{"a": ["converted"]}]
+
+    async def test_of_more_than_a_transaction_are_refused(self, open_session: Open) -> None:
+        import secrets
+
+        with pytest.raises(ItemTooLargeError, match="Append them in smaller batches"):
+            await open_session().aadd([secrets.token_hex(5_000_000)])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(JSON, min_size=1, max_size=5), min_size=1, max_size=4))
+async def test_any_values_come_back_equal(collection_table: str, batches: list[list[Any]]) -> None:
+    import uuid
+
+    async with ChatHistoryStore(collection_table) as store:
+        session = store.json_session(uuid.uuid4().hex)
+        for batch in batches:
+            await session.aadd(batch)
+        assert all_alike(await session.aget(), [value for batch in batches for value in batch])
+
+
+class TestMethods:
+    async def test_page_replace_delete_and_pop(self, open_session: Open) -> None:
+        await open_session().aadd([{"at": 0}, {"at": 1}, None])
+        await open_session().aadd([3])
+        page = await open_session().apage(3)
+        assert [stored.value for stored in page.values] == [{"at": 1}, None, 3]
+        assert page.cursor == page.values[0].id
+        before = await open_session().apage(3, page.cursor)
+        assert ([stored.value for stored in before.values], before.cursor) == ([{"at": 0}], None)
+        await open_session().areplace(page.values[0].id, {"at": "one"})
+        await open_session().adelete([before.values[0].id])
+        assert await open_session().aget() == [{"at": "one"}, None, 3]
+        assert await open_session().aget(up_to=page.values[0].id) == [{"at": "one"}]
+        assert await open_session().apop() == 3
+        assert await open_session().apop() is None
+        assert await open_session().apop() == {"at": "one"}
+        assert await open_session().aget() == []
+        with pytest.raises(MessageNotFoundError):
+            await open_session().areplace(page.values[0].id, 1)
+
+    async def test_have_synchronous_twins(self, open_session: Open) -> None:
+        def use(session: JsonSession) -> None:
+            session.add([1, 2])
+            session.add([3], "key")
+            session.add([3], idempotency_key="key")
+            assert session.get() == [1, 2, 3]
+            assert session.get(2) == [2, 3]
+            assert list(session.iter()) == [1, 2, 3]
+            [*_, last] = session.page(5).values
+            session.replace(last.id, "three")
+            assert session.get(up_to=last.id, limit=1) == ["three"]
+            session.delete([last.id])
+            assert session.pop() == 2
+            session.clear()
+            assert session.get() == []
+
+        await asyncio.to_thread(use, open_session())
+
+    async def test_refuse_one_value_where_several_are_expected(self, open_session: Open) -> None:
+        for wrong in ({"a": 1}, "text", b"x", 5):
+            with pytest.raises(TypeError, match="aadd takes a sequence of values: put the one value in a list"):
+                await open_session().aadd(wrong)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="adelete takes an iterable of ids"):
+            await open_session().adelete("id")
+
+    async def test_are_closed_with_the_store(self, collection_table: str, session_id: str) -> None:
+        store = ChatHistoryStore(collection_table)
+        session = store.json_session(session_id)
+        await session.aadd([1])
+        await store.aclose()
+        with pytest.raises(ClosedError):
+            await session.aget()
+
+    async def test_show_no_content(self, open_session: Open, session_id: str) -> None:
+        await open_session().aadd(["secret"])
+        assert "secret" not in repr(await open_session().apage())
+        assert repr(open_session("mine")).endswith(f"session SessionId={session_id!r}, format 'mine'>")
+        session = open_session("mine")
+        assert (session.session_id, session.key, session.format) == (session_id, {"SessionId": session_id}, "mine")
+
+    @pytest.mark.parametrize(
+        "fault", [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
+    )
+    async def test_store_and_change_once_under_faults(
+        self, open_session: Open, through: Open, proxy: Proxy, fault: Fault
+    ) -> None:
+        await open_session().aget()
+        proxy.script(fault)
+        await through().aadd([0, 1])
+        proxy.script(fault)
+        await through().aadd([2])
+        proxy.script(fault)
+        assert await through().apop() == 2
+        proxy.script(Fault.NONE, fault)
+        assert await through().apop() == 1
+        assert await open_session().aget() == [0]
+
+    async def test_keep_the_latest_by_history_size(self, open_session: Open) -> None:
+        session = open_session(history_size=3)
+        for number in range(30):
+            await session.aget()
+            await session.aadd([number, -number])
+        assert await open_session(history_size=3).aget() == [-28, 29, -29]
+        assert len(await open_session().aget()) < 3 + 4 + 2
+
+
+class TestFormats:
+    async def test_of_another_name_are_refused_by_the_reader(self, open_session: Open) -> None:
+        await open_session("agents").aadd([1, 2])
+        await open_session("agents").aadd([3])
+        other = open_session("other")
+        for attempt in (other.aget(), other.aget(1), other.apage(), other.apop(), other.aiter().__anext__()):
+            with pytest.raises(FormatError, match=r"has the format 'agents', and was read as 'other'.*format='agents'"):
+                await attempt
+        assert await open_session("agents").aget() == [1, 2, 3]
+
+    async def test_of_messages_and_values_are_told_apart(
+        self, open_session: Open, collection_table: str, session_id: str, variant: dict[str, Any]
+    ) -> None:
+        async with ChatHistoryStore(collection_table, **variant) as store:
+            await open_session().aadd([{"type": "human", "data": {"content": "x"}}])
+            history = store.session(session_id)
+            for attempt in (
+                history.aget_messages(),
+                history.apage(),
+                history.aget_messages(limit=1),
+                history.apop_message(),
+            ):
+                with pytest.raises(FormatError, match=r"json_session\(..., format='json'\) reads it"):
+                    await attempt
+            await store.session(f"{session_id}-messages").aadd_messages(humans(1, 2))
+            with pytest.raises(FormatError, match=r"ChatHistoryStore.session\(...\) reads it"):
+                await store.json_session(f"{session_id}-messages").aget()
+
+    async def test_that_are_changed_in_the_table_are_refused(
+        self, open_session: Open, dynamodb: Any, items_in: Any, collection_table: str, variant: dict[str, Any]
+    ) -> None:
+        await open_session("mine").aadd([1, 2])
+        [record] = [item for item in items_in(collection_table) if item["MessageId"]["S"].startswith("m#")]
+        dynamodb.put_item(TableName=collection_table, Item=record | {"Format": {"S": "other"}})
+        if "kms_key_id" not in variant:
+            # Whoever may write to the table may say so.
+            assert await open_session("other").aget() == [1, 2]
+            return
+        with pytest.raises(UndecodableItemError, match=r'was sealed as .*"format":"mine"'):
+            await open_session("other").aget()
+
+    @pytest.mark.parametrize("name", ["", "langchain", "Upper", "a b", "x" * 65, "a\n", None, 5])
+    def test_need_a_name(self, collection_table: str, name: Any) -> None:
+        with pytest.raises(ValueError, match="format must have 1 to 64 lower-case letters"):
+            ChatHistoryStore(collection_table).json_session("s", format=name)
+
+    def test_need_an_item_collection(self, table: str) -> None:
+        with pytest.raises(LayoutError, match="A JSON session needs a table with a sort key"):
+            ChatHistoryStore(table, layout="single_item").json_session("s")
+
+    def test_are_made_by_a_store_alone(self) -> None:
+        with pytest.raises(TypeError, match="json_session"):
+            JsonSession()
+
+
+def test_langchain_is_not_imported(collection_table: str, session_id: str) -> None:
+    program = f"""
+import asyncio, sys
+from chathistory_async import ChatHistoryStore
+
+async def use():
+    async with ChatHistoryStore({collection_table!r}) as store:
+        session = store.json_session({session_id!r})
+        await session.aadd([{{"role": "user"}}, 2], idempotency_key="k")
+        await session.apop()
+        print(await session.aget())
+
+asyncio.run(use())
+assert "langchain_core" not in sys.modules
+"""
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert output.stdout == "[{'role': 'user'}]\n", output.stderr
