@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from .faces import ENCRYPTED, SYNC, UPSTREAM_SYNC
-from .footprint import WITHOUT
+from .footprint import STORE, STORE_WITHOUT, WITHOUT
 from .measure import Spread
 from .put_peers import AWS_SDK, DYNAMOXY, PYDYNOX
+from .turns import ONE, PUT, TWO
 from .variants import AIOBOTO3, AIODYNAMO, FLOOR, LARGE_POOL, OURS, PLAIN_PATH, UPSTREAM
 
 # The page puts its own colours of light and dark into the place of these.
@@ -40,6 +41,11 @@ COLOURS = {
     UPSTREAM_SYNC: _RED,
     FLOOR: _GREY,
     WITHOUT: _GREY,
+    STORE: _SKY,
+    STORE_WITHOUT: _GREY,
+    PUT: _SKY,
+    ONE: _BLUE,
+    TWO: _BLUE,
 }
 # Of a reading's stages, waiting in grey: nobody's CPU.
 STAGE_COLOURS = (_GREY, _SKY, _ORANGE, _BLUE)

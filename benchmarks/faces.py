@@ -12,9 +12,9 @@ from langchain_core.messages import BaseMessage
 
 from chathistory_async.local import local_engine
 
-from .honesty import fault_in_messages, fault_in_numbers, fault_in_session
+from .honesty import fault_in_messages, fault_in_session, fault_on_stub
 from .measure import Row, Timed, block, interleave
-from .messages import item_collection, new_message, new_messages, number_of, session_of, single_item
+from .messages import item_collection, new_message, new_messages, new_turn, number_of, session_of, single_item
 from .setup import Setup
 from .variants import OURS, SINGLE_ITEM, UPSTREAM, Key, Ours, Peer, Target, Upstream, new_store
 
@@ -52,8 +52,8 @@ async def run(setup: Setup) -> list[Row]:
 
 async def _faces(setup: Setup) -> list[Row]:
     short = new_messages(SHORT)
-    await setup.stub.teach("GetItem", SHORT, orjson.dumps(single_item(short)))
-    await setup.stub.teach("Query", SHORT, orjson.dumps(item_collection(short)))
+    await setup.stub.teach("GetItem", session_of(SHORT), orjson.dumps(single_item(short)))
+    await setup.stub.teach("Query", session_of(SHORT), orjson.dumps(item_collection(short)))
     async with AsyncExitStack() as stack:
         peers: dict[Key, Peer] = {(SINGLE_ITEM, UPSTREAM_SYNC): Sync(Upstream(setup.on_stub))}
         for layout in setup.on_stub.tables:
@@ -68,8 +68,7 @@ async def _faces(setup: Setup) -> list[Row]:
         setup.stub.pin(together=False)
     rows = []
     for key, user in users.items():
-        own = set(map(number_of, user.sent))
-        fault = fault_in_numbers([number for number in seen if number in own], own)
+        fault = fault_on_stub(seen, [*map(number_of, user.sent)])
         rows.append(_row("faces", "append", key, appends, fault))
         rows.append(_row("faces", "read", key, reads, fault_in_messages(user.found, short)))
     return rows
@@ -118,9 +117,11 @@ class _User:
         self._begun: dict[str, BaseMessage] = {}
 
     async def fill(self, number: int) -> None:
-        """Append so many messages at once."""
-        self.sent += new_messages(number)
-        await self._peer.append(self.session, self.sent)
+        """Append so many messages in turns of two."""
+        for _ in range(number // 2):
+            turn = new_turn()
+            self.sent += turn
+            await self._peer.append(self.session, turn)
 
     async def append(self, _: int) -> None:
         """Append one message."""

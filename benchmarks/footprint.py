@@ -19,9 +19,14 @@ from .variants import OURS, SINGLE_ITEM, UPSTREAM, Target, new_store
 BASELINE = UPSTREAM
 IMPORT = "import"
 WITHOUT = "what ours cannot do without"
+STORE = "ours, the store alone"
+STORE_WITHOUT = "what the store cannot do without"
 IMPORTS = {
-    OURS: "import chathistory_async",
+    OURS: "from chathistory_async import DynamoDBChatMessageHistory",
     WITHOUT: "import aioboto3, orjson, langchain_core.chat_history, langchain_core.messages",
+    STORE: "import chathistory_async",
+    # To import pydantic alone imports next to nothing of it.
+    STORE_WITHOUT: "import aioboto3, orjson; from pydantic import BaseModel",
     UPSTREAM: "import boto3; from langchain_community.chat_message_histories import DynamoDBChatMessageHistory",
 }
 _TIMED = "import time; started = time.process_time(); {}; print(time.process_time() - started)"

@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, messages_from_dict
 
 from .messages import number_of
-from .variants import Peer
+from .variants import ITEM_COLLECTION, SINGLE_ITEM, ItemCollectionByHand, SingleItemByHand, Target, aioboto3_client
 
 
-async def fault_in_session(reader: Peer, session: str, expected: Sequence[BaseMessage]) -> str | None:
+class Reader(Protocol):
+    """What reads back a session."""
+
+    async def read(self, session: str) -> list[BaseMessage]:
+        """Return all of a session's messages, oldest first."""
+
+
+class _RecordsByHand:
+    """Reads an item collection of whatever variant: in an item of ours may be an array of messages."""
+
+    def __init__(self, by_hand: ItemCollectionByHand) -> None:
+        self._by_hand = by_hand
+
+    async def read(self, session: str) -> list[BaseMessage]:
+        """Return all of a session's messages, oldest first."""
+        bodies = [json.loads(item["History"]["S"]) for item in await self._by_hand.items(session)]
+        return messages_from_dict([form for body in bodies for form in (body if isinstance(body, list) else [body])])
+
+
+@asynccontextmanager
+async def open_readers(target: Target) -> AsyncIterator[dict[str, Reader]]:
+    """Open an SDK's client that reads back what any variant stored, by layout."""
+    async with aioboto3_client(target) as client:
+        yield {
+            SINGLE_ITEM: SingleItemByHand(client, target.tables[SINGLE_ITEM]),
+            ITEM_COLLECTION: _RecordsByHand(ItemCollectionByHand(client, target.tables[ITEM_COLLECTION])),
+        }
+
+
+async def fault_in_session(reader: Reader, session: str, expected: Sequence[BaseMessage]) -> str | None:
     """Return what is wrong with a session's messages, None if they are the expected ones in their order.
 
     Args:
@@ -37,3 +69,9 @@ def fault_in_numbers(found: Iterable[int], expected: Iterable[int]) -> str | Non
     if surplus := (there - wanted).total():
         return f"has {surplus} messages too many"
     return None
+
+
+def fault_on_stub(seen: Iterable[int], sent: Sequence[int]) -> str | None:
+    """Return what is wrong with the messages that a variant sent, by the numbers that arrived from all variants."""
+    own = set(sent)
+    return fault_in_numbers([number for number in seen if number in own], sent)

@@ -118,7 +118,7 @@ class _Reader:
 
     async def fill(self) -> None:
         """Store the long session, and begin the others."""
-        await store(self._peer, self._session, self._stored)
+        await store(self.key, self._peer, self._session, self._stored)
         await asyncio.gather(*map(self._append, range(len(self._others))))
 
     async def read(self) -> None:

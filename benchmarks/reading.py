@@ -36,11 +36,14 @@ from .variants import (
     bare_aiohttp,
     get_request,
     open_peers,
+    our_options,
     query_request,
     store,
 )
 
 BASELINE = AIOBOTO3
+# Ours alone stores the messages of an append in one item.
+IN_TWOS = f"{ITEM_COLLECTION}, stored in twos"
 LENGTHS = (10, 100, 1_000)
 STAGES = ("json_ms", "conversion_ms", "construction_ms")
 Step = Callable[[], object]
@@ -55,8 +58,9 @@ async def run(setup: Setup) -> list[Row]:
             SINGLE_ITEM: orjson.dumps(single_item(messages)),
             ITEM_COLLECTION: orjson.dumps(item_collection(messages)),
         }
-        await setup.stub.teach("GetItem", length, bodies[SINGLE_ITEM])
-        await setup.stub.teach("Query", length, bodies[ITEM_COLLECTION])
+        await setup.stub.teach("GetItem", session_of(length), bodies[SINGLE_ITEM])
+        await setup.stub.teach("Query", session_of(length), bodies[ITEM_COLLECTION])
+        await setup.stub.teach("Query", session_of(length, 2), orjson.dumps(item_collection(messages, per_record=2)))
         rows += await _whole_reads(setup, messages)
         rows += await _stages(setup, messages, bodies)
     if engine := setup.needs_engine("waiting for the engine while reading"):
@@ -67,17 +71,21 @@ async def run(setup: Setup) -> list[Row]:
 
 async def _whole_reads(setup: Setup, messages: Sequence[BaseMessage]) -> list[Row]:
     """Time whole calls, and bare aiohttp's, which only receives the bytes."""
-    session, tables = session_of(len(messages)), setup.on_stub.tables
+    session, in_twos, tables = session_of(len(messages)), session_of(len(messages), 2), setup.on_stub.tables
     reads = Reads(messages)
     setup.stub.pin(together=True)
     async with open_peers(setup.on_stub) as peers, bare_aiohttp() as http:
         get = CannedRequest(http, setup.on_stub, "get_item", get_request(tables[SINGLE_ITEM], session))
         query = CannedRequest(http, setup.on_stub, "query", query_request(tables[ITEM_COLLECTION], session))
+        twos = CannedRequest(http, setup.on_stub, "query", query_request(tables[ITEM_COLLECTION], in_twos))
         blocks: dict[Key, Block] = {
             (SINGLE_ITEM, FLOOR): block(lambda _: get.send(), 1),
             (ITEM_COLLECTION, FLOOR): block(lambda _: query.send(), 1),
+            (IN_TWOS, FLOOR): block(lambda _: twos.send(), 1),
         }
         blocks |= {key: block(reads.by(key, peer, session), 1) for key, peer in peers.items()}
+        for name in our_options():
+            blocks[IN_TWOS, name] = block(reads.by((IN_TWOS, name), peers[ITEM_COLLECTION, name], in_twos), 1)
         timed = await interleave(blocks, setup.rounds(40), reads.check)
     setup.stub.pin(together=False)
     rows = []
@@ -119,7 +127,7 @@ class Reads:
 
 async def _stages(setup: Setup, messages: Sequence[BaseMessage], bodies: Mapping[str, bytes]) -> list[Row]:
     """Time what an answer's bytes go through, ours and the stock way."""
-    steps = {SINGLE_ITEM: _steps_of_item(messages, bodies), ITEM_COLLECTION: _steps_of_collection(messages, bodies)}
+    steps = {SINGLE_ITEM: _steps_of_item(messages, bodies), ITEM_COLLECTION: _steps_of_collection(bodies)}
     blocks = {(layout, step): _stepping(one) for layout in steps for step, one in steps[layout].items()}
     timed = await interleave(blocks, setup.rounds(40))
     rows = []
@@ -145,11 +153,11 @@ def _steps_of_item(messages: Sequence[BaseMessage], bodies: Mapping[str, bytes])
     }
 
 
-def _steps_of_collection(messages: Sequence[BaseMessage], bodies: Mapping[str, bytes]) -> dict[str, Step]:
-    body, forms = bodies[ITEM_COLLECTION], [message_to_dict(message) for message in messages]
+def _steps_of_collection(bodies: Mapping[str, bytes]) -> dict[str, Step]:
+    body = bodies[ITEM_COLLECTION]
     texts = [item["History"]["S"] for item in orjson.loads(body)["Items"]]
     encoded = [text.encode() for text in texts]
-    return _common_steps("Query", body, forms) | {
+    return _common_steps("Query", body, [orjson.loads(text) for text in texts]) | {
         "json of texts": lambda: [json.loads(text) for text in texts],
         "orjson of texts": lambda: [orjson.loads(text) for text in encoded],
         "deserialize": lambda: None,
@@ -185,7 +193,7 @@ async def _waiting(setup: Setup, engine: Target, messages: list[BaseMessage]) ->
         blocks: dict[Key, Block] = {}
         for key, peer in peers.items():
             session = f"reading-{len(messages)}-{key[1]}"
-            await store(peer, session, messages)
+            await store(key, peer, session, messages)
             blocks[key] = block(reads.by(key, peer, session), 1)
         timed = await interleave(blocks, setup.rounds(20), reads.check)
     rows = []

@@ -10,12 +10,12 @@ from langchain_core.messages import BaseMessage
 
 from chathistory_async import ItemTooLargeError
 
-from .honesty import fault_in_messages, fault_in_session
+from .honesty import Reader, fault_in_messages, fault_in_session, open_readers
 from .measure import Row, Timed, block, interleave
 from .messages import new_message, new_messages
 from .recording import Recording, recording
 from .setup import Setup
-from .variants import AIOBOTO3, SINGLE_ITEM, UPSTREAM, Key, Peer, open_peers, store
+from .variants import SINGLE_ITEM, UPSTREAM, Key, Peer, open_peers, store
 
 BASELINE = UPSTREAM
 LENGTHS = (10, 100, 300, 1_000, 3_000, 10_000)
@@ -32,6 +32,7 @@ async def run(setup: Setup) -> list[Row]:
         return []
     async with AsyncExitStack() as stack:
         peers = await stack.enter_async_context(open_peers(engine))
+        readers = await stack.enter_async_context(open_readers(engine))
         record = await stack.enter_async_context(recording(engine.url))
         recorded = await stack.enter_async_context(open_peers(replace(engine, url=record.url)))
         sessions = [
@@ -46,7 +47,7 @@ async def run(setup: Setup) -> list[Row]:
         reads = await interleave({session: block(session.read, 1) for session in sessions}, rounds)
         rows = []
         for session in sessions:
-            fault = await session.fault(peers[session.key[0], AIOBOTO3])
+            fault = await session.fault(readers[session.key[0]])
             rows.append(await session.append_row(appends[session], record, fault))
             rows.append(await session.read_row(reads[session], record))
         if not setup.quick:
@@ -73,7 +74,7 @@ class _Session:
 
     async def fill(self) -> None:
         """Store the messages that are there at the beginning."""
-        await store(self._peer, self._name, self._stored)
+        await store(self.key, self._peer, self._name, self._stored)
 
     async def append(self, _: int) -> None:
         """Append one message."""
@@ -83,7 +84,7 @@ class _Session:
         """Read the latest messages."""
         self._read = await self._peer.read(self._name, LATEST)
 
-    async def fault(self, reader: Peer) -> str | None:
+    async def fault(self, reader: Reader) -> str | None:
         """Return what is wrong with what is stored."""
         return await fault_in_session(reader, self._name, self._stored)
 

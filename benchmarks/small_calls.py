@@ -6,13 +6,13 @@ import asyncio
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
 from langchain_core.messages import BaseMessage
 
-from .honesty import fault_in_messages, fault_in_numbers, fault_in_session
+from .honesty import fault_in_messages, fault_in_numbers, fault_in_session, fault_on_stub
 from .measure import Operation, Row, block, interleave
 from .messages import (
     content_of,
@@ -26,7 +26,7 @@ from .messages import (
 )
 from .put_peers import open_put_senders
 from .setup import Setup
-from .variants import AIOBOTO3, LARGE_POOL, OPERATIONS, Key, Peer, Sender, Target, open_peers, open_senders
+from .variants import AIOBOTO3, LARGE_POOL, OPERATIONS, Key, Peer, Sender, Target, open_peers, open_senders, store
 
 BASELINE = AIOBOTO3
 SHORT = 20
@@ -52,16 +52,16 @@ async def run(setup: Setup) -> list[Row]:
     short = new_messages(SHORT)
     few = short[: OPERATIONS["get_item"]]
     # The first answer to GetItem is also what langchain-community reads before each append.
-    await setup.stub.teach("GetItem", len(few), orjson.dumps(single_item(few)))
-    await setup.stub.teach("GetItem", SHORT, orjson.dumps(single_item(short)))
-    await setup.stub.teach("Query", SHORT, orjson.dumps(item_collection(short, newest_first=True)))
+    await setup.stub.teach("GetItem", session_of(len(few)), orjson.dumps(single_item(few)))
+    await setup.stub.teach("GetItem", session_of(SHORT), orjson.dumps(single_item(short)))
+    await setup.stub.teach("Query", session_of(SHORT), orjson.dumps(item_collection(short, newest_first=True)))
     rows = await _single_requests(setup, short)
     async with open_peers(setup.on_stub, aiodynamo=True) as peers:
         rows += await _chats(setup, setup.on_stub, peers, short)
     if engine := setup.needs_engine("appends and reads on a real engine"):
         async with open_peers(engine, aiodynamo=True) as peers:
             for key, peer in peers.items():
-                await peer.append(_session_read_by(key), short)
+                await store(key, peer, _session_read_by(key), short)
             rows += await _chats(setup, engine, peers, short)
             rows += await many_writers(engine, peers)
     return rows
@@ -112,7 +112,7 @@ async def _race(
         one.row(
             name,
             case,
-            fault_in_numbers(_numbers_in(answers[name]), expected) if reads else _fault_on_stub(seen, sent[name]),
+            fault_in_numbers(_numbers_in(answers[name]), expected) if reads else fault_on_stub(seen, sent[name]),
         )
         for name, one in timed.items()
     ]
@@ -121,11 +121,6 @@ async def _race(
 def _numbers_in(answer: object) -> list[int]:
     """Return the numbers of the messages in an answer of whatever type."""
     return [int(number) for number in re.findall(r"#(\d{8})#", repr(answer))]
-
-
-def _fault_on_stub(seen: Iterable[int], sent: Sequence[int]) -> str | None:
-    own = set(sent)
-    return fault_in_numbers([number for number in seen if number in own], sent)
 
 
 async def _chats(setup: Setup, target: Target, peers: Mapping[Key, Peer], short: Sequence[BaseMessage]) -> list[Row]:
@@ -148,7 +143,7 @@ async def _appends(setup: Setup, target: Target, peers: Mapping[Key, Peer], leve
         if seen is None:
             fault = await stored[layout, name].fault(peers[layout, AIOBOTO3])
         else:
-            fault = _fault_on_stub(seen, stored[layout, name].numbers())
+            fault = fault_on_stub(seen, stored[layout, name].numbers())
         rows.append(one.row(name, _case(target, layout, "append", level.at_once), fault))
     return rows
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import aiohttp
 
-# A message's number, and how many messages a session has by its name, as messages.py writes them.
+# A message's number, and the name of a session that it has an answer for, as messages.py writes them.
 _NUMBER = re.compile(rb"#(\d{8})#")
-_SESSION = re.compile(rb"messages-(\d+)")
+_SESSION = re.compile(rb"messages-\d+(?:-in-\d+)?")
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _TARGET = re.compile(rb"x-amz-target: *DynamoDB_20120810\.(\w+)", re.IGNORECASE)
 
@@ -37,9 +37,9 @@ class Stub:
     url: str
     pid: int
 
-    async def teach(self, operation: str, messages: int, answer: bytes) -> None:
-        """Have it give an answer to an operation on the session ``messages-N``, and on all others that are unknown."""
-        async with aiohttp.request("PUT", f"{self.url}/{operation}/{messages}", data=answer) as response:
+    async def teach(self, operation: str, session: str, answer: bytes) -> None:
+        """Have it give an answer to an operation on a session of messages.py, and on all others that are unknown."""
+        async with aiohttp.request("PUT", f"{self.url}/{operation}/{session}", data=answer) as response:
             response.raise_for_status()
 
     async def seen(self) -> list[int]:
@@ -92,15 +92,15 @@ class _Answers:
         if operation not in (b"GetItem", b"Query"):
             self._numbers += map(int, _NUMBER.findall(body))
         session = _SESSION.search(body)
-        return self._known.get((operation, session[1] if session else b""), self._others[operation])
+        return self._known.get((operation, session[0] if session else b""), self._others[operation])
 
     def _control(self, head: bytes, body: bytes) -> bytes:
         method, path, _ = head.split(b" ", 2)
         if method == b"GET":
             numbers, self._numbers = self._numbers, []
             return _response(json.dumps(numbers).encode(), b"application/json")
-        _, operation, messages = path.split(b"/")
-        self._known[operation, messages] = _response(body)
+        _, operation, session = path.split(b"/")
+        self._known[operation, session] = _response(body)
         self._others.setdefault(operation, _response(body))
         return _response(b"")
 

@@ -27,8 +27,9 @@ from botocore.credentials import Credentials
 from langchain_core.messages import BaseMessage, message_to_dict, messages_from_dict
 
 from chathistory_async import ChatHistoryStore
-from chathistory_async._calls import Request, call
+from chathistory_async._calls import call
 from chathistory_async._clients import MAX_POOL_CONNECTIONS
+from chathistory_async._request import Request
 from chathistory_async.errors import Place
 
 from .messages import content_of, session_of
@@ -101,10 +102,11 @@ class Peer(Protocol):
         """Return a session's latest messages, None for all, oldest first."""
 
 
-async def store(peer: Peer, session: str, messages: Sequence[BaseMessage]) -> None:
-    """Store a long session in batches."""
-    for start in range(0, len(messages), 100):
-        await peer.append(session, messages[start : start + 100])
+async def store(key: Key, peer: Peer, session: str, messages: Sequence[BaseMessage]) -> None:
+    """Store a long session: in batches, but where these would be an item of ours, in turns, as a chat has them."""
+    number = 2 if key[0] == ITEM_COLLECTION and key[1] in our_options() else 100
+    for start in range(0, len(messages), number):
+        await peer.append(session, messages[start : start + number])
 
 
 class Ours:
@@ -194,12 +196,15 @@ class ItemCollectionByHand:
 
     async def read(self, session: str, limit: int | None = None) -> list[BaseMessage]:
         """Return a session's latest messages."""
+        return messages_from_dict([json.loads(item["History"]["S"]) for item in await self.items(session, limit)])
+
+    async def items(self, session: str, limit: int | None = None) -> list[dict[str, Any]]:
+        """Return a session's latest items."""
         if limit is not None:
-            items = (await self._client.query(**query_request(self._table, session, limit)))["Items"][::-1]
-        else:
-            pages = self._client.get_paginator("query").paginate(**query_request(self._table, session))
-            items = [item async for page in pages for item in page["Items"]]
-        return messages_from_dict([json.loads(item["History"]["S"]) for item in items])
+            response = await self._client.query(**query_request(self._table, session, limit))
+            return list(reversed(response["Items"]))
+        pages = self._client.get_paginator("query").paginate(**query_request(self._table, session))
+        return [item async for page in pages for item in page["Items"]]
 
 
 class ItemCollectionOnAiodynamo:
@@ -357,7 +362,7 @@ class OurSender:
     """The same requests through the one place of ours that sends them."""
 
     def __init__(self, store: ChatHistoryStore, target: Target) -> None:
-        self._clients = store._clients
+        self._clients = store._settings.clients
         self._tables = target.tables
 
     async def send(self, operation: str, text: str) -> object:
