@@ -17,7 +17,7 @@ from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy, Seen
 from samples import humans, texts
 
-from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, IdempotencyKeyReusedError
+from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, IdempotencyKeyReusedError, KeySchemaError
 from chathistory_async._item_collection.sort_keys import Clock
 from chathistory_async._single_item.requests import WRITES_KEPT, WRITES_LIMIT
 
@@ -163,6 +163,17 @@ class TestItemCollection:
             await history.aadd_messages(humans(3, 2), idempotency_key="a")
         assert texts(await make().aget_messages()) == ["2"]
 
+    @pytest.mark.parametrize("exists", [False, True])
+    async def test_a_table_without_a_sort_key_is_told_of(
+        self, make: Make, table: str, item: Callable[[], dict[str, Any] | None], exists: bool
+    ) -> None:
+        if exists:
+            await make(table_name=table, sort_key_name=None).aadd_messages(humans(0))
+        before = item()
+        with pytest.raises(KeySchemaError):
+            await make(table_name=table).aadd_messages(humans(1), idempotency_key="a")
+        assert item() == before
+
     async def test_costs_one_transaction_of_two_items(self, make: Make, proxy: Proxy) -> None:
         history = make(endpoint_url=proxy.url)
         await history.aget_messages()
@@ -207,6 +218,15 @@ class TestItemCollection:
 
 
 class TestSingleItem:
+    async def test_a_key_is_forgotten_when_the_session_expires(self, make: Make, update: Callable[..., None]) -> None:
+        await make().aadd_messages(humans(1), idempotency_key="a")
+        for number in (1, 2):
+            # DynamoDB deletes it days later.
+            update(expireAt={"N": str(int(time.time()) - 10)})
+            await make().aadd_messages(humans(number), idempotency_key="a")
+            await make().aadd_messages(humans(number), idempotency_key="a")
+            assert texts(await make().aget_messages()) == [str(number)]
+
     async def test_a_key_is_known_for_some_number_of_writes(self, make: Make) -> None:
         await make().aadd_messages(humans("first"), idempotency_key="a")
         for number in range(WRITES_KEPT // 2 - 1):

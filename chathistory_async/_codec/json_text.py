@@ -98,7 +98,8 @@ def _encode_bytes(value: bytes, level: int) -> dict[str, str]:
 
 def _encode_set(value: set[object], level: int) -> dict[str, list[Any]]:
     _check_nesting(level)
-    return {"$set": [_encode(element, level + 1) for element in value]}
+    # In one order in every process: of one value there is one text, by whose digest an idempotency key knows it.
+    return {"$set": sorted((_encode(element, level + 1) for element in value), key=orjson.dumps)}
 
 
 def _encode_list(value: list[object], level: int) -> list[Any]:

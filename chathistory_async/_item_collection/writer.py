@@ -200,12 +200,13 @@ def check_stored(
         IdempotencyKeyReusedError: the key was used for something else.
         KeySchemaError: the table has no sort key.
     """
+    items = [action["Put"]["Item"] for action in record.actions(layout)]
+    for item, reason in zip(items, reasons):  # noqa: B905  # other actions follow
+        if reason.get("Code") == _REFUSED and not layout.is_stored(item, reason.get("Item")):
+            raise wrong_key(f"it has no sort key {layout.sort_key_name!r}", access.place)
     number = len(record.items)
     if record.once is not None and reasons[number].get("Code") == _REFUSED:
         return record.once.check(reasons[number].get("Item"), access.place)
-    for item, reason in zip(record.items, reasons):  # noqa: B905  # other actions follow
-        if reason.get("Code") == _REFUSED and not layout.is_stored(item, reason.get("Item")):
-            raise wrong_key(f"it has no sort key {layout.sort_key_name!r}", access.place)
     return None
 
 

@@ -144,7 +144,8 @@ class SingleItemSession(Session[BaseMessage]):
             except ConditionFailed as failed:
                 maybe_stored = failed.sent_before
                 stored = self._layout.stored(failed.item, now())
-                if write.id in stored.writes:
+                # An idempotency key expires with its session.
+                if write.id in stored.writes and not (stored.expired and write.content is not None):
                     if write.content is not None and write.content not in stored.writes:
                         raise key_reused(self.access.place) from None
                     self._hint = stored.hint()
