@@ -26,6 +26,8 @@ from chathistory_async import (
     DecryptionError,
     DynamoDBChatMessageHistory,
     EncryptionContextError,
+    ItemTooLargeError,
+    KeySchemaError,
     UndecodableItemError,
 )
 from chathistory_async._binding import Binding, BoundElsewhere, bind, body_of
@@ -481,6 +483,46 @@ class TestMigration:
         stored.put(last)
         stored.change_session(Title=state["Sealed"])
         await refuse(store.get_session_info(session_id), match=as_digests)
+
+
+class TestWhatWasOpenedBefore:
+    """It is in no frame of the error that comes after it."""
+
+    async def test_the_page_that_cannot_be_opened(
+        self, store: ChatHistoryStore, session_id: str, stored: Stored
+    ) -> None:
+        history = store.session(session_id)
+        for _ in range(40):
+            await history.aadd_messages(humans(SECRET))
+        stored.change_last(History={"B": stored.message_items()[-1]["History"]["B"][:-1]})
+        met = 0
+
+        async def iterate() -> None:
+            nonlocal met
+            async for _ in history.aiter():
+                met += 1
+
+        await refuse(iterate(), DecryptionError)
+        assert met
+
+    async def test_a_change_of_metadata_that_fails(
+        self, store: ChatHistoryStore, session: DynamoDBChatMessageHistory, session_id: str
+    ) -> None:
+        await refuse(store.update_metadata(session_id, {"large": "x" * 70_000}), ItemTooLargeError)
+
+    async def test_a_migration_that_fails(
+        self, store: ChatHistoryStore, table: str, session_id: str, kms_key: str
+    ) -> None:
+        async with ChatHistoryStore(table, layout="single_item", kms_key_id=kms_key) as source:
+            await source.session(session_id).aadd_messages(humans(SECRET))
+
+            async def migrate(target: ChatHistoryStore) -> None:
+                async for _ in target.migrate_from(source, [session_id]):
+                    pass
+
+            with created_table() as name:
+                # The table has no such index, which is found out once the source was read.
+                await refuse(migrate(ChatHistoryStore(name, session_index=True)), KeySchemaError)
 
 
 class TestOfficialSdk:

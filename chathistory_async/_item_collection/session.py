@@ -80,8 +80,10 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
             return
         async with aclosing(self._value_pages()) as pages:
             async for values in pages:
-                for value in values:
-                    yield value
+                values.reverse()
+                # Taken out: the next page may raise an error, and those who record it record local variables too.
+                while values:
+                    yield values.pop()
 
     async def page(self, limit: int, before: str | None) -> StoredPage[Value]:
         """Return the latest values, or those before a cursor."""

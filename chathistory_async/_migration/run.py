@@ -436,6 +436,7 @@ class _Move:
         self._source = source
         self._target = target
 
+    @leaves_nothing_opened
     async def run(self, *, dry_run: bool, delete_source: bool) -> Outcome:
         for attempt in range(MAX_ATTEMPTS):
             try:

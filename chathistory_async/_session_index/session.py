@@ -173,6 +173,7 @@ class IndexedSession:
 
         await self._change(TITLE, same)
 
+    @leaves_nothing_opened
     async def update_metadata(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change some of the metadata, and return them all; what others change meanwhile is not lost."""
         if not isinstance(changes, Mapping):
