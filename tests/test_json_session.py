@@ -265,6 +265,24 @@ class TestFormats:
             with pytest.raises(FormatError, match=r"ChatHistoryStore.session\(...\) reads it"):
                 await store.json_session(f"{session_id}-messages").aget()
 
+    async def test_have_names_of_which_the_error_cuts_nothing_off(self, open_session: Open) -> None:
+        mine, other = "a" * 63 + "b", "a" * 63 + "c"
+        await open_session(mine).aadd([1])
+        with pytest.raises(FormatError, match=f"has the format '{mine}', and was read as '{other}'.*format='{mine}'"):
+            await open_session(other).aget()
+
+    @pytest.mark.parametrize("damaged", [{"S": "No Name"}, {"S": "langchain"}, {"S": "x" * 65}, {"N": "5"}], ids=str)
+    async def test_that_none_can_have_are_damage(
+        self, open_session: Open, dynamodb: Any, items_in: Any, collection_table: str, damaged: Any
+    ) -> None:
+        await open_session().aadd([1])
+        [record] = [item for item in items_in(collection_table) if item["MessageId"]["S"].startswith("m#")]
+        dynamodb.put_item(TableName=collection_table, Item=record | {"Format": damaged})
+        with pytest.raises(UndecodableItemError, match="its format is '") as caught:
+            await open_session().aget()
+        await open_session().adelete([str(caught.value.message_id)])
+        assert await open_session().aget() == []
+
     async def test_that_are_changed_in_the_table_are_refused(
         self, open_session: Open, dynamodb: Any, items_in: Any, collection_table: str, variant: dict[str, Any]
     ) -> None:

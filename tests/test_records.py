@@ -165,6 +165,15 @@ class TestSizes:
         empty = len('{"type":"human","data":{"content":""}}')
         return HumanMessage(secrets.token_bytes(size)[: size - empty].hex()[: size - empty])
 
+    async def test_of_more_messages_than_have_positions_is_refused(
+        self, make: Make, records: Items, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("chathistory_async._item_collection.bodies.MAX_VALUES", 3)
+        await make().aadd_messages(humans(0, 1, 2))
+        with pytest.raises(ItemTooLargeError, match="in smaller batches"):
+            await make().aadd_messages(humans(0, 1, 2, 3))
+        assert len(records()) == 1
+
     @pytest.mark.parametrize("more", [-1, 0, 1])
     async def test_around_an_item(self, make: Make, records: Items, items: Items, more: int, monkeypatch: Any) -> None:
         monkeypatch.setattr("chathistory_async._item_collection.bodies.MIN_BYTES", 10**9)
@@ -443,6 +452,13 @@ class TestChanges:
         assert int(after) > int(before) + 5000
 
 
+async def test_many_ids_of_one_record_are_taken_in_at_once(make: Make) -> None:
+    began = time.monotonic()
+    await make().adelete_messages(f"{1:016x}-{1:016x}-{position:06x}" for position in range(60_000))
+    # 0.1 s here; 20 s where each id copies the ones before it.
+    assert time.monotonic() - began < 5
+
+
 class TestDamage:
     @pytest.fixture
     def damage(self, dynamodb: Any, layout: dict[str, Any], records: Items) -> Callable[..., None]:
@@ -481,6 +497,19 @@ class TestDamage:
         assert parse_id(record_id).position is None
         assert texts(await make().aget_messages(limit=1)) == ["fine"]
         await make().adelete_messages([record_id])
+        assert texts(await face(make()).read()) == ["fine"]
+
+    @pytest.mark.parametrize("positions", ["x", "0-1", "1000000000"])
+    async def test_of_the_position_of_one_message_names_the_record(
+        self, face: type[Face], make: Make, damage: Callable[..., None], positions: str
+    ) -> None:
+        await face(make()).add(humans(0))
+        damage(Positions={"S": positions})
+        await face(make()).add(humans("fine"))
+        with pytest.raises(UndecodableItemError, match="record") as caught:
+            await face(make()).read()
+        assert parse_id(caught.value.message_id).position is None
+        await make().adelete_messages([caught.value.message_id])
         assert texts(await face(make()).read()) == ["fine"]
 
     async def test_of_one_message_names_that_one(self, make: Make, damage: Callable[..., None]) -> None:

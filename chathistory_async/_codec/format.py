@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from .plain import Default, Refused
 
 # The format of LangChain's messages.
 LANGCHAIN_NAME = "langchain"
+_NAME = re.compile(r"[a-z0-9_.-]{1,64}")
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -41,6 +43,11 @@ class Format:
     decode_array: Callable[[str | bytes], list[Any]]
     type_of: Callable[[Any], str | None]
     begins_turn: Callable[[Any], bool]
+
+
+def is_name(name: object) -> bool:
+    """Tell whether a format that is not of LangChain's messages may have this name."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None and name != LANGCHAIN_NAME
 
 
 def encoded(encode: Callable[[In], Out], value: In, name: str) -> Out:

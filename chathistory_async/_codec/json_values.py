@@ -7,16 +7,13 @@ The values are those of JSON's types, and what marks keep exactly (``json_text``
 from __future__ import annotations
 
 import marshal
-import re
 from typing import Any
 
 import orjson
 
-from .format import LANGCHAIN_NAME, Format, decoded, elements, encoded, parsed
+from .format import LANGCHAIN_NAME, Format, decoded, elements, encoded, is_name, parsed
 from .json_text import PLAIN_ONLY, BadMark, from_text, to_text
 from .plain import Default, Refused, first_loss, plain_value
-
-_NAME = re.compile(r"[a-z0-9_.-]{1,64}")
 
 
 def encode_value(value: object, name: str, default: Default | None = None) -> bytes:
@@ -77,7 +74,7 @@ def json_format(name: str = "json") -> Format:
         ValueError: the name is not of 1 to 64 lower-case letters, digits, dots, hyphens and underscores, or is that of
             LangChain's messages.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name == LANGCHAIN_NAME:
+    if not is_name(name):
         text = "format must have 1 to 64 lower-case letters, digits, dots, hyphens or underscores, and not be"
         raise ValueError(f"{text} {LANGCHAIN_NAME!r}: {name!r}")
     return Format(

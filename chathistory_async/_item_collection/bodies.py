@@ -9,13 +9,13 @@ from typing import Generic, TypeVar
 from .._binding import Binding, Bound
 from .._codec.attribute_values import Undecodable
 from .._codec.compression import MAX_BYTES, MIN_BYTES, compressed, decompressed
-from .._codec.format import LANGCHAIN_NAME, Format
+from .._codec.format import LANGCHAIN_NAME, Format, is_name
 from .._session import Access, leaves_nothing_opened, reads_stored
 from .._slices import SLICE_SECONDS, Slices
 from ..errors import FormatError, ItemTooLargeError, UndecodableItemError
 from .records import Body, PlainRecord, Record, Wanted, as_bytes, text_of
 from .requests import MAX_TRANSACTION_BYTES
-from .sort_keys import SortKey, message_id_of
+from .sort_keys import MAX_VALUES, SortKey, message_id_of
 
 _ZLIB, _SEALED = "zlib", "aws-encryption-sdk"
 _KNOWN_ENCODINGS = {"", _ZLIB, _SEALED, f"{_ZLIB},{_SEALED}"}
@@ -67,11 +67,11 @@ class Bodies(Generic[Value]):
             types: their types.
 
         Raises:
-            ItemTooLargeError: the texts are more than can be read again.
+            ItemTooLargeError: the texts are larger, or more, than can be read again.
             ChatHistoryError: KMS gives no data key.
         """
         size = sum(map(len, texts)) + len(_BETWEEN) * len(texts)
-        if size > MAX_BYTES:
+        if size > MAX_BYTES or len(texts) > MAX_VALUES:
             raise self.too_large(len(texts), size)
         data, encoding = await _packed(texts[0] if len(texts) == 1 else b"[%b]" % _BETWEEN.join(texts))
         if self.access.sealing is None:
@@ -146,8 +146,10 @@ class Bodies(Generic[Value]):
     def _check(self, record: Record) -> None:
         if record.encoding not in _KNOWN_ENCODINGS:
             raise self.undecodable(record, f"its encoding is {record.encoding[:_LONGEST_QUOTE]!r}")
+        if record.format and not is_name(record.format):
+            raise self.undecodable(record, f"its format is {record.format[:_LONGEST_QUOTE]!r}")
         if record.format != self.format_name:
-            stored, ours = (name[:_LONGEST_QUOTE] or LANGCHAIN_NAME for name in (record.format, self.format_name))
+            stored, ours = (name or LANGCHAIN_NAME for name in (record.format, self.format_name))
             call = "session(...)" if stored == LANGCHAIN_NAME else f"json_session(..., format={stored!r})"
             text = f"stored {record.name} has the format {stored!r}, and was read as {ours!r}: ChatHistoryStore"
             raise FormatError(f"{text}.{call} reads it", self.access.place, record.id)

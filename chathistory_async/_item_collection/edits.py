@@ -73,7 +73,10 @@ class Edits(Generic[Value]):
         positions: dict[SortKey, set[int] | None] = {}
         for key, position in map(parse_id, ids):
             known = positions.setdefault(key, set())
-            positions[key] = None if known is None or position is None else known | {position}
+            if position is None:
+                positions[key] = None
+            elif known is not None:
+                known.add(position)
         await at_most(self._writer.changed_at_once, lambda one: self._remove(*one), positions.items())
 
     @leaves_nothing_opened

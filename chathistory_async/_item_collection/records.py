@@ -81,15 +81,15 @@ class Record(NamedTuple):
 
     @property
     def id(self) -> str:
-        """What it is known by: the id of its one message, or the record's."""
-        if self.length != 1:
-            return record_id_of(self.key)
-        return message_id_of(self.key, (self.all_positions() or (0,))[0])
+        """What it is known by: the id of its one message, or the record's where it has more or nobody knows which."""
+        positions = self.all_positions() if self.length == 1 else None
+        return record_id_of(self.key) if positions is None else message_id_of(self.key, positions[0])
 
     @property
     def name(self) -> str:
         """What an error calls it."""
-        return f"{'message' if self.length == 1 else 'record'} {self.id}"
+        is_message = self.length == 1 and self.all_positions() is not None
+        return f"{'message' if is_message else 'record'} {self.id}"
 
     @property
     def number(self) -> int:
