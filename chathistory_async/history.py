@@ -101,8 +101,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         history_size: how many messages are kept, the latest ones; None for all. In a single item, no append leaves
             more; one that had more before is read whole until the next append. With ``sort_key_name``, a fifth more
             (four at least) may be stored before they are removed, and several times as many by handles that never read;
-            only ``apage`` returns them, but where messages are deleted, those that had fallen out may take their
-            places.
+            only ``apage`` and reads with ``up_to`` return them, but where messages are deleted, those that had fallen
+            out may take their places.
         history_messages_key: the attribute of the messages, or with ``sort_key_name`` of a message's body.
         coerce_float_to_decimal: accepted for compatibility. Floats are stored exactly whatever it says, and come back
             as floats (as ints where they are whole), never as Decimal.
@@ -318,7 +318,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             DecryptionError, EncryptionContextError: a sealed message is not as it was sealed for its place.
             ConfigurationError: a message is sealed, and there is no ``kms_key_id``.
             KmsKeyError: a KMS key does not exist, is disabled, or is not for encryption.
-            WriteConflictError: others replaced a message of over 390 KB during each of 50 reads of it.
+            WriteConflictError: others changed a record of over 390 KB during each of 50 reads of it.
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
                 ServiceError, ClosedError: see ``errors``.
         """
@@ -349,9 +349,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         Raises:
             ValueError: ``limit`` is not a positive integer, or ``before`` is not a cursor.
             LayoutError: the session is stored in a single item.
-            UndecodableItemError, DecryptionError, EncryptionContextError, ConfigurationError, KmsKeyError,
-                TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError, EndpointError, ServiceError,
-                ClosedError: as for ``aget_messages``.
+            FormatError, UndecodableItemError, DecryptionError, EncryptionContextError, ConfigurationError, KmsKeyError,
+                WriteConflictError, TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError,
+                EndpointError, ServiceError, ClosedError: as for ``aget_messages``.
         """
         page = await self._open_session().page(limit, before)
         return Page([StoredMessage(one.id, one.value, one.created_at) for one in page.values], page.cursor)
@@ -436,7 +436,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
         For each record that the messages are in, a ``GetItem`` and a ``PutItem`` that writes the record without them,
         or an ``UpdateItem`` where none is left; several records at once. A ``TransactWriteItems`` where the record is
-        above 390 KB, and with a session index, where one record follows another. Needs an item collection.
+        above 390 KB, and with a session index, where one record follows another. Where it fails halfway, some of the
+        messages are removed, and it can be called again. Needs an item collection.
 
         Args:
             ids: the ids that ``apage`` returns, or an error's ``message_id``, which may be that of a whole record.
@@ -445,9 +446,12 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             ValueError: one is not an id.
             TypeError: an id was given instead of an iterable.
             LayoutError: the session is stored in a single item.
+            FormatError, UndecodableItemError, DecryptionError, EncryptionContextError, KmsKeyError: as for
+                ``aget_messages``, where other messages stay in a record. Where it cannot be read, its own id removes
+                all of it.
+            ItemTooLargeError: from one record over 10,000 single messages are removed, each beside one that stays.
             WriteConflictError, WriteOutcomeUnknownError, TableNotFoundError, KeySchemaError, AccessDeniedError,
-                ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see ``errors``. Some of
-                the messages may have been removed.
+                ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see ``errors``.
         """
         check_ids(ids, "adelete_messages")
         await self._open_session().remove(ids)
@@ -457,8 +461,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
         A ``GetItem`` and a ``PutItem`` of the message's record, or a ``TransactWriteItems`` where that is above 390 KB.
         Of two that replace at once the later one stays. The record's time to live begins anew. Needs an item
-        collection. With ``kms_key_id`` the new message is bound to the same place, as the
-        old one was: who may write to the table can put the old one back.
+        collection. With ``kms_key_id`` the new message is bound to the same place, as the old one was: who may write to
+        the table can put the old one back.
 
         Args:
             message_id: the id that ``apage`` returns.
@@ -472,6 +476,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             WriteConflictError: other writers were always faster.
             WriteOutcomeUnknownError: they were, and an answer was lost. The message may have been replaced.
             LayoutError: the session is stored in a single item.
+            FormatError, UndecodableItemError, DecryptionError, EncryptionContextError: the record that the message is
+                in cannot be read, as for ``aget_messages``. Nothing was written.
             KmsKeyError, TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError,
                 EndpointError, ServiceError, ClosedError: see ``errors``.
         """
@@ -489,7 +495,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             WriteConflictError: others were always faster. Nothing was removed.
             WriteOutcomeUnknownError: they were, and an answer was lost. The message may have been removed.
             LayoutError: the session is stored in a single item.
-            UndecodableItemError, DecryptionError, EncryptionContextError, ConfigurationError, KmsKeyError,
+            FormatError, UndecodableItemError, DecryptionError, EncryptionContextError, ConfigurationError, KmsKeyError,
                 TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError, EndpointError, ServiceError,
                 ClosedError: as for ``aget_messages``. Nothing was removed that could not be read.
         """
@@ -503,8 +509,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """Append this session's messages to another one of the same table, to branch off, and return its handle.
 
         As one batch, up to 4 MB after compression; a second call appends them again. The copies have ids and times of
-        their own. The messages are all in memory meanwhile.
-        The handle has the class of this one, and its attributes. Needs an item collection.
+        their own. The messages are all in memory meanwhile. The handle has the class of this one, and its attributes.
+        Needs an item collection.
 
         With a session index, the new session has the owner that this handle names, or else the owner of this session,
         which takes a ``GetItem``.

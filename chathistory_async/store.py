@@ -350,10 +350,11 @@ class ChatHistoryStore:
 
         What others append meanwhile is deleted too, as long as they do; what they append later begins a session anew.
         Messages go first, so that a call that fails halfway can be made again. An ``UpdateItem`` (so that no migration
-        brings it back), a ``GetItem``, a ``DeleteItem``, and a ``Query``, ``UpdateItem`` and ``BatchWriteItem`` as for
-        ``aclear``. A damaged item of the session is deleted like any other. What was migrated is in the old table until
-        it is cleared there: a migration with ``delete_source`` keeps what it cannot compare any more. Backups and
-        exports of the table keep what they have.
+        brings it back), a ``GetItem``, a ``DeleteItem``, a ``Query``, ``UpdateItem`` and ``BatchWriteItem`` as for
+        ``aclear``, and a ``Query`` for the session's idempotency keys, which are forgotten. A damaged item of the
+        session is deleted like any other. What was migrated is in the old table until it is cleared there: a migration
+        with ``delete_source`` keeps what it cannot compare any more. Backups and exports of the table keep what they
+        have.
 
         Args:
             session_id: as for ``session``.

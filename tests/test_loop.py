@@ -85,7 +85,7 @@ async def test_a_long_item_collection_is_written_and_read_in_slices(
     await history.aget_messages()
     slow_callbacks.clear()
     await history.aadd_messages(stored)
-    # botocore serialises each of the 13 transactions in one step, which is near the limit.
+    # botocore serialises the record in one step, which is near the limit.
     assert len(slow_callbacks) <= 7, slow_callbacks
     slow_callbacks.clear()
     for _ in range(4):
