@@ -1110,6 +1110,29 @@ class TestOnlyWhatWasComparedIsDeleted:
         assert "message 0 reads back as another one" in (session.error or "")
         assert len(await read(source, session_id)) == 2
 
+    async def test_another_message_beside_what_users_changed_fails(
+        self,
+        source: ChatHistoryStore,
+        target: ChatHistoryStore,
+        session_id: str,
+        dynamodb: Any,
+        target_items: Any,
+        collection_table: str,
+    ) -> None:
+        await source.session(session_id).aadd_messages(humans(1, 2, 3, 4))
+        await outcome(target, source, session_id)
+        history = target.session(session_id)
+        page = await history.apage(4)
+        await history.adelete_messages([page.messages[0].id])
+        await history.areplace_message(page.messages[1].id, HumanMessage("edited"))
+        [record] = [item for item in target_items() if "History" in item]
+        body = record["History"]["S"].replace('"content":"3"', '"content":"damaged"')
+        dynamodb.put_item(TableName=collection_table, Item=record | {"History": {"S": body}})
+        [session] = await migrated(target, source, [session_id], delete_source=True)
+        assert session.outcome == "failed"
+        assert "message 2 reads back as another one" in (session.error or "")
+        assert len(await read(source, session_id)) == 4
+
     async def test_what_users_change_meanwhile_is_theirs(
         self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, proxied: Proxied, proxy: Proxy
     ) -> None:

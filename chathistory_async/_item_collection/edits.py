@@ -18,7 +18,15 @@ from ..errors import ChatHistoryError, ItemTooLargeError, MessageNotFoundError, 
 from .bodies import Bodies
 from .reader import Reader
 from .records import DAMAGED, MAX_POSITIONS_BYTES, Body, Record, Wanted, other_parts, text_of
-from .requests import MAX_TRANSACTION_BYTES, Action, ItemCollection, Items, changed_by, outcome_of
+from .requests import (
+    MAX_TRANSACTION_BYTES,
+    Action,
+    ItemCollection,
+    Items,
+    changed_by,
+    id_of_replacement,
+    outcome_of,
+)
 from .sort_keys import SortKey, parse_id
 from .writer import NotWritten, RecordWriter, new_token
 
@@ -49,7 +57,7 @@ class Edits(Generic[Value]):
         if position is None:
             raise ValueError(f"{value_id!r} is the id of a record, not of a message")
         [new] = await self._bodies.encode([value])
-        change = _Change(self._access)
+        change = _Change(self._access, id_of_replacement(new_token(), position))
         for attempt in range(MAX_ATTEMPTS):
             record = await self._whole(await self._reader.first_part(key))
             positions = self._positions(record) if record is not None else ()
@@ -82,7 +90,7 @@ class Edits(Generic[Value]):
     @leaves_nothing_opened
     async def pop(self) -> list[Value]:
         """Remove the latest value and return it, alone in a list; each value is returned to one caller only."""
-        change, turns = _Change(self._access), Turns()
+        change, turns = _Change(self._access, new_token()), Turns()
         for attempt in range(MAX_ATTEMPTS):
             # Others who take values off leave empty items behind the latest record.
             at_first = _POPPED_AT_ONCE if attempt else 1
@@ -102,7 +110,7 @@ class Edits(Generic[Value]):
         if gone is None:
             await self._remove_whatever_is_there(key)
             return
-        change = _Change(self._access, may_repeat=True)
+        change = _Change(self._access, new_token(), may_repeat=True)
         for attempt in range(MAX_ATTEMPTS):
             # All of a record that has several parts is read only if some of it stays: it may be damaged.
             record = await self._reader.first_part(key)
@@ -177,14 +185,12 @@ class _Change:
 
     Args:
         access: names the session in errors.
+        change_id: what the record knows it by, with room for three more characters in a transaction's token.
         may_repeat: whether a change that was stored may be made again.
-
-    Attributes:
-        id: what the record knows it by.
     """
 
-    def __init__(self, access: Access, *, may_repeat: bool = False) -> None:
-        self.id = new_token()
+    def __init__(self, access: Access, change_id: str, *, may_repeat: bool = False) -> None:
+        self.id = change_id
         self._access = access
         self._may_repeat = may_repeat
         self._attempts = 0

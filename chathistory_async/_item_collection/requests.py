@@ -15,7 +15,8 @@ Changes. A record is changed on condition of its REVISION, which holds the ids o
 first. Each change has an id of its own, so no revision ever comes back, and a request that arrives late changes
 nothing. Where an answer was lost, the record tells whether the change was stored: its id is in the revision; or it is
 not, though the id of the change that it was made on is (or no id was dropped yet). A tombstone of a removal keeps the
-revision, so that it tells this too.
+revision, so that it tells this too. The id of a replacement ends with the position of what was replaced: a migration
+compares what was not.
 """
 
 from __future__ import annotations
@@ -433,6 +434,19 @@ def request_of(actions: Sequence[Action], token: str) -> Request:
         return transaction(actions, token)
     ((name, parameters),) = actions[0].items()
     return Request(_OPERATIONS[name], parameters)
+
+
+def id_of_replacement(token: str, position: int) -> str:
+    """Return the id of a change that replaces the value at a position."""
+    return f"{token}.{position:x}"
+
+
+def may_be_replaced(revision: AttributeValue | None, position: int) -> bool:
+    """Tell whether a record's revision leaves it possible that the value at a position was replaced."""
+    if revision is None:
+        return False
+    changes = _changes(revision)
+    return not 1 <= len(changes) < CHANGES_KNOWN or any(change.endswith(f".{position:x}") for change in changes)
 
 
 def changed_by(change_id: str, stored: Record) -> AttributeValue:

@@ -26,6 +26,7 @@ from .._item_collection.requests import (
     MAX_TRANSACTION_ITEMS,
     ItemCollection,
     Items,
+    may_be_replaced,
 )
 from .._item_collection.sort_keys import MAX_MOVED, RecordPosition, SortKey, key_of_first_moved, parse
 from .._request import ConditionFailed, Item, Request, TransactionCanceled
@@ -380,8 +381,8 @@ class Target:
                 index = marker.index(one.record.key, position)
                 there.add(index)
                 # What was replaced here is another message by right.
-                is_same = index not in originals or one.record.revision or are_equal(message, originals[index])
-                if not is_same:
+                is_replaced = may_be_replaced(one.record.revision, position)
+                if index in originals and not is_replaced and not are_equal(message, originals[index]):
                     raise _Ended("failed", f"message {index} reads back as another one [{self.access.place}]")
         await self._check_missing([index for index in originals if index >= new and index not in there], marker, new)
 
