@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, Union
 
 from ._clients import Clients
 from ._codec.attribute_values import AttributeValue
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ._sealing import Sealing
 
 Layout: TypeAlias = Union[SingleItem, ItemCollection]
+AnyLayout = TypeVar("AnyLayout", SingleItem, ItemCollection)
 Key: TypeAlias = Mapping[str, Union[KeyValue, "tuple[str, ...]"]]
 # A day: as long as the retries of clients and of queues go on, and as Stripe keeps a key.
 IDEMPOTENCY_SECONDS = 24 * 3600
@@ -138,6 +139,18 @@ def sealing_type(kms_key_id: str | None) -> type[Sealing] | None:
         advice = "pip install 'chathistory-async[kms]'"
         raise ModuleNotFoundError(f"kms_key_id needs the AWS Encryption SDK: {advice}", name=error.name) from error
     return Sealing
+
+
+def layout_with(layout: AnyLayout, key: dict[str, AttributeValue]) -> AnyLayout:
+    """Return how another session is stored."""
+    if key.keys() != layout.key.keys():
+        return replace(layout, key=key)
+    # replace() would check the names again, which takes as long as all the rest of making a handle.
+    other = object.__new__(type(layout))
+    for name in layout.__slots__:
+        object.__setattr__(other, name, getattr(layout, name))
+    object.__setattr__(other, "key", key)
+    return other
 
 
 def layout_of(

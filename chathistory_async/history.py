@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from ._codec.keys import KeyValue, encode_key, join_key
 from ._codec.messages import LANGCHAIN
 from ._codec.plain import Default, check_default
 from ._credentials import AnySession
-from ._opening import Indexed, Key, Layout, Settings, layout_of, open_session, sealing_type
+from ._opening import Indexed, Key, Layout, Settings, layout_of, layout_with, open_session, sealing_type
 from ._session import Session, check_ids, check_sequence
 from ._single_item.requests import SingleItem
 from .errors import ClosedError
@@ -667,7 +667,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         whole_key = join_key(key, self._settings.key_parts)
         if whole_key == self._key:
             raise ValueError("A session cannot be copied to itself")
-        layout, index = replace(self._layout, key=encode_key(whole_key)), self._index
+        layout, index = layout_with(self._layout, encode_key(whole_key)), self._index
         if self._indexed is not None:
             index = Indexed(await self._indexed.owner())
         # A subclass keeps what it has added to itself.

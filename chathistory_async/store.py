@@ -18,7 +18,17 @@ from ._codec.keys import KeyValue, check_key_size, encode_key, join_key, split_k
 from ._codec.plain import Default, check_default
 from ._credentials import AnySession
 from ._item_collection.requests import ItemCollection
-from ._opening import IDEMPOTENCY_SECONDS, Indexed, Key, Layout, Settings, layout_of, open_session, sealing_type
+from ._opening import (
+    IDEMPOTENCY_SECONDS,
+    Indexed,
+    Key,
+    Layout,
+    Settings,
+    layout_of,
+    layout_with,
+    open_session,
+    sealing_type,
+)
 from ._session import Access
 from ._session_index.listing import Purged, SessionPage, Sessions
 from ._session_index.requests import INDEX_NAME, KEY_SCHEMA, SessionItem
@@ -190,7 +200,7 @@ class ChatHistoryStore:
         from .history import DynamoDBChatMessageHistory
 
         whole_key = join_key(key or {self._primary_key_name: session_id}, self._key_parts)
-        layout = replace(self._layout, key=encode_key(whole_key))
+        layout = layout_with(self._layout, encode_key(whole_key))
         return DynamoDBChatMessageHistory._in_store(
             session_id, whole_key, layout, self._settings, self._index_of(owner)
         )
@@ -218,7 +228,7 @@ class ChatHistoryStore:
         if not isinstance(self._layout, ItemCollection):
             raise LayoutError("A JSON session needs a table with a sort key", Place(self._layout.table_name))
         whole_key = join_key(key or {self._primary_key_name: session_id}, self._key_parts)
-        layout = replace(self._layout, key=encode_key(whole_key))
+        layout = layout_with(self._layout, encode_key(whole_key))
         return JsonSession._in_store(
             session_id, whole_key, layout, self._settings, json_format(format), self._index_of(owner)
         )
@@ -525,9 +535,9 @@ class ChatHistoryStore:
                 # For what it refuses: nobody could open the copy, or another tenant would.
                 ids = split_key(session_id) if isinstance(session_id, str) else session_id
                 join_key({self._primary_key_name: ids}, self._key_parts)
-            old = replace(out_of, key=encode_key({source._primary_key_name: session_id}))
+            old = layout_with(out_of, encode_key({source._primary_key_name: session_id}))
             check_key_size(old.key)
-            new = replace(to, key=encode_key({self._primary_key_name: session_id}))
+            new = layout_with(to, encode_key({self._primary_key_name: session_id}))
             owner = None if owner_of is None else owner_of(session_id)
             summary = SessionItem(new, owner) if self._session_index else None
             return Source(old, source._access(old, session_id)), Target(new, self._access(new, session_id), summary)
@@ -623,7 +633,7 @@ class ChatHistoryStore:
         return self._indexed_session(join_key(key or {self._primary_key_name: session_id}, self._key_parts))
 
     def _indexed_session(self, whole_key: Mapping[str, KeyValue]) -> IndexedSession:
-        layout = replace(self._layout, key=encode_key(whole_key))
+        layout = layout_with(self._layout, encode_key(whole_key))
         access = self._settings.access(layout, whole_key)
         # The index knows sessions of any format, and reads no values.
         opened = open_session(layout, access, json_format(), Indexed(None), self._settings.idempotency_seconds)

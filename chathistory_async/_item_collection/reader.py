@@ -59,8 +59,9 @@ class Reader:
         To such a table it is an attribute like any other: the item would be stored as the session itself. All other
         requests have the sort key where DynamoDB refuses it, or put two items that would be one.
         """
-        read = self.layout.get(key, consistent=False)
-        await self.access.clients.first_append.check(self._sort_key_check(), lambda: self.access.call(read))
+        await self.access.clients.first_append.check(
+            self._sort_key_check(), lambda: self.access.call(self.layout.get(key, consistent=False))
+        )
 
     def has_sort_key(self) -> None:
         """Take that check for passed, because another request has shown it."""

@@ -11,6 +11,8 @@ from .sort_keys import MAX_VALUES, RecordPosition, SortKey, message_id_of, recor
 
 # Of the 400 KB of an item: keys, names and the other attributes take at most 10 KB.
 PART_BYTES = 390 * 1024
+# Characters, of up to four bytes each, beside any positions.
+_SURELY_ONE_PART = 64 * 1024
 # Below it lies the rest of an item: the positions of a record from which every second value was removed.
 MAX_POSITIONS_BYTES = 64 * 1024
 # Of the types that are shown; more would cost more than they tell.
@@ -39,18 +41,17 @@ class Body(NamedTuple):
 
     def parts(self) -> list[AttributeValue]:
         """Return the attribute values of the body, one an item."""
-        data = as_bytes(self.content)
-        if isinstance(self.content, str) and len(data) <= self._first_bytes():
+        if isinstance(self.content, str) and len(self.content) < _SURELY_ONE_PART:
             return [{"S": self.content}]
-        starts = [0, *range(self._first_bytes(), len(data), PART_BYTES)]
+        data, first_bytes = as_bytes(self.content), PART_BYTES - len(self.positions_text())
+        if isinstance(self.content, str) and len(data) <= first_bytes:
+            return [{"S": self.content}]
+        starts = [0, *range(first_bytes, len(data), PART_BYTES)]
         return [{"B": data[start:end]} for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
 
     def positions_text(self) -> str:
         """Return the positions as they are stored, empty where none is left out."""
         return text_of(self.positions)
-
-    def _first_bytes(self) -> int:
-        return PART_BYTES - len(self.positions_text())
 
 
 class Record(NamedTuple):

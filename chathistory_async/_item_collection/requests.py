@@ -21,6 +21,7 @@ compares what was not.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -428,12 +429,22 @@ class ItemCollection:
         }
 
 
-def request_of(actions: Sequence[Action], token: str) -> Request:
-    """Return the request that does these actions, one alone by the call that costs half of a transaction."""
+def request_of(actions: Sequence[Action], token: str | None = None) -> Request:
+    """Return the request that does these actions, one alone by the call that costs half of a transaction.
+
+    Args:
+        actions: the actions.
+        token: what DynamoDB knows a transaction by, None for a new one.
+    """
     if len(actions) > 1:
-        return transaction(actions, token)
+        return transaction(actions, token or new_token())
     ((name, parameters),) = actions[0].items()
     return Request(_OPERATIONS[name], parameters)
+
+
+def new_token() -> str:
+    """Return the id of a write: at most 36 characters, because it is a transaction's ClientRequestToken too."""
+    return secrets.token_urlsafe(18)
 
 
 def id_of_replacement(token: str, position: int) -> str:

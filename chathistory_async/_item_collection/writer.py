@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
@@ -14,7 +13,7 @@ from .._slices import at_most
 from ..errors import EndpointError, ThrottledError, wrong_key
 from .idempotency import Once
 from .records import Record
-from .requests import FENCE_SECONDS, MAX_TRANSACTION_ITEMS, Action, ItemCollection, Items, request_of
+from .requests import FENCE_SECONDS, MAX_TRANSACTION_ITEMS, Action, ItemCollection, Items, new_token, request_of
 from .sort_keys import SortKey
 
 # Of 25 items each; more at once would only meet the throttle of the partition.
@@ -115,7 +114,7 @@ class Writer:
         if len(actions) == 1:
             await self._checks.check_sort_key(record.key)
         try:
-            await self._access.call(request_of(actions, new_token()))
+            await self._access.call(request_of(actions))
         except ConditionFailed as failed:
             return check_stored(self._access, self._layout, record, [{"Code": _REFUSED, "Item": failed.item}])
         except TransactionCanceled as canceled:
@@ -208,8 +207,3 @@ def check_stored(
     if record.once is not None and reasons[number].get("Code") == _REFUSED:
         return record.once.check(reasons[number].get("Item"), access.place)
     return None
-
-
-def new_token() -> str:
-    """Return the id of a write: at most 36 characters, because it is a transaction's ClientRequestToken too."""
-    return secrets.token_urlsafe(18)

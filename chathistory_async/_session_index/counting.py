@@ -15,7 +15,14 @@ from .._codec.format import LANGCHAIN_NAME
 from .._item_collection.idempotency import delete_markers, query_markers
 from .._item_collection.reader import Reader
 from .._item_collection.records import Record
-from .._item_collection.requests import FENCE_SECONDS, MAX_TRANSACTION_ITEMS, REVISION, Action, ItemCollection
+from .._item_collection.requests import (
+    FENCE_SECONDS,
+    MAX_TRANSACTION_ITEMS,
+    REVISION,
+    Action,
+    ItemCollection,
+    new_token,
+)
 from .._item_collection.sort_keys import SortKey
 from .._item_collection.writer import (
     NewRecord,
@@ -23,7 +30,6 @@ from .._item_collection.writer import (
     Writer,
     check_age,
     check_stored,
-    new_token,
     was_refused,
 )
 from .._request import ConditionFailed, Item, Request, TransactionCanceled, transaction
