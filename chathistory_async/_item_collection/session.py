@@ -202,7 +202,7 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         is, somebody looks once in as many values as the slack has, at random.
         """
         known = self._window
-        if known is None and random.random() * slack(size) > added[1]:
+        if known is None and random.randrange(slack(size)) >= added[1]:
             return
         window = sorted({*(known or ()), added})
         self._window = _last(window, size + slack(size))

@@ -16,6 +16,8 @@ _BEFORE_ANY = 2.0
 _MARGIN = 1.1
 # Of some hundred bytes each.
 _MAX_SESSIONS = 4_096
+# More than one request reads, however many messages its records have.
+_MAX_ASKED = 10**12
 
 
 _Name = TypeVar("_Name", str, tuple[str, str])
@@ -45,7 +47,8 @@ class TypicalCounts:
         """Return how many records to ask for, for so many values."""
         with self._lock:
             typical = self._of_session.get((table_name, session)) or self._of_table.get(table_name) or _BEFORE_ANY
-        return max(1, math.ceil(_MARGIN * values / typical))
+        # A float holds no integer of 309 digits.
+        return max(1, math.ceil(_MARGIN * min(values, _MAX_ASKED) / typical))
 
     def forget_lock(self) -> None:
         """Begin with a new lock, because a fork may have copied one that was held."""
