@@ -103,6 +103,21 @@ class TestPositions:
             return
         assert positions_of(text, count) is None
 
+    def test_of_alternate_messages_are_told_in_milliseconds(self) -> None:
+        # More often than one call asks; 5,000 runs took 10 ms each time.
+        text = text_of(range(1, 10_000, 2))
+        began = time.thread_time()
+        assert [*(positions_of(text, 5000) or ())] == [*range(1, 10_000, 2)]
+        for _ in range(20):
+            positions_of(text, 5000)
+        assert time.thread_time() - began < 0.1
+
+    async def test_of_many_messages_are_removed_in_linear_time(self, make: Make) -> None:
+        ids = [f"{'0' * 16}-{'0' * 16}-{position:06x}" for position in range(20_000)]
+        began = time.thread_time()
+        await make().adelete_messages(ids)
+        assert time.thread_time() - began < 0.5
+
 
 class TestForm:
     async def test_of_a_turn(self, make: Make, records: Items) -> None:
@@ -209,6 +224,15 @@ class TestSizes:
         assert "The 100 messages together have" in str(caught.value)
         assert "PutItem" not in proxy.operations()
         assert "TransactWriteItems" not in proxy.operations()
+
+    async def test_of_more_values_than_can_be_read_is_refused(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("chathistory_async._item_collection.bodies.MAX_VALUES", 5)
+        await make().aadd_messages(humans(*range(5)))
+        with pytest.raises(ItemTooLargeError):
+            await make().aadd_messages(humans(*range(6)))
+        assert len(await make().aget_messages()) == 5
 
     @pytest.mark.real_engine(COPIES)
     async def test_of_nearly_a_transaction(self, face: type[Face], make: Make) -> None:
@@ -512,6 +536,21 @@ class TestDamage:
         assert parse_id(record_id).position is None
         await make().adelete_messages([record_id])
         assert texts(await face(make()).read()) == ["fine"]
+
+    async def test_of_a_message_that_is_no_unicode_does_not_keep_the_others_from_being_changed(
+        self, make: Make, damage: Callable[..., None]
+    ) -> None:
+        await make().aadd_messages(humans(0, 1, 2))
+        ids = [one.id for one in await all_stored(make())]
+        fine = b'{"type":"human","data":{"content":"x"}}'
+        damage(History={"B": b"[\xff,\n%b,\n%b]" % (fine, fine)})
+        await make().areplace_message(ids[1], HumanMessage("new"))
+        await make().adelete_messages([ids[2]])
+        with pytest.raises(UndecodableItemError) as caught:
+            await make().aget_messages()
+        assert caught.value.message_id == ids[0]
+        await make().adelete_messages([ids[0]])
+        assert texts(await make().aget_messages()) == ["new"]
 
     async def test_of_one_message_names_that_one(self, make: Make, damage: Callable[..., None]) -> None:
         await make().aadd_messages(humans(0, 1, 2))

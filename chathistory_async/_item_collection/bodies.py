@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from .._binding import Binding, Bound
@@ -75,7 +76,7 @@ class Bodies(Generic[Value]):
             raise self.too_large(len(texts), size)
         data, encoding = await _packed(texts[0] if len(texts) == 1 else b"[%b]" % _BETWEEN.join(texts))
         if self.access.sealing is None:
-            return Body(data if encoding else data.decode(), encoding, positions, self.format_name, types)
+            return Body(data if encoding else _in_the_clear(data), encoding, positions, self.format_name, types)
         binding = Binding("record", key, encoding, self.format_name, len(positions), text_of(positions))
         [sealed] = await self.access.sealing.seal([(binding, data)])
         encoding = ",".join(filter(None, (encoding, _SEALED)))
@@ -137,8 +138,10 @@ class Bodies(Generic[Value]):
 
     async def _contents(self, records: Sequence[Record]) -> dict[str, bytes]:
         """Return the bodies of records by their ids, opened where they are sealed."""
+        slices = Slices()
         for record in records:
             self._check(record)
+            await slices.breathe()
         contents = {record.id: as_bytes(record.content or b"") for record in records}
         sealed = {record.id: self._bound(record) for record in records if record.encoding.endswith(_SEALED)}
         return contents | await self.access.open(sealed)
@@ -224,6 +227,13 @@ class Bodies(Generic[Value]):
     def undecodable(self, record: Record, reason: str) -> UndecodableItemError:
         """Return the error of a record that cannot be read as a whole: ``adelete_messages`` takes its id."""
         return self.access.undecodable(record.name, record.id, reason)
+
+
+def _in_the_clear(data: bytes) -> str | bytes:
+    """Return a body as text; as it is where a damaged value that stays in the record is no UTF-8."""
+    with suppress(UnicodeDecodeError):
+        return data.decode()
+    return data
 
 
 async def _packed(text: bytes) -> tuple[bytes, str]:
