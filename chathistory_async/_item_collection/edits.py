@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence, Set
 from contextlib import aclosing, suppress
 from typing import Generic, TypeVar
 
-from .._calls import pause
 from .._codec.attribute_values import AttributeValue, size_of
 from .._session import MAX_ATTEMPTS, Access, leaves_nothing_opened, now
 from .._slices import Turns, at_most
@@ -58,8 +57,8 @@ class Edits(Generic[Value]):
         if position is None:
             raise ValueError(f"{value_id!r} is the id of a record, not of a message")
         [new] = await self._bodies.encode([value])
-        change = _Change(self._access, id_of_replacement(new_token(), position))
-        for attempt in range(MAX_ATTEMPTS):
+        change, turns = _Change(self._access, id_of_replacement(new_token(), position)), Turns()
+        for _ in range(MAX_ATTEMPTS):
             record = await self._whole(await self._reader.first_part(key))
             positions = self._positions(record) if record is not None else ()
             if record is None or position not in positions:
@@ -73,7 +72,7 @@ class Edits(Generic[Value]):
             body = await self._bodies.pack(key, texts, positions, types)
             if await self._rewrite(record, body, change, self._layout.expiry(now())):
                 return
-            await pause(attempt)
+            await turns.wait()
         raise self._access.conflict()
 
     @leaves_nothing_opened
@@ -111,8 +110,8 @@ class Edits(Generic[Value]):
         if gone is None:
             await self._remove_whatever_is_there(key)
             return
-        change = _Change(self._access, new_token(), may_repeat=True)
-        for attempt in range(MAX_ATTEMPTS):
+        change, turns = _Change(self._access, new_token(), may_repeat=True), Turns()
+        for _ in range(MAX_ATTEMPTS):
             # All of a record that has several parts is read only if some of it stays: it may be damaged.
             record = await self._reader.first_part(key)
             if record is not None and {*self._positions(record)} - gone:
@@ -122,7 +121,7 @@ class Edits(Generic[Value]):
             positions = self._positions(record)
             if not gone & {*positions} or await self._take_off(record, positions, gone, change):
                 return
-            await pause(attempt)
+            await turns.wait()
         raise self._access.conflict()
 
     async def _take_off(self, record: Record, positions: Sequence[int], gone: Set[int], change: _Change) -> bool:
