@@ -32,6 +32,7 @@ from chathistory_async import (
 from chathistory_async._item_collection.records import MAX_TYPES, PART_BYTES, positions_of, text_of
 from chathistory_async._item_collection.requests import CHANGES_KNOWN, FENCE_SECONDS, PARTS
 from chathistory_async._item_collection.sort_keys import MAX_VALUES, parse_id
+from chathistory_async._item_collection.typical_counts import TypicalCounts
 
 FACES = [*COLLECTION_FACES, IndexedFace, SdkCollectionFace]
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
@@ -615,6 +616,29 @@ class TestLatest:
             await make().aadd_messages(humans(*["x"] * size))
         queries, _ = await self.read_cost(make, proxy, 20)
         assert queries <= 3
+
+
+class TestTypicalCounts:
+    def test_of_turns_that_differ_are_between_them(self) -> None:
+        counts = TypicalCounts()
+        for number in [1, 20] * 10:
+            counts.see("table", "session", [number])
+            assert 3 <= counts.records_for("table", "session", 50) <= 60
+        for number in (20, 1):
+            counts.see("table", "session", [number])
+            assert 4 <= counts.records_for("table", "session", 50) <= 9
+
+    def test_follow_a_session_that_changes(self) -> None:
+        counts = TypicalCounts()
+        for number in [100] * 50 + [2] * 50:
+            counts.see("table", "session", [number])
+        assert counts.records_for("table", "session", 20) == 11
+
+    def test_of_an_unknown_session_are_those_of_its_table(self) -> None:
+        counts = TypicalCounts()
+        assert counts.records_for("table", "unknown", 20) == 11
+        counts.see("table", "session", [6, 6])
+        assert counts.records_for("table", "unknown", 20) == 4
 
 
 class TestCost:

@@ -14,6 +14,8 @@ from .._fork import after_fork_in_child
 _BEFORE_ANY = 2.0
 # For some records that have fewer messages than the others.
 _MARGIN = 1.1
+# A person's message and an agent's steps may take turns: the last record alone tells nothing of the next ones.
+_RECORDS_REMEMBERED = 4
 # Of some hundred bytes each.
 _MAX_SESSIONS = 4_096
 # More than one request reads, however many messages its records have.
@@ -24,7 +26,7 @@ _Name = TypeVar("_Name", str, tuple[str, str])
 
 
 class TypicalCounts:
-    """The numbers of values in the records of a process's sessions: those that were read or written last.
+    """The numbers of values in the records of a process's sessions: moving averages of those read or written last.
 
     A session that is not known is taken for one like the last one of its table.
     """
@@ -38,10 +40,9 @@ class TypicalCounts:
         """Remember the numbers of values of some records."""
         if not counts:
             return
-        average = sum(counts) / len(counts)
         with self._lock:
-            _keep(self._of_session, (table_name, session), average)
-            _keep(self._of_table, table_name, average)
+            _average_in(self._of_session, (table_name, session), counts)
+            _average_in(self._of_table, table_name, counts)
 
     def records_for(self, table_name: str, session: str, values: int) -> int:
         """Return how many records to ask for, for so many values."""
@@ -55,8 +56,10 @@ class TypicalCounts:
         self._lock = threading.Lock()
 
 
-def _keep(averages: OrderedDict[_Name, float], name: _Name, average: float) -> None:
-    averages[name] = average
+def _average_in(averages: OrderedDict[_Name, float], name: _Name, counts: Sequence[int]) -> None:
+    before = averages.get(name)
+    known, number = (0.0, 0) if before is None else (before * _RECORDS_REMEMBERED, _RECORDS_REMEMBERED)
+    averages[name] = (known + sum(counts)) / (number + len(counts))
     averages.move_to_end(name)
     if len(averages) > _MAX_SESSIONS:
         averages.popitem(last=False)
