@@ -388,7 +388,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         the store's ``idempotency_seconds``, a day by default, in an item of its own that the same
         ``TransactWriteItems`` writes; ``aclear`` does not forget it, ``delete_session`` does. A single item keeps it in
         the item: for at least the next 63 appends with a key or 127 without, and until ``aclear`` or the session's
-        expiry. Of the key and the batch digests are stored.
+        expiry. Of the key and the batch digests are stored. Batches are the same if their JSON texts are: dicts in
+        another order are another batch.
 
         What is stored of a message is what LangChain's ``message_to_dict`` has, and its dump comes back: text, numbers,
         bytes and sets exactly, NaN and infinities too. Tuples come back as lists, a ``Decimal`` as an int or a float,
@@ -460,9 +461,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """Put another message into the place of one, whole or not at all: its id and its place stay.
 
         A ``GetItem`` and a ``PutItem`` of the message's record, or a ``TransactWriteItems`` where that is above 390 KB.
-        Of two that replace at once the later one stays. The record's time to live begins anew. Needs an item
-        collection. With ``kms_key_id`` the new message is bound to the same place, as the old one was: who may write to
-        the table can put the old one back.
+        Of two that replace at once the later one stays. The record's time to live begins anew if this handle has a
+        ``ttl``, and never ends earlier than before. Needs an item collection. With ``kms_key_id`` the new message is
+        bound to the same place, as the old one was: who may write to the table can put the old one back.
 
         Args:
             message_id: the id that ``apage`` returns.

@@ -475,6 +475,15 @@ class TestChanges:
         await make(ttl=9000).areplace_message(stored[1].id, HumanMessage("x"))
         [after] = [record["expireAt"]["N"] for record in records()]
         assert int(after) > int(before) + 5000
+        for history in (make(), make(ttl=5)):
+            await history.areplace_message(stored[1].id, HumanMessage("y"))
+            assert [record["expireAt"]["N"] for record in records()] == [after]
+
+    async def test_of_what_never_expires_leave_it_so(self, make: Make, records: Items) -> None:
+        await make().aadd_messages(humans(0, 1))
+        [stored, _] = await all_stored(make())
+        await make(ttl=5).areplace_message(stored.id, HumanMessage("x"))
+        assert "expireAt" not in records()[0]
 
 
 async def test_many_ids_of_one_record_are_taken_in_at_once(make: Make) -> None:

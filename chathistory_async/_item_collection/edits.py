@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence, Set
 from contextlib import aclosing, suppress
 from typing import Generic, TypeVar
 
-from .._codec.attribute_values import AttributeValue, size_of
+from .._codec.attribute_values import AttributeValue, has_passed, size_of
 from .._session import MAX_ATTEMPTS, Access, leaves_nothing_opened, now
 from .._slices import Turns, at_most
 from ..errors import ChatHistoryError, ItemTooLargeError, MessageNotFoundError, WriteOutcomeUnknownError
@@ -70,7 +70,7 @@ class Edits(Generic[Value]):
             if place < len(types):
                 types[place : place + 1] = self._bodies.types_of([value])
             body = await self._bodies.pack(key, texts, positions, types)
-            if await self._rewrite(record, body, change, self._layout.expiry(now())):
+            if await self._rewrite(record, body, change, self._extended(record.expiry)):
                 return
             await turns.wait()
         raise self._access.conflict()
@@ -146,6 +146,13 @@ class Edits(Generic[Value]):
         self.check_size(items, len(body.positions))
         self._check_positions(body)
         return await change.write(self._writer, record, self._layout.replace(record, items, now()), removed)
+
+    def _extended(self, expiry: AttributeValue | None) -> AttributeValue | None:
+        """Return when a record expires in which something is written now: no earlier than before, with all it holds."""
+        new = self._layout.expiry(now())
+        if new is None or expiry is None or not has_passed(expiry, int(new["N"])):
+            return expiry
+        return new
 
     def check_size(self, items: Items, number: int) -> None:
         """Refuse a record that does not fit into one transaction."""

@@ -16,7 +16,7 @@ from .bodies import Bodies
 from .edits import Edits
 from .idempotency import Once
 from .reader import PlainPage, Reader
-from .records import Record, Wanted, wanted_of
+from .records import MAX_TYPES, Record, Wanted, wanted_of
 from .requests import ItemCollection
 from .sort_keys import RecordPosition, SortKey, message_id_of, parse_id
 from .writer import NewRecord, RecordWriter
@@ -115,7 +115,7 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         texts = texts[left_out:]
         # Before the values are sealed: their record is bound to its key.
         key, began = await self._reader.next_key(), monotonic()
-        types = self._bodies.types_of(values[left_out:])
+        types = self._bodies.types_of(values[left_out : left_out + MAX_TYPES])
         body = await self._bodies.pack(key, texts, range(len(texts)), types)
         await self._writer.check_table()
         items = self._layout.items_of(key, body, self._layout.expiry(now()))

@@ -281,7 +281,7 @@ def check_format(access: Access, summary: SessionItem, seen: Item | None) -> Non
     if stored != summary.format:
         names = (name or LANGCHAIN_NAME for name in (stored, summary.format))
         text = "The session's values have the format {!r}, and these have {!r}: nothing was written.".format(*names)
-        raise FormatError(f"{text} Append them to another session", access.place)
+        raise FormatError(f"{text} Append them to another session, or delete this one", access.place)
 
 
 async def check_index(clients: Clients, summary: SessionItem, place: Place) -> None:
