@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ._sealing import Sealing
 
 Layout: TypeAlias = Union[SingleItem, ItemCollection]
-AnyLayout = TypeVar("AnyLayout", SingleItem, ItemCollection)
+AnyLayout = TypeVar("AnyLayout", bound=Layout)
 Key: TypeAlias = Mapping[str, Union[KeyValue, "tuple[str, ...]"]]
 # A day: as long as the retries of clients and of queues go on, and as Stripe keeps a key.
 IDEMPOTENCY_SECONDS = 24 * 3600
