@@ -143,8 +143,8 @@ class TestIteration:
 
 async def test_a_long_session_is_iterated_over_a_page_at_a_time(through: Through, make: Make, proxy: Proxy) -> None:
     batch = [HumanMessage(secrets.token_urlsafe(8000)) for _ in range(400)]
-    for start in range(0, 400, 100):
-        await make().aadd_messages(batch[start : start + 100])
+    for start in range(0, 400, 10):
+        await make().aadd_messages(batch[start : start + 10])
     requests, read = set(), []
     async for message in through().aiter():
         read.append(message)
