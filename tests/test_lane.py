@@ -519,7 +519,8 @@ async def test_pages_go_on_under_a_binary_key(binary_table: str, proxy: Proxy, f
     proxy.schedule = lambda seen: fault if "ExclusiveStartKey" in seen.body and not seen.by_sdk else Fault.NONE
     async with ChatHistoryStore(binary_table, endpoint_url=proxy.url, fast_path=fast_path) as store:
         history = store.session("x", key={"SessionId": b"\x00\xff"})
-        await history.aadd_messages(humans(*range(6)))
+        for number in range(6):
+            await history.aadd_messages(humans(number))
         page = await history.apage(5)
         # What is removed counts towards a page's limit, so that one request does not find two messages.
         await history.adelete_messages([message.id for message in page.messages])
