@@ -15,7 +15,7 @@ from .variants import ITEM_COLLECTION, SINGLE_ITEM, ItemCollectionByHand, Single
 
 
 class Reader(Protocol):
-    """What reads back a session."""
+    """A reader of whole sessions, such as a plain client."""
 
     async def read(self, session: str) -> list[BaseMessage]:
         """Return all of a session's messages, oldest first."""

@@ -423,7 +423,7 @@ def _encryption(rows: Rows) -> Iterator[Plot]:
         f"Encryption takes {_range(factors['append'])} times the CPU of an append, and {_range(factors['read'])} times"
         f" that of reading {faces.SHORT} messages",
         "On DynamoDB Local, with moto as KMS. Data keys are in use, but for a session's first append, which gets one"
-        " from KMS. What is read was appended in twos; the target is 3.5 times plain in the item collection.",
+        " from KMS. The messages were appended in twos; the target is 3.5 times plain in the item collection.",
         figure,
     )
 

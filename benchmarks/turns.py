@@ -34,7 +34,7 @@ async def run(setup: Setup) -> list[Row]:
 
 
 class _Writer:
-    """Who writes in each way, to a session that is known, and knows what was sent.
+    """Appends to a known session in each way that is compared, and records which messages were sent.
 
     Attributes:
         sent: the numbers of the messages, by the way.

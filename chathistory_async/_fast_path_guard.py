@@ -85,7 +85,7 @@ class Guard:
 
     @functools.cached_property
     def _own_methods(self) -> list[str]:
-        """What a call goes through of the class that the SDK makes for a client."""
+        """Return the methods that a call goes through of the class that the SDK made for this client."""
         names = self._client.meta.method_to_api_mapping.items()
         return [
             *(name for name, api_name in names if api_name in self._operations),

@@ -15,7 +15,7 @@ from ._item_collection.bodies import Bodies
 from ._item_collection.reader import Reader
 from ._item_collection.requests import ItemCollection
 from ._item_collection.session import ItemCollectionSession
-from ._item_collection.writer import RecordWriter, Writer
+from ._item_collection.writer import Writer
 from ._session import Access, Session
 from ._session_index.counting import CountingWriter
 from ._session_index.requests import SessionItem
@@ -101,22 +101,11 @@ def open_session(
     reader = Reader(layout, access, bodies.format_name)
     plain = Writer(layout, access, reader)
     if index is None:
-        return Opened(_session(layout, access, bodies, reader, plain, idempotency_seconds), None)
+        return Opened(ItemCollectionSession(layout, access, bodies, reader, plain, idempotency_seconds), None)
     summary = SessionItem(layout, index.owner, bodies.format_name)
     counting = CountingWriter(layout, access, reader, plain, summary)
-    session = _session(layout, access, bodies, reader, counting, idempotency_seconds)
+    session = ItemCollectionSession(layout, access, bodies, reader, counting, idempotency_seconds)
     return Opened(session, IndexedSession(layout, access, session, reader, counting, summary))
-
-
-def _session(
-    layout: ItemCollection,
-    access: Access,
-    bodies: Bodies[Any],
-    reader: Reader,
-    writer: RecordWriter,
-    idempotency_seconds: int,
-) -> ItemCollectionSession[Any]:
-    return ItemCollectionSession(layout, access, bodies, reader, writer, idempotency_seconds)
 
 
 def sealing_type(kms_key_id: str | None) -> type[Sealing] | None:

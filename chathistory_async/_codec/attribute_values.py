@@ -194,7 +194,7 @@ _ENCODERS: dict[type, Encoder] = {
 
 
 class Undecodable(Exception):
-    """What is stored is not what it should be; the text says why and holds no content.
+    """A stored value has another form than it should have. The text says why and holds no content.
 
     Attributes:
         path: to the value at fault, empty where that is the message.

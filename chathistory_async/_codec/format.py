@@ -22,7 +22,7 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True)
 class Format:
-    """What values a session has, and how they become JSON text and values again.
+    """A kind of values that a session can have, with the functions that encode and decode them.
 
     Attributes:
         name: by which a stored value tells its format.

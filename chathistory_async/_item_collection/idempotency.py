@@ -23,7 +23,7 @@ PREFIX = "k#"
 
 
 class Once(NamedTuple):
-    """What makes a batch be stored once.
+    """An idempotency key with its batch, as digests.
 
     Attributes:
         key_digest: of the idempotency key.

@@ -192,7 +192,8 @@ class Reader:
     async def whole(self, records: Sequence[Record]) -> list[Record]:
         """Return records, those read again of which a part was missing, without those that have gone meanwhile.
 
-        What a transaction writes may be met in part: a page is not one with another, nor, on AWS, with itself.
+        A query may return some of a transaction's writes without the others. DynamoDB does not isolate transactions
+        from the pages of a query, and on AWS not from a single page.
 
         Raises:
             UndecodableItemError: a part stays missing. So however many are damaged, only one is read again in vain.
