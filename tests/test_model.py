@@ -111,7 +111,6 @@ def machine(
             self.size = size
             self.expected: list[Any] = []
             self.stored_by_key: dict[str, list[Any]] = {}
-            self.expired_item = False
             options = settings | {"history_size": size, "ttl": ttl}
             if of_a_store:
                 self.store = ChatHistoryStore(**options)
@@ -147,16 +146,9 @@ def machine(
                     self.handles[handle].add([*stored, element] if at_end else [element, *stored], key, native=True)
 
         def expect(self, batch: list[Any]) -> None:
-            if batch and self.expired_item:
-                # It is written over, with the keys that it holds.
-                self.forget_keys()
             self.expected += batch
             if self.size is not None:
                 self.expected = self.expected[-self.size :]
-
-        def forget_keys(self) -> None:
-            self.stored_by_key = {}
-            self.expired_item = False
 
         @rule(handle=st.integers(0, HANDLES - 1))
         def read(self, handle: int) -> None:
@@ -168,14 +160,14 @@ def machine(
             self.expected = []
             if not collection:
                 # A single item holds its keys.
-                self.forget_keys()
+                self.stored_by_key = {}
 
         @precondition(lambda self: indexed)
         @rule()
         def delete(self) -> None:
             run(self.store.delete_session, self.session_id)
             self.expected = []
-            self.forget_keys()
+            self.stored_by_key = {}
 
         # Within the slack of history_size, what is removed makes room for what had fallen out.
         @precondition(lambda self: collection and self.size is None)
@@ -241,11 +233,8 @@ def machine(
                 for key in self.keys():
                     self.set_attribute(key, "expireAt", {"N": str(int(time.time()) - seconds_ago)})
                 self.expected = []
-                if collection:
-                    # Their markers have expired, too.
-                    self.forget_keys()
-                else:
-                    self.expired_item = True
+                # They expire with what was stored by them.
+                self.stored_by_key = {}
 
         @rule()
         def another_adds_an_attribute(self) -> None:
