@@ -23,15 +23,13 @@ from ._answers import NotAnAnswer, check_answer, check_refusal
 from ._aws_errors import from_botocore, from_cancelled_transaction, not_an_answer
 from ._clients import Clients
 from ._redaction import without_values
-from ._request import DYNAMODB, ConditionFailed, Request, Service, TransactionCanceled
+from ._request import CONDITION_FAILED, DYNAMODB, ConditionFailed, Request, Service, TransactionCanceled
 from .errors import (
-    ChatHistoryError,
     ClosedError,
     EndpointError,
     Place,
     ThrottledError,
-    WriteConflictError,
-    WriteOutcomeUnknownError,
+    write_conflict,
 )
 
 if sys.version_info >= (3, 11):
@@ -87,7 +85,7 @@ async def _with_retries(
             raise
         except TransactionCanceled as canceled:
             canceled.sent_before = canceled.sent_before or retries.maybe_stored
-            if "ConditionalCheckFailed" in canceled.codes:
+            if CONDITION_FAILED in canceled.codes:
                 raise
             if not canceled.codes <= _RETRYABLE:
                 raise from_cancelled_transaction(canceled.reasons, place, request.parameters) from canceled.__cause__
@@ -126,7 +124,8 @@ class _Retries:
         if canceled.codes.isdisjoint(_THROTTLED):
             self._conflicts += 1
             if self._conflicts == MAX_CONFLICTS:
-                raise self._conflict() from canceled.__cause__
+                text = f"Transactions of other writers were in the way in {MAX_CONFLICTS} attempts in a row"
+                raise write_conflict(text, self._place, maybe_stored=self.maybe_stored) from canceled.__cause__
             await pause(self._conflicts)
         else:
             self._throttles += 1
@@ -134,14 +133,6 @@ class _Retries:
                 text = "AWS throttled the transaction and every retry: raise the table's capacity"
                 raise ThrottledError(text, self._place) from canceled.__cause__
             await pause(self._throttles, _LONGEST_THROTTLE_SECONDS)
-
-    def _conflict(self) -> ChatHistoryError:
-        text = f"Transactions of other writers were in the way in {MAX_CONFLICTS} attempts"
-        if not self.maybe_stored:
-            return WriteConflictError(f"{text} in a row", self._place)
-        return WriteOutcomeUnknownError(
-            f"{text}, and the answer to an earlier one was lost: read the session before you try again", self._place
-        )
 
 
 async def _send(clients: Clients, request: Request, place: Place, deadline: Timeout, began: float) -> dict[str, Any]:

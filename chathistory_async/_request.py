@@ -18,6 +18,9 @@ class Service(NamedTuple):
 
 DYNAMODB = Service("dynamodb")
 
+# The code of a cancelled transaction's reason.
+CONDITION_FAILED = "ConditionalCheckFailed"
+
 
 class Request(NamedTuple):
     """A call to botocore's client of a service.

@@ -28,6 +28,7 @@ from .errors import (
     UndecodableItemError,
     WriteConflictError,
     WriteOutcomeUnknownError,
+    write_conflict,
 )
 
 if TYPE_CHECKING:
@@ -165,11 +166,7 @@ class Access:
     def conflict(self, *, maybe_stored: bool = False) -> WriteConflictError | WriteOutcomeUnknownError:
         """Return the error of a write that others were always faster than, though an attempt may have been stored."""
         text = f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row"
-        if not maybe_stored:
-            return WriteConflictError(text, self.place)
-        return WriteOutcomeUnknownError(
-            f"{text}, and the answer to an earlier one was lost: read the session before you try again", self.place
-        )
+        return write_conflict(text, self.place, maybe_stored=maybe_stored)
 
 
 class Session(ABC, Generic[Value]):

@@ -214,6 +214,14 @@ class BridgeError(ChatHistoryError):
     """A synchronous method was called where it could only hang, or its call was cut short."""
 
 
+def write_conflict(text: str, place: Place, *, maybe_stored: bool) -> WriteConflictError | WriteOutcomeUnknownError:
+    """Return the error of a write that others were in the way of, though an earlier sending may have been stored."""
+    if not maybe_stored:
+        return WriteConflictError(text, place)
+    advice = "the answer to an earlier one was lost: read the session before you try again"
+    return WriteOutcomeUnknownError(f"{text}, and {advice}", place)
+
+
 def wrong_key(reason: str, place: Place) -> KeySchemaError:
     """Return the error for a key that does not fit the table."""
     advice = 'check primary_key_name, key and sort_key_name (or layout="single_item"), and the types of their values'

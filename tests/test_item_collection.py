@@ -219,7 +219,7 @@ class TestLargeMessages:
         self, face: type[Face], through: Through, proxy: Proxy
     ) -> None:
         batch = [*humans(*range(150)), HumanMessage(secrets.token_hex(4_500_000))]
-        with pytest.raises(ItemTooLargeError, match=r"The 151 messages together .* do not fit into one transaction"):
+        with pytest.raises(ItemTooLargeError, match=r"A record of 151 values .* does not fit into one transaction"):
             await face(through()).add(batch)
         assert not proxy.seen
 
@@ -473,7 +473,7 @@ class TestExactlyOnce:
     async def test_what_history_size_leaves_out_of_a_batch_is_not_stored(self, make: Make, items: Items) -> None:
         await make(history_size=250).aadd_messages(humans(*range(300)))
         assert texts(await make().aget_messages()) == [str(number) for number in range(50, 300)]
-        with pytest.raises(ItemTooLargeError, match="The 1 messages together"):
+        with pytest.raises(ItemTooLargeError, match="A record of 1 values"):
             await make(history_size=1).aadd_messages([*humans(0, 1), HumanMessage(secrets.token_hex(4_500_000))])
 
     async def test_what_took_too_long_to_encrypt_is_not_stored_behind_its_tombstone(

@@ -128,7 +128,7 @@ class TestValues:
     async def test_of_more_than_a_transaction_are_refused(self, open_session: Open) -> None:
         import secrets
 
-        with pytest.raises(ItemTooLargeError, match="Append them in smaller batches"):
+        with pytest.raises(ItemTooLargeError, match="Append smaller batches"):
             await open_session().aadd([secrets.token_hex(5_000_000)])
 
 

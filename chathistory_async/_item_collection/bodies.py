@@ -83,11 +83,11 @@ class Bodies(Generic[Value]):
         return Body(sealed, encoding, positions, self.format_name, ())
 
     def too_large(self, number: int, size: int) -> ItemTooLargeError:
-        """Return the error of a batch that no transaction takes."""
+        """Return the error of a record that no transaction takes."""
         return ItemTooLargeError(
-            f"The {number:,} messages together have {size:,} bytes and do not fit into one transaction, for which"
-            f" DynamoDB's limit is {MAX_TRANSACTION_BYTES:,} bytes after compression; nothing was written. Append them"
-            " in smaller batches, or store large content elsewhere",
+            f"A record of {number:,} values has {size:,} bytes and does not fit into one transaction, for which"
+            f" DynamoDB's limit is {MAX_TRANSACTION_BYTES:,} bytes after compression; nothing was written. Append"
+            " smaller batches, or store large content elsewhere",
             self.access.place,
         )
 

@@ -235,7 +235,7 @@ class Reader:
     async def _read_again(self, record: Record) -> Record | None:
         """Return a record read as a whole, None where it is gone."""
         if record.parts == DAMAGED:
-            raise self._undecodable(record, "its number of parts is damaged")
+            raise self.access.undecodable(record.name, record.id, "its number of parts is damaged")
         unchanged = 0
         for _ in range(MAX_ATTEMPTS):
             await pause(unchanged)
@@ -256,7 +256,7 @@ class Reader:
             # Whoever changes the record in a loop may tear each read of it. Where nobody has, nothing will mend it.
             unchanged = unchanged + 1 if found[0].revision == record.revision else 0
             if unchanged == _READ_AGAIN:
-                raise self._undecodable(record, "a part of it is missing")
+                raise self.access.undecodable(record.name, record.id, "a part of it is missing")
             record = found[0]
         raise self.access.conflict()
 
@@ -265,9 +265,6 @@ class Reader:
         if plain:
             typical_counts.see(*self._session, [count for _, _, count in plain])
         return plain
-
-    def _undecodable(self, record: Record, reason: str) -> UndecodableItemError:
-        return self.access.undecodable(record.name, record.id, reason)
 
 
 def _is_cut(record: Record, bound: RecordPosition | None) -> bool:

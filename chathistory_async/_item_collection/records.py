@@ -129,13 +129,18 @@ def wanted_of(
     """Return which values of records are wanted: the last ones, before or up to one of them."""
     wanted = [_cut(record, before, up_to) for record in records]
     wanted = [one for one in wanted if one.number]
-    surplus = 0 if last is None else sum(one.number for one in wanted) - last
-    while surplus > 0:
-        record, places = wanted[0]
-        places = range(record.number) if places is None else places
-        wanted[:1] = [] if surplus >= len(places) else [Wanted(record, places[surplus:])]
-        surplus -= len(places)
-    return wanted
+    return wanted if last is None else _latest(wanted, last)
+
+
+def _latest(wanted: Sequence[Wanted], number: int) -> list[Wanted]:
+    latest: list[Wanted] = []
+    for one in reversed(wanted):
+        if number <= 0:
+            break
+        places = range(one.record.number) if one.places is None else one.places
+        latest.append(one if one.number <= number else Wanted(one.record, places[-number:]))
+        number -= one.number
+    return latest[::-1]
 
 
 def _cut(record: Record, before: RecordPosition | None, up_to: RecordPosition | None) -> Wanted:

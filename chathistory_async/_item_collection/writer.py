@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 from .._calls import pause
-from .._request import ConditionFailed, Item, Request, TransactionCanceled
+from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled
 from .._session import MAX_ATTEMPTS, Access, now
 from .._slices import at_most
 from ..errors import EndpointError, ThrottledError, wrong_key
@@ -116,7 +116,7 @@ class Writer:
         try:
             await self._access.call(request_of(actions))
         except ConditionFailed as failed:
-            return check_stored(self._access, self._layout, record, [{"Code": _REFUSED, "Item": failed.item}])
+            return check_stored(self._access, self._layout, record, [{"Code": CONDITION_FAILED, "Item": failed.item}])
         except TransactionCanceled as canceled:
             return check_stored(self._access, self._layout, record, canceled.reasons)
         self._checks.has_sort_key()
@@ -163,9 +163,6 @@ class SortKeyCheck(Protocol):
         """Take the check for passed."""
 
 
-_REFUSED = "ConditionalCheckFailed"
-
-
 def check_age(access: Access, record: NewRecord) -> None:
     """Refuse to store a record so late that a retry of it may arrive after the tombstone of its removal has gone.
 
@@ -179,7 +176,9 @@ def check_age(access: Access, record: NewRecord) -> None:
 
 def was_refused(record: NewRecord, reasons: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether the places of a record's items, or its idempotency key, were taken."""
-    return any(reason.get("Code") == _REFUSED for reason in reasons[: len(record.items) + (record.once is not None)])
+    return any(
+        reason.get("Code") == CONDITION_FAILED for reason in reasons[: len(record.items) + (record.once is not None)]
+    )
 
 
 def check_stored(
@@ -201,9 +200,9 @@ def check_stored(
     """
     items = [action["Put"]["Item"] for action in record.actions(layout)]
     for item, reason in zip(items, reasons):  # noqa: B905  # other actions follow
-        if reason.get("Code") == _REFUSED and not layout.is_stored(item, reason.get("Item")):
+        if reason.get("Code") == CONDITION_FAILED and not layout.is_stored(item, reason.get("Item")):
             raise wrong_key(f"it has no sort key {layout.sort_key_name!r}", access.place)
     number = len(record.items)
-    if record.once is not None and reasons[number].get("Code") == _REFUSED:
+    if record.once is not None and reasons[number].get("Code") == CONDITION_FAILED:
         return record.once.check(reasons[number].get("Item"), access.place)
     return None

@@ -32,7 +32,7 @@ from .._item_collection.writer import (
     check_stored,
     was_refused,
 )
-from .._request import ConditionFailed, Item, Request, TransactionCanceled, transaction
+from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled, transaction
 from .._session import MAX_ATTEMPTS, Access, now
 from ..errors import ChatHistoryError, FormatError, Place, ServiceError, UndecodableItemError
 from .requests import (
@@ -122,12 +122,15 @@ class CountingWriter:
                     await self._access.call(extension)
             await self._writer.change(actions, token, removed)
             return
+        maybe_stored = False
         for attempt in range(MAX_ATTEMPTS):
             counting = self._summary.count_on(-removed, now(), token)
+            request = transaction([*actions, counting], f"{token}-{attempt}")
             try:
-                await self._send(transaction([*actions, counting], f"{token}-{attempt}"))
+                await self._send(request, maybe_stored=maybe_stored)
             except TransactionCanceled as canceled:
-                if canceled.reasons[0].get("Code") == "ConditionalCheckFailed":
+                maybe_stored = canceled.sent_before
+                if canceled.reasons[0].get("Code") == CONDITION_FAILED:
                     raise NotWritten(canceled.reasons[0].get("Item"), sent_before=canceled.sent_before) from None
                 found = canceled.reasons[-1].get("Item")
                 if found is None or not await self.repair(found):
@@ -136,7 +139,7 @@ class CountingWriter:
                     return
             else:
                 return
-        raise self._access.conflict()
+        raise self._access.conflict(maybe_stored=maybe_stored)
 
     async def sweep(self, parts: Sequence[Record]) -> None:
         """Remove items; the count is not believed until they are counted."""
