@@ -61,7 +61,7 @@ async def _handles(setup: Setup) -> list[Row]:
     for maker in makers:
         row = timed[maker].row(maker.variant, {"measured": "handle", "way": maker.way})
         row.rounds = {"handle_us": [1000 * cpu for cpu in timed[maker].cpu]}
-        row.figures = {"bytes_new_session": _bytes_of(maker), "bytes_known_session": _bytes_of(maker)}
+        row.figures = {f"bytes_{kind}_session": _bytes_of(maker, kind) for kind in ("new", "known")}
         rows.append(row)
     return rows
 
@@ -85,18 +85,20 @@ def _making(maker: _Maker) -> Operation:
     return make
 
 
-def _bytes_of(maker: _Maker) -> float:
-    """Return how much memory an idle handle keeps: less, the second time, where its session is known."""
-    number = max(5, maker.times)
+def _bytes_of(maker: _Maker, kind: str) -> float:
+    """Return how much memory an idle handle keeps: less where another handle has made its session known."""
+    names = [f"{kind}-{one}" for one in range(max(5, maker.times))]
+    others = [maker.make(name) for name in names if kind == "known"]
     gc.collect()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        kept = [maker.make(f"session-{one}") for one in range(number)]
+        kept = [maker.make(name) for name in names]
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+        others.clear()
     return (after - before) / len(kept)
 
 
@@ -109,5 +111,5 @@ def _imports(setup: Setup) -> list[Row]:
 
 
 def _seconds_to_import(statement: str) -> float:
-    command = [sys.executable, "-W", "ignore", "-c", _TIMED.format(statement)]
+    command = [sys.executable, "-I", "-W", "ignore", "-c", _TIMED.format(statement)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

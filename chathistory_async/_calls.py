@@ -62,7 +62,7 @@ async def call(clients: Clients, request: Request, place: Place, *, maybe_stored
     """
     handled = sys.exc_info()[1]
     try:
-        async with timeout(clients.longest_opening_seconds) as deadline:
+        async with _Deadline(clients.longest_call_seconds(request.service)) as deadline:
             return await _with_retries(clients, request, _Retries(place, maybe_stored), place, deadline)
     except asyncio.TimeoutError as error:
         raise _took_too_long(request.service, place) from _without_frames(error, handled)
@@ -74,12 +74,11 @@ def _took_too_long(service: Service, place: Place) -> EndpointError:
 
 
 async def _with_retries(
-    clients: Clients, request: Request, retries: _Retries, place: Place, deadline: Timeout
+    clients: Clients, request: Request, retries: _Retries, place: Place, deadline: _Deadline
 ) -> dict[str, Any]:
-    began = asyncio.get_running_loop().time()
     while True:
         try:
-            return await _send(clients, request, place, deadline, began)
+            return await _send(clients, request, place, deadline)
         except ConditionFailed as failed:
             failed.sent_before = failed.sent_before or retries.maybe_stored
             raise
@@ -135,13 +134,12 @@ class _Retries:
             await pause(self._throttles, _LONGEST_THROTTLE_SECONDS)
 
 
-async def _send(clients: Clients, request: Request, place: Place, deadline: Timeout, began: float) -> dict[str, Any]:
+async def _send(clients: Clients, request: Request, place: Place, deadline: _Deadline) -> dict[str, Any]:
     _check_open(clients, place)
     handled = sys.exc_info()[1]
     try:
         async with clients.lend(request.service) as lent:
-            longest = lent.longest_call_seconds
-            _end_at(deadline, None if longest is None else began + longest)
+            deadline.allow(lent.longest_call_seconds)
             response = await lent.send(request.operation, request.parameters)
     except _SDK_ERRORS as error:
         raise _mapped(error, place, request.service, request.parameters) from _without_frames(error, handled)
@@ -152,17 +150,43 @@ async def _send(clients: Clients, request: Request, place: Place, deadline: Time
     return response
 
 
+class _Deadline:
+    """The end of a call, so many seconds after its beginning; None for no end. It raises ``asyncio.TimeoutError``."""
+
+    __slots__ = ("_began", "_longest_seconds", "_timeout")
+
+    def __init__(self, longest_seconds: float | None) -> None:
+        self._began = asyncio.get_running_loop().time()
+        self._longest_seconds = longest_seconds
+        self._timeout = timeout(longest_seconds)
+
+    async def __aenter__(self) -> _Deadline:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(self, *raised: Any) -> None:
+        await self._timeout.__aexit__(*raised)
+
+    def allow(self, longest_seconds: float | None) -> None:
+        """Move the end, where the client that was opened allows another time than was known."""
+        if longest_seconds == self._longest_seconds:
+            # Each move is a timer more.
+            return
+        self._longest_seconds = longest_seconds
+        _end_at(self._timeout, None if longest_seconds is None else self._began + longest_seconds)
+
+
 if sys.version_info >= (3, 11):
 
-    def _end_at(deadline: Timeout, when: float | None) -> None:
-        deadline.reschedule(when)
+    def _end_at(end: Timeout, when: float | None) -> None:
+        end.reschedule(when)
 else:
 
-    def _end_at(deadline: Timeout, when: float | None) -> None:
+    def _end_at(end: Timeout, when: float | None) -> None:
         if when is None:
-            deadline.reject()
+            end.reject()
         else:
-            deadline.update(when)
+            end.update(when)
 
 
 async def connect(clients: Clients, place: Place, service: Service = DYNAMODB) -> str:

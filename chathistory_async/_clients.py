@@ -53,7 +53,6 @@ MIN_CALL_SECONDS = 60
 _DEFAULT_ATTEMPTS = 10
 # Histories without a store share clients by configuration. A boto3_session made for each request must not pile them up.
 MAX_SHARED = 64
-_USER_AGENT = f"chathistory-async/{version('chathistory-async')}"
 # Of the configurations and reasons that were logged, these many are remembered.
 _MAX_LOGGED = 256
 
@@ -338,6 +337,12 @@ class Clients:
             self._longest_opening_seconds = _longest_call_seconds(_config(self.options))
         return self._longest_opening_seconds
 
+    def longest_call_seconds(self, service: Service) -> float | None:
+        """Return how long a call may take, with the opening of its client where none is open; None for no limit."""
+        slot = self._slots.get((asyncio.get_running_loop(), service))
+        lent = None if slot is None else slot.lent
+        return self.longest_opening_seconds if lent is None else lent.longest_call_seconds
+
     def lend(self, service: Service = DYNAMODB) -> _Loan:
         """Lend the running loop's client of a service for one call.
 
@@ -495,7 +500,7 @@ def _config(options: ClientOptions) -> AioConfig:
     )
     given = [config for config in (_default_config(options.session), options.config) if config is not None]
     merged = functools.reduce(AioConfig.merge, given, ours)
-    user_agents = (merged.user_agent_extra, _USER_AGENT)
+    user_agents = (merged.user_agent_extra, _user_agent())
     merged = merged.merge(Config(user_agent_extra=" ".join(filter(None, user_agents))))
     for config in given:
         if isinstance(config, AioConfig):
@@ -567,6 +572,12 @@ def _longest_call_seconds(config: Config) -> float | None:
     attempts = (config.retries or {}).get("total_max_attempts", _DEFAULT_ATTEMPTS)
     longest: float = attempts * (config.connect_timeout + config.read_timeout)
     return max(MIN_CALL_SECONDS, longest)
+
+
+@functools.cache
+def _user_agent() -> str:
+    # 2 ms.
+    return f"chathistory-async/{version('chathistory-async')}"
 
 
 async def known_regions(service_name: str, partition: str) -> list[str]:

@@ -14,6 +14,8 @@ import pytest
 from engines import ROOT, Engine
 from langchain_core.messages import BaseMessage
 
+from chathistory_async import DynamoDBChatMessageHistory
+
 if TYPE_CHECKING:
     from benchmarks.variants import Target
 
@@ -145,16 +147,16 @@ async def test_a_variant_that_loses_part_of_a_turn_is_wrong(importable: Path, mo
     from benchmarks import turns
     from benchmarks.setup import Setup
     from benchmarks.stub import running_stub
-    from benchmarks.variants import Ours, Target
+    from benchmarks.variants import Target
 
     # For the stub's process.
     monkeypatch.setenv("PYTHONPATH", str(importable))
-    append = Ours.append
+    append = DynamoDBChatMessageHistory.aadd_messages
 
-    async def forgetful(self: Ours, session: str, messages: Sequence[BaseMessage]) -> None:
-        await append(self, session, messages[:1])
+    async def forgetful(self: DynamoDBChatMessageHistory, messages: Sequence[BaseMessage]) -> None:
+        await append(self, messages[:1])
 
-    monkeypatch.setattr(Ours, "append", forgetful)
+    monkeypatch.setattr(DynamoDBChatMessageHistory, "aadd_messages", forgetful)
     async with running_stub() as stub:
         rows = await turns.run(Setup(stub, Target.of("stub", stub.url), None, quick=True, soak_seconds=0))
     wrong = {row.variant: row.wrong for row in rows}
