@@ -55,7 +55,8 @@ class JsonSession:
     block the calling thread. Any number of handles, threads, event loops and hosts may use one session at once. What an
     append promises, and what it costs, is said at ``DynamoDBChatMessageHistory.aadd_messages``.
 
-    A handle belongs to its store: it is closed with the store, and has nothing of its own to close.
+    A handle belongs to its store: it is closed with the store, and has nothing of its own to close. It can be copied,
+    deeply copied and pickled, as a handle of ``ChatHistoryStore.session``.
     """
 
     @staticmethod
@@ -69,17 +70,35 @@ class JsonSession:
     ) -> JsonSession:
         handle = JsonSession.__new__(JsonSession)
         handle._session_id = session_id
-        handle._key = dict(key)
-        handle._format = format_.name
-        access = settings.access(layout, key)
-        opened = open_session(layout, access, format_, index, settings.idempotency_seconds)
-        handle._session = opened.session
+        handle._key = key
+        handle._layout = layout
+        handle._settings = settings
+        handle._format = format_
+        handle._index = index
+        handle._begin()
         return handle
 
     _session_id: str
-    _key: dict[str, KeyValue]
-    _format: str
+    _key: Mapping[str, KeyValue]
+    _layout: ItemCollection
+    _settings: Settings
+    _format: Format
+    _index: Indexed | None
     _session: Session[Any]
+
+    def _begin(self) -> None:
+        """Make from the settings what a handle knows of its session."""
+        access = self._settings.access(self._layout, self._key)
+        opened = open_session(self._layout, access, self._format, self._index, self._settings.idempotency_seconds)
+        self._session = opened.session
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings: a copy is another handle on the same session, with the clock that all of them share."""
+        return {name: value for name, value in vars(self).items() if name != "_session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin()
 
     def __init__(self) -> None:
         raise TypeError("ChatHistoryStore.json_session(session_id) makes a JsonSession")
@@ -97,9 +116,9 @@ class JsonSession:
     @property
     def format(self) -> str:
         """The name of the values' format."""
-        return self._format
+        return self._format.name
 
-    async def aget(self, limit: int | None = None, *, up_to: str | None = None) -> list[Any]:
+    async def aget(self, limit: int | None = None, up_to: str | None = None) -> list[Any]:
         """Return the session's values, oldest first; an empty list where there is no session or it has expired.
 
         One ``Query`` for each megabyte; for the latest values, by ``limit`` or the store's ``history_size``, one
@@ -212,9 +231,9 @@ class JsonSession:
         """
         await self._session.clear()
 
-    def get(self, limit: int | None = None, *, up_to: str | None = None) -> list[Any]:
+    def get(self, limit: int | None = None, up_to: str | None = None) -> list[Any]:
         """Return the session's values, as ``aget`` does."""
-        return run(self.aget, limit, up_to=up_to)
+        return run(self.aget, limit, up_to)
 
     def iter(self) -> Iterator[Any]:
         """Return an iterator over the session's values, as ``aiter`` does."""
@@ -246,4 +265,4 @@ class JsonSession:
 
     def __repr__(self) -> str:
         """Return the table, the session and the format; no content."""
-        return f"<JsonSession {self._session.access.place}, format {self._format!r}>"
+        return f"<JsonSession {self._session.access.place}, format {self.format!r}>"

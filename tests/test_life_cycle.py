@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,8 +27,15 @@ from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy
 from samples import humans, texts
 
-from chathistory_async import ChatHistoryStore, ClosedError, ConfigurationError, DynamoDBChatMessageHistory
+from chathistory_async import (
+    ChatHistoryStore,
+    ClosedError,
+    ConfigurationError,
+    DynamoDBChatMessageHistory,
+    JsonSession,
+)
 from chathistory_async._clients import _open_slots
+from chathistory_async._item_collection.sort_keys import Clock
 
 FACES = ALL_FACES
 
@@ -241,6 +249,31 @@ class TestCopies:
         # An unpickled one is in another process as a rule, where there is no store.
         assert await is_closed(other) == (how != "pickle")
         await other.aclose()
+
+    @pytest.mark.parametrize("of_json", [False, True])
+    async def test_of_a_handle_write_behind_what_the_handle_has_read(
+        self, collection_table: str, session_id: str, of_json: bool, how: str
+    ) -> None:
+        async with ChatHistoryStore(collection_table) as store:
+            new_handle: Any = store.json_session if of_json else store.session
+            handle, ahead = new_handle(session_id), new_handle(session_id)
+            ahead._session._reader.clock = Clock(lambda: int(time.time() * 1000) + 300_000)
+            early = COPIES[how](handle)
+            question, answer = ("question", "answer") if of_json else humans("question", "answer")
+            read = handle.aget if of_json else handle.aget_messages
+            await ahead._session.append([question])
+            assert await read() == [question]
+            await early._session.append([answer])
+            assert await read() == [question, answer]
+
+    def test_of_a_json_session_have_its_settings(self, kms_key: str, how: str) -> None:
+        store = ChatHistoryStore("T", kms_key_id=kms_key, session_index=True, key_parts=2)
+        session = store.json_session("s", key={"SessionId": ("acme", "s")}, owner="o", format="my-agent")
+        other = COPIES[how](session)
+        assert type(other) is JsonSession
+        assert (other.session_id, other.key, other.format) == (session.session_id, session.key, session.format)
+        assert (other._settings.kms_key_id, other._index) == (kms_key, session._index)
+        assert repr(other) == repr(session)
 
     async def test_of_a_store_have_its_settings_and_no_client_of_its(
         self, store: ChatHistoryStore, session_id: str, how: str

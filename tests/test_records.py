@@ -706,3 +706,17 @@ class TestCost:
         assert proxy.operations() == ["TransactWriteItems"]
         in_the_index = 2  # A changed sort key is a deletion and a put.
         assert self.units_of(proxy) + in_the_index == 6
+
+    async def test_of_a_clear_is_a_tombstone_for_each_append(
+        self, make: Make, through: Through, proxy: Proxy, items: Items
+    ) -> None:
+        """40 messages that are stored in twos leave 20 empty items, which one request writes."""
+        history = make()
+        for turn in range(20):
+            await history.aadd_messages(humans(turn, turn))
+        proxy.seen.clear()
+        await through().aclear()
+        assert proxy.operations() == ["Query", "BatchWriteItem"]
+        tombstones = [item for item in items() if item["MessageId"]["S"].startswith("m#")]
+        assert len(tombstones) == 20
+        assert not any("History" in item for item in tombstones)
