@@ -88,6 +88,7 @@ def _making(maker: _Maker) -> Operation:
 def _bytes_of(maker: _Maker, kind: str) -> float:
     """Return how much memory an idle handle keeps: less where another handle has made its session known."""
     names = [f"{kind}-{one}" for one in range(max(5, maker.times))]
+    # A session is known as long as somebody holds a handle on it.
     others = [maker.make(name) for name in names if kind == "known"]
     gc.collect()
     tracemalloc.start()

@@ -80,17 +80,18 @@ class Opened(NamedTuple):
 
 
 def open_session(
-    layout: Layout, access: Access, format_: Format, index: Indexed | None, idempotency_seconds: int
+    settings: Settings, layout: Layout, key: Mapping[str, KeyValue], format_: Format, index: Indexed | None
 ) -> Opened:
     """Put a session together. No I/O.
 
     Args:
+        settings: those of its handle.
         layout: how it is stored.
-        access: what it reaches its table with.
+        key: its whole key, which is not copied.
         format_: the format of its values, LangChain's messages for a single item.
         index: whose it is in the session index, None without an index.
-        idempotency_seconds: how long a key keeps its batch from being stored again.
     """
+    access, idempotency_seconds = settings.access(layout, key), settings.idempotency_seconds
     if isinstance(layout, SingleItem):
         # LangChain's messages are its only format.
         from ._single_item.session import SingleItemSession

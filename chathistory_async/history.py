@@ -202,8 +202,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
     def _begin(self) -> None:
         """Make from the settings what a handle knows of its session."""
-        access = self._settings.access(self._layout, self._key)
-        opened = open_session(self._layout, access, LANGCHAIN, self._index, self._settings.idempotency_seconds)
+        opened = open_session(self._settings, self._layout, self._key, LANGCHAIN, self._index)
         self._session: Session[BaseMessage] = opened.session
         self._indexed = opened.indexed
         self._lifetime = Lifetime()

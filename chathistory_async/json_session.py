@@ -88,9 +88,7 @@ class JsonSession:
 
     def _begin(self) -> None:
         """Make from the settings what a handle knows of its session."""
-        access = self._settings.access(self._layout, self._key)
-        opened = open_session(self._layout, access, self._format, self._index, self._settings.idempotency_seconds)
-        self._session = opened.session
+        self._session = open_session(self._settings, self._layout, self._key, self._format, self._index).session
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings: a copy is another handle on the same session, with the clock that all of them share."""

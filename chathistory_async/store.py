@@ -634,9 +634,8 @@ class ChatHistoryStore:
 
     def _indexed_session(self, whole_key: Mapping[str, KeyValue]) -> IndexedSession:
         layout = layout_with(self._layout, encode_key(whole_key))
-        access = self._settings.access(layout, whole_key)
         # The index knows sessions of any format, and reads no values.
-        opened = open_session(layout, access, json_format(), Indexed(None), self._settings.idempotency_seconds)
+        opened = open_session(self._settings, layout, whole_key, json_format(), Indexed(None))
         assert opened.indexed is not None  # noqa: S101  # it was opened with an index
         return opened.indexed
 

@@ -215,7 +215,7 @@ def guard(client: Any) -> Guard:
 
 class TestPatches:
     def test_of_any_method_of_a_call_are_found(self, guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
-        for kind, name in [(kind, name) for kind, names in _METHODS.items() for name in names]:
+        for kind, name in _METHODS:
             with monkeypatch.context() as patches:
                 patches.setattr(kind, name, functools.wraps(getattr(kind, name))(lambda *_: None))
                 assert guard.found() == f"{kind.__name__}.{name} is replaced, by {__name__}"
