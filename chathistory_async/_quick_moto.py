@@ -1,0 +1,152 @@
+"""moto's DynamoDB with fewer copies, for the embedded engine: the same answers, several times sooner.
+
+moto holds an item as a tree of objects, and copies that tree at every step. A read of a full item takes it 5 s, and a
+transaction copies the whole table once for each of its items.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from moto.core import serialize
+from moto.dynamodb.models import DynamoDBBackend
+from moto.dynamodb.models.dynamo_type import DynamoType, Item
+from moto.dynamodb.models.table import Table
+
+
+def install() -> None:
+    """Replace moto's slow methods in this process."""
+    serialize.SERVICE_SPECIFIC_SERIALIZERS["dynamodb"] = {"json": _Serializer}
+    for owner, name, method in (
+        (DynamoType, "size", _size(DynamoType.size)),
+        (DynamoType, "to_regular_json", _plain),
+        (DynamoType, "__deepcopy__", _copied),
+        (Item, "project", _projected(Item.project)),
+        (DynamoDBBackend, "update_item", _updated(DynamoDBBackend.update_item)),
+        (Table, "__deepcopy__", _copied_table),
+        (Table, "all_items", _sorted_items),
+    ):
+        setattr(owner, name, method)
+
+
+class _Serializer(serialize.JSONSerializer):
+    """moto looks in each attribute value for every type there is, under two names; most are in wire form already."""
+
+    def _serialize_type_structure(self, serialized: Any, value: Any, shape: Any, key: str) -> None:
+        if shape.name == "AttributeValue":
+            self._default_serialize(serialized, _wire_form(value), shape, key)
+        else:
+            super()._serialize_type_structure(serialized, value, shape, key)
+
+
+def _wire_form(attribute: dict[str, Any]) -> dict[str, Any]:
+    ((kind, value),) = attribute.items()
+    if kind == "M":
+        return {kind: {name: _wire_form(member) for name, member in value.items()}}
+    if kind == "L":
+        return {kind: [_wire_form(element) for element in value]}
+    if kind == "B":
+        return {kind: _base64(value)}
+    if kind == "BS":
+        return {kind: [_base64(element) for element in value]}
+    return attribute
+
+
+def _base64(value: str | bytes) -> str:
+    return base64.b64encode(value.encode() if isinstance(value, str) else value).decode()
+
+
+def _size(size: Callable[[DynamoType], int]) -> Callable[[DynamoType], int]:
+    @wraps(size)
+    def counted(self: DynamoType) -> int:
+        if not self.is_map():
+            return size(self)
+        # moto makes a new tree of each member first.
+        return sum(len(name.encode()) + member.size() for name, member in self.value.items())
+
+    return counted
+
+
+def _plain(self: DynamoType) -> dict[str, Any]:
+    """The tree as plain values: moto copies it once more at each of its levels."""
+    if self.is_map():
+        return {self.type: {name: member.to_regular_json() for name, member in self.value.items()}}
+    if self.is_list():
+        return {self.type: [element.to_regular_json() for element in self.value]}
+    if self.is_binary() and isinstance(self.value, str):
+        return {self.type: base64.b64decode(self.value)}
+    return {self.type: copy.copy(self.value)}
+
+
+def _copied(self: DynamoType, memo: dict[int, Any]) -> DynamoType:
+    """Scalars are shared: moto changes lists, maps and sets alone in their places."""
+    if self.is_list():
+        value: Any = [_copied(element, memo) for element in self.value]
+    elif self.is_map():
+        value = {name: _copied(member, memo) for name, member in self.value.items()}
+    elif self.is_set():
+        value = list(self.value)
+    else:
+        return self
+    copied = object.__new__(DynamoType)
+    copied.type, copied.value = self.type, value
+    return copied
+
+
+def _projected(project: Callable[[Item, list[list[str]]], Item]) -> Callable[[Item, list[list[str]]], Item]:
+    @wraps(project)
+    def projected(self: Item, paths: list[list[str]]) -> Item:
+        if any(len(path) > 1 or "[" in path[0] for path in paths):
+            return project(self, paths)
+        # For each attribute, moto makes plain values of the whole item.
+        return Item(self.hash_key, self.range_key, {name: self.attrs[name] for (name,) in paths if name in self.attrs})
+
+    return projected
+
+
+def _updated(update: Callable[..., Item]) -> Callable[..., Item]:
+    """An update of a new copy of the item, so that copies of the table can share the table's items."""
+
+    @wraps(update)
+    def updated(
+        self: DynamoDBBackend, table_name: str, key: dict[str, dict[str, Any]], *rest: Any, **named: Any
+    ) -> Item:
+        table = self.get_table(table_name)
+        partition, sort = self.get_keys_value(table, key)
+        if item := table.get_item(partition, sort):
+            _put(table, partition, sort, copy.deepcopy(item))
+        return update(self, table_name, key, *rest, **named)
+
+    return updated
+
+
+def _put(table: Table, partition: DynamoType, sort: DynamoType | None, item: Item) -> None:
+    items: Any = table.items
+    if sort is None:
+        items[partition] = item
+    else:
+        items[partition][sort] = item
+
+
+def _copied_table(self: Table, memo: dict[int, Any]) -> Table:
+    copied = copy.copy(self)
+    memo[id(self)] = copied
+    for name, value in vars(self).items():
+        setattr(copied, name, _copied_items(value) if name == "items" else copy.deepcopy(value, memo))
+    return copied
+
+
+def _copied_items(items: dict[DynamoType, Any]) -> dict[DynamoType, Any]:
+    collections = {key: dict(value) if isinstance(value, dict) else value for key, value in items.items()}
+    return defaultdict(dict, collections)
+
+
+def _sorted_items(self: Table) -> list[Item]:
+    """Sorted by Python's values, which moto makes anew for each comparison."""
+    found = [item for value in self.items.values() for item in (value.values() if isinstance(value, dict) else [value])]
+    return sorted(found, key=lambda item: [key.cast_value for key in (item.hash_key, item.range_key) if key])
