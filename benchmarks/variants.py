@@ -27,8 +27,8 @@ from botocore.credentials import Credentials
 from langchain_core.messages import BaseMessage, message_to_dict, messages_from_dict
 
 from chathistory_async import ChatHistoryStore
-from chathistory_async._calls import call
-from chathistory_async._clients import MAX_POOL_CONNECTIONS
+from chathistory_async._aws.calls import call
+from chathistory_async._aws.clients import MAX_POOL_CONNECTIONS
 from chathistory_async._request import Request
 from chathistory_async.errors import Place
 

@@ -3,7 +3,7 @@
 import importlib as _importlib
 import typing as _typing
 
-from ._clients import FastPathStatus
+from ._aws.clients import FastPathStatus
 from ._codec.keys import split_key
 from ._session_index.listing import Purged, SessionPage, UnreadableSession
 from ._session_index.session import SessionInfo

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, Union
 
-from ._clients import Clients
+from ._aws.clients import Clients
 from ._codec.attribute_values import AttributeValue
 from ._codec.format import Format
 from ._codec.keys import KeyValue
@@ -24,7 +24,7 @@ from ._single_item.requests import SingleItem
 from .errors import Place
 
 if TYPE_CHECKING:
-    from ._sealing import Sealing
+    from ._encryption.message_cipher import Sealing
 
 Layout: TypeAlias = Union[SingleItem, ItemCollection]
 AnyLayout = TypeVar("AnyLayout", bound=Layout)
@@ -124,7 +124,7 @@ def sealing_type(kms_key_id: str | None) -> type[Sealing] | None:
     if not kms_key_id:
         raise ValueError("kms_key_id is empty: say None where messages are to be stored in the clear")
     try:
-        from ._sealing import Sealing
+        from ._encryption.message_cipher import Sealing
     except ModuleNotFoundError as error:
         advice = "pip install 'chathistory-async[kms]'"
         raise ModuleNotFoundError(f"kms_key_id needs the AWS Encryption SDK: {advice}", name=error.name) from error

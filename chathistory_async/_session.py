@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
-from ._aws_errors import not_an_answer
-from ._binding import Bound
-from ._calls import call
-from ._clients import Clients
+from ._aws.calls import call
+from ._aws.clients import Clients
+from ._aws.errors import not_an_answer
 from ._codec.format import Format
 from ._codec.plain import Default
+from ._cooperative import in_slices
+from ._encryption.binding import Bound
 from ._request import Request
-from ._slices import in_slices
 from .errors import (
     ChatHistoryError,
     ConfigurationError,
@@ -33,7 +33,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     # At run time it needs an extra, and its SDK takes 0.2 s to import: only who encrypts does.
-    from ._sealing import Sealing
+    from ._encryption.message_cipher import Sealing
 
 _LOGGER = logging.getLogger("chathistory_async")
 

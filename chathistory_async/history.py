@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from botocore.config import Config
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, get_buffer_string
 
-from ._bridge import iterate, run
-from ._clients import ClientOptions, FastPathStatus, Lifetime, shared_clients
+from ._aws.clients import ClientOptions, FastPathStatus, Lifetime, shared_clients
+from ._aws.credentials import AnySession
 from ._codec.keys import KeyValue, encode_key, join_key
 from ._codec.messages import LANGCHAIN
 from ._codec.plain import Default, check_default
-from ._credentials import AnySession
 from ._opening import Indexed, Key, Layout, Settings, layout_of, layout_with, open_session, sealing_type
 from ._session import Session, check_ids, check_sequence
 from ._single_item.requests import SingleItem
+from ._sync.bridge import iterate, run
 from .errors import ClosedError
 
 if TYPE_CHECKING:

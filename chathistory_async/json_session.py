@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ._bridge import iterate, run
 from ._codec.format import Format
 from ._codec.keys import KeyValue
 from ._item_collection.requests import ItemCollection
 from ._opening import Indexed, Settings, open_session
 from ._session import Session, check_ids, check_sequence
+from ._sync.bridge import iterate, run
 
 
 @dataclass(frozen=True, slots=True)

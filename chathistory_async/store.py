@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from botocore.config import Config
 
-from ._bridge import run
-from ._clients import ClientOptions, Clients, FastPathStatus
+from ._aws.clients import ClientOptions, Clients, FastPathStatus
+from ._aws.credentials import AnySession
+from ._aws.table import Index, Table
 from ._codec.format import LANGCHAIN_NAME
 from ._codec.json_values import json_format
 from ._codec.keys import KeyValue, check_key_size, encode_key, join_key, split_key
 from ._codec.plain import Default, check_default
-from ._credentials import AnySession
 from ._item_collection.requests import ItemCollection
 from ._opening import (
     IDEMPOTENCY_SECONDS,
@@ -35,7 +35,7 @@ from ._session_index.requests import INDEX_NAME, KEY_SCHEMA, SessionItem
 from ._session_index.session import IndexedSession, SessionInfo
 from ._settings import check_positive
 from ._single_item.requests import SingleItem
-from ._table import Index, Table
+from ._sync.bridge import run
 from .errors import ConfigurationError, LayoutError, Place
 from .json_session import JsonSession
 

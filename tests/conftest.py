@@ -17,8 +17,8 @@ from faces import SINGLE_ITEM_FACES
 from proxy import Proxy
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
-from chathistory_async._bridge import run
 from chathistory_async._item_collection.session import ItemCollectionSession
+from chathistory_async._sync.bridge import run
 
 ENGINE = pytest.StashKey[Engine]()
 STOP = pytest.StashKey[Any]()
@@ -322,7 +322,7 @@ def owner() -> str:
 @pytest.fixture
 def open_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has every call begin on the fast path, however many have just failed there."""
-    monkeypatch.setattr("chathistory_async._lane.CLOSED_SECONDS", (0, 0))
+    monkeypatch.setattr("chathistory_async._aws.fast_path.CLOSED_SECONDS", (0, 0))
 
 
 @pytest.fixture

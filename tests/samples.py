@@ -21,7 +21,7 @@ from langchain_core.messages import (
     ToolMessageChunk,
 )
 
-from chathistory_async._binding import Binding, Bound
+from chathistory_async._encryption.binding import Binding, Bound
 
 # What langchain-community can store too: no floats, which it refuses by default, no bytes, no sets.
 NESTED: dict[str, Any] = {

@@ -42,7 +42,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @pytest.fixture
 def no_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chathistory_async._clients.MIN_CALL_SECONDS", 0)
+    monkeypatch.setattr("chathistory_async._aws.clients.MIN_CALL_SECONDS", 0)
 
 
 @asynccontextmanager
@@ -250,7 +250,7 @@ class TestFlooding:
     async def test_is_read_up_to_a_bound(
         self, face: type[Face], make: Make, monkeypatch: pytest.MonkeyPatch, head: bytes, frame: bytes
     ) -> None:
-        monkeypatch.setattr("chathistory_async._bounded.MAX_ANSWER_BYTES", 2**21)
+        monkeypatch.setattr("chathistory_async._aws.bounded.MAX_ANSWER_BYTES", 2**21)
         sent = [0]
         async with serving(await self.flood(head, frame % (b" " * 2**20), sent)) as url:
             history = make(endpoint_url=url, config=Config(retries={"total_max_attempts": 2}))

@@ -30,7 +30,7 @@ from chathistory_async import (
     KeySchemaError,
     UndecodableItemError,
 )
-from chathistory_async._binding import Binding, BoundElsewhere, bind, body_of
+from chathistory_async._encryption.binding import Binding, BoundElsewhere, bind, body_of
 
 SECRET = "the launch code is 0000"
 # What its writer would have the application take for a message of the system.

@@ -24,14 +24,14 @@ from proxy import Fault, Proxy
 from samples import humans, texts
 
 from chathistory_async import BridgeError, DynamoDBChatMessageHistory, _bridge
-from chathistory_async._bridge import THREAD_NAME, iterate, run
+from chathistory_async._sync.bridge import THREAD_NAME, iterate, run
 
 PRELUDE = """
 import asyncio, atexit, os, signal, sys, threading, time, warnings
 from langchain_core.messages import HumanMessage
 from chathistory_async import *
 from chathistory_async import _bridge
-from chathistory_async._bridge import run
+from chathistory_async._sync.bridge import run
 table, session = sys.argv[1:3]
 history = DynamoDBChatMessageHistory(table, session)
 def bridges():

@@ -148,7 +148,7 @@ def test_wrong_usage_is_one_line(options: list[str], said: str) -> None:
 
 
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "chathistory_async._sealing", None)
+    monkeypatch.setitem(sys.modules, "chathistory_async._encryption.message_cipher", None)
     code, _, error = in_process("migrate", "old", "new", "--scan", "--target-kms-key-id", "alias/chat")
     assert code == 2
     assert "Error: " in error.splitlines()[-1]

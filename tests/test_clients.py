@@ -30,7 +30,7 @@ from proxy import Fault, Proxy
 from samples import humans, texts
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, TableNotFoundError
-from chathistory_async._clients import MAX_POOL_CONNECTIONS, _open_slots, _shared
+from chathistory_async._aws.clients import MAX_POOL_CONNECTIONS, _open_slots, _shared
 
 
 async def send(history: DynamoDBChatMessageHistory) -> None:
@@ -77,7 +77,7 @@ class TestHandles:
 
     @pytest.fixture
     def few_shared(self, monkeypatch: pytest.MonkeyPatch) -> int:
-        monkeypatch.setattr("chathistory_async._clients.MAX_SHARED", 4)
+        monkeypatch.setattr("chathistory_async._aws.clients.MAX_SHARED", 4)
         return 4
 
     async def test_do_not_pile_up_clients_by_the_sessions_they_are_given(self, make: Make, few_shared: int) -> None:

@@ -36,7 +36,7 @@ from chathistory_async import (
     DynamoDBChatMessageHistory,
     _single_flight,
 )
-from chathistory_async._credentials import SessionCredentials
+from chathistory_async._aws.credentials import SessionCredentials
 
 KINDS = [aioboto3.Session, AioSession, boto3.Session]
 # Of the asynchronous ones, which are alike here, one.

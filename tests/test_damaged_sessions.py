@@ -21,7 +21,7 @@ from chathistory_async import (
     SessionNotFoundError,
     UndecodableItemError,
 )
-from chathistory_async._binding import Binding
+from chathistory_async._encryption.binding import Binding
 
 NUMBER_OF_38_DIGITS = {"N": "9" * 38}
 ABSENT = None

@@ -30,8 +30,8 @@ from chathistory_async import (
     ServiceError,
     ThrottledError,
 )
-from chathistory_async._data_keys import MAX_AGE_SECONDS, MAX_BYTES, MAX_MESSAGES, KeyCache
-from chathistory_async._sealing import Sealing
+from chathistory_async._encryption.data_keys import MAX_AGE_SECONDS, MAX_BYTES, MAX_MESSAGES, KeyCache
+from chathistory_async._encryption.message_cipher import Sealing
 
 SECRET = "the launch code is 0000"
 
@@ -220,7 +220,7 @@ class TestBounds:
                 await attempt
 
     async def test_of_number(self, make: Make, monkeypatch: pytest.MonkeyPatch, proxy: Proxy) -> None:
-        monkeypatch.setattr("chathistory_async._data_keys.MAX_CACHED", 2)
+        monkeypatch.setattr("chathistory_async._encryption.data_keys.MAX_CACHED", 2)
         cache = KeyCache()
         sealers = [sealing(make(session=f"number-{number}")) for number in range(3)]
         for sealer in sealers:

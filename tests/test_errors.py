@@ -47,8 +47,8 @@ from chathistory_async import (
     WriteConflictError,
     WriteOutcomeUnknownError,
 )
-from chathistory_async._aws_errors import from_botocore
-from chathistory_async._calls import call
+from chathistory_async._aws.calls import call
+from chathistory_async._aws.errors import from_botocore
 from chathistory_async._request import Request
 from chathistory_async.errors import Place
 
@@ -205,7 +205,7 @@ async def test_transactions_of_others_in_the_way_beyond_the_retries(
 ) -> None:
     await face(make()).add(humans("before"))
     before = item()
-    monkeypatch.setattr("chathistory_async._calls.MAX_CONFLICTS", 3)
+    monkeypatch.setattr("chathistory_async._aws.calls.MAX_CONFLICTS", 3)
     proxy.schedule = lambda seen: Fault.NONE if seen.operation == "GetItem" else Fault.CONFLICT
     error = await failure(WriteConflictError, face, through(), operation)
     assert "in 3 attempts in a row" in str(error)
@@ -217,7 +217,7 @@ async def test_transactions_of_others_in_the_way_beyond_the_retries(
 async def test_transactions_of_others_in_the_way_after_a_lost_answer(
     face: type[Face], through: Through, proxy: Proxy, item: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chathistory_async._calls.MAX_CONFLICTS", 3)
+    monkeypatch.setattr("chathistory_async._aws.calls.MAX_CONFLICTS", 3)
     proxy.script(Fault.LOST_ANSWER, *[Fault.CONFLICT] * 9)
     await failure(WriteOutcomeUnknownError, face, through(), "add")
     assert item() is not None
@@ -227,7 +227,7 @@ async def test_transactions_of_others_in_the_way_after_another_guess_of_which_th
     face: type[Face], through: Through, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await face(make()).add(humans(1, 2))
-    monkeypatch.setattr("chathistory_async._calls.MAX_CONFLICTS", 3)
+    monkeypatch.setattr("chathistory_async._aws.calls.MAX_CONFLICTS", 3)
     # The guess that there is room is refused in its second sending. The first one may still arrive.
     proxy.script(Fault.RESET, Fault.NONE, *[Fault.CONFLICT] * 9)
     await failure(WriteOutcomeUnknownError, face, through(history_size=2), "add")

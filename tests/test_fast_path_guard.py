@@ -40,8 +40,8 @@ from proxy import Proxy
 from samples import humans, texts
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, FastPathStatus
-from chathistory_async._clients import Lent
-from chathistory_async._fast_path_guard import _EVENTS, _METHODS, Guard
+from chathistory_async._aws.clients import Lent
+from chathistory_async._aws.fast_path_guard import _EVENTS, _METHODS, Guard
 
 FACES = [AsyncFace, CollectionFace]
 ON = FastPathStatus(active=True, reason=None)

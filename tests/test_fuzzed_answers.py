@@ -273,7 +273,7 @@ async def test_end_in_an_error_of_ours_or_not_at_all(
     asyncio.get_running_loop().set_debug(False)
     # Nobody waits before a retry.
     monkeypatch.setattr(random, "uniform", lambda low, high: 0)
-    monkeypatch.setattr("chathistory_async._calls.MAX_CONFLICTS", 3)
+    monkeypatch.setattr("chathistory_async._aws.calls.MAX_CONFLICTS", 3)
     options, operations = dict(LAYOUTS[layout][0]), LAYOUTS[layout][1]
     if options.pop("encrypted", False):
         options["kms_key_id"] = kms_key

@@ -50,11 +50,11 @@ from chathistory_async import (
     EndpointError,
     ServiceError,
 )
-from chathistory_async._calls import call
-from chathistory_async._clients import Lent
-from chathistory_async._lane import Lane, NoFastPath, lane_beside, send_by_sdk
+from chathistory_async._aws.calls import call
+from chathistory_async._aws.clients import Lent
+from chathistory_async._aws.fast_path import Lane, NoFastPath, lane_beside, send_by_sdk
+from chathistory_async._aws.signing import _key
 from chathistory_async._request import ConditionFailed, Request
-from chathistory_async._signing import _key
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 FACES = [AsyncFace, CollectionFace]
@@ -213,7 +213,7 @@ class TestOff:
         async with lent_to(history) as lent:
             lane: Any = lent.send.__self__  # type: ignore[attr-defined]
         monkeypatch.setattr(lane, "_http", SimpleNamespace(dispatch=None))
-        monkeypatch.setattr("chathistory_async._lane.CLOSED_SECONDS", (0, 0))
+        monkeypatch.setattr("chathistory_async._aws.fast_path.CLOSED_SECONDS", (0, 0))
         await self.send(history)
         assert set(by_sdk(proxy)) == {True}
         assert history.fast_path_status == (False, "aiohttp has another form than the one that is known")
@@ -420,7 +420,7 @@ class TestFailures:
 
     async def test_close_it_for_a_moment(self, through: Through, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
         history = through()
-        monkeypatch.setattr("chathistory_async._lane.CLOSED_SECONDS", (1000, 1000))
+        monkeypatch.setattr("chathistory_async._aws.fast_path.CLOSED_SECONDS", (1000, 1000))
         proxy.script(Fault.CAPACITY)
         await asyncio.gather(*(history.aget_messages() for _ in range(3)))
         proxy.seen.clear()

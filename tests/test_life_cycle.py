@@ -34,7 +34,7 @@ from chathistory_async import (
     DynamoDBChatMessageHistory,
     JsonSession,
 )
-from chathistory_async._clients import _open_slots
+from chathistory_async._aws.clients import _open_slots
 from chathistory_async._item_collection.sort_keys import Clock
 
 FACES = ALL_FACES

@@ -17,7 +17,7 @@ from samples import humans
 
 from chathistory_async import DynamoDBChatMessageHistory
 from chathistory_async._codec.messages import decode_message, encode_message
-from chathistory_async._slices import in_slices
+from chathistory_async._cooperative import in_slices
 
 SLOW_SECONDS = 0.05
 

@@ -37,13 +37,13 @@ from chathistory_async import (
     MigratedSession,
     TableNotFoundError,
 )
-from chathistory_async._bridge import run
-from chathistory_async._calls import call
+from chathistory_async._aws.calls import call
 from chathistory_async._codec.attribute_values import size_of
 from chathistory_async._codec.messages import decode_json, decode_message, encode_message
 from chathistory_async._item_collection.sort_keys import MAX_MOVED, SortKey, parse_id
 from chathistory_async._migration.checkpoint import Digests, Marker, Migration, known_of
 from chathistory_async._request import ConditionFailed
+from chathistory_async._sync.bridge import run
 from chathistory_async.errors import Place
 
 COPIES = "moto copies the whole table for every transaction"

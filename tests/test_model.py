@@ -21,7 +21,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from plain_values import same
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, IdempotencyKeyReusedError
-from chathistory_async._bridge import run
+from chathistory_async._sync.bridge import run
 from chathistory_async.json_session import JsonSession
 
 HANDLES = 3

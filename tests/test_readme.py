@@ -16,7 +16,7 @@ from engines import ROOT
 from proxy import Proxy
 
 from chathistory_async import ChatHistoryStore
-from chathistory_async._bridge import run
+from chathistory_async._sync.bridge import run
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

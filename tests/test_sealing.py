@@ -36,7 +36,7 @@ from chathistory_async import (
     KmsKeyError,
     UndecodableItemError,
 )
-from chathistory_async._sealing import Sealing, encryption_context
+from chathistory_async._encryption.message_cipher import Sealing, encryption_context
 
 SECRET = "the launch code is 0000"
 SUITE = AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY

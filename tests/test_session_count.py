@@ -27,8 +27,8 @@ from chathistory_async import (
     WriteConflictError,
     WriteOutcomeUnknownError,
 )
-from chathistory_async._bridge import run
 from chathistory_async._item_collection.requests import CHANGES_KNOWN, FENCE_SECONDS
+from chathistory_async._sync.bridge import run
 
 # Two requests of BatchWriteItem, because each message is a record of its own.
 SIZE = 26
@@ -682,7 +682,7 @@ async def test_an_append_whose_answer_was_lost_never_says_that_nothing_was_writt
         UpdateExpression="SET LastActive = :later",
         ExpressionAttributeValues={":later": {"S": "2999-01-01T00:00:00.000Z"}},
     )
-    monkeypatch.setattr("chathistory_async._calls.MAX_CONFLICTS", 3)
+    monkeypatch.setattr("chathistory_async._aws.calls.MAX_CONFLICTS", 3)
     if given_up == "after an attempt":
         monkeypatch.setattr("chathistory_async._session_index.counting.MAX_ATTEMPTS", 1)
     first = [Fault.RESET, Fault.NONE] if lost else [Fault.NONE]
@@ -717,7 +717,7 @@ async def test_a_change_whose_answer_was_lost_says_that_nothing_was_written_only
     history = store.session(session_id)
     await history.aadd_messages(humans(1))
     [message] = (await history.apage(1)).messages
-    monkeypatch.setattr("chathistory_async._calls.MAX_CONFLICTS", 3)
+    monkeypatch.setattr("chathistory_async._aws.calls.MAX_CONFLICTS", 3)
     sent = 0
 
     def of(store: ChatHistoryStore, text: str) -> Coroutine[Any, Any, None]:

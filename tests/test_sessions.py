@@ -34,8 +34,8 @@ from chathistory_async import (
     SessionInfo,
     SessionNotFoundError,
 )
-from chathistory_async._bridge import run
 from chathistory_async._item_collection.sort_keys import Clock
+from chathistory_async._sync.bridge import run
 
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]

@@ -10,7 +10,7 @@ from botocore.credentials import ReadOnlyCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chathistory_async._signing import Signer
+from chathistory_async._aws.signing import Signer
 
 # What credentials are made of; headers carry them.
 secrets = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=300)

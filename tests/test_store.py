@@ -24,7 +24,7 @@ from chathistory_async import (
     TableNotFoundError,
     _table,
 )
-from chathistory_async._clients import _open_slots
+from chathistory_async._aws.clients import _open_slots
 
 
 @pytest.fixture

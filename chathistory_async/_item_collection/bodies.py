@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Generic, TypeVar
 
-from .._binding import Binding, Bound
 from .._codec.attribute_values import Undecodable
 from .._codec.compression import MAX_BYTES, MIN_BYTES, compressed, decompressed
 from .._codec.format import LANGCHAIN_NAME, Format, is_name
+from .._cooperative import SLICE_SECONDS, Slices
+from .._encryption.binding import Binding, Bound
 from .._session import Access, leaves_nothing_opened, reads_stored
-from .._slices import SLICE_SECONDS, Slices
 from ..errors import FormatError, ItemTooLargeError, UndecodableItemError
 from .records import Body, PlainRecord, Record, Wanted, as_bytes, text_of
 from .requests import MAX_TRANSACTION_BYTES

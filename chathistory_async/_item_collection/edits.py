@@ -11,8 +11,8 @@ from contextlib import aclosing, suppress
 from typing import Generic, TypeVar
 
 from .._codec.attribute_values import AttributeValue, has_passed, size_of
+from .._cooperative import Turns, at_most
 from .._session import MAX_ATTEMPTS, Access, leaves_nothing_opened, now
-from .._slices import Turns, at_most
 from ..errors import ChatHistoryError, ItemTooLargeError, MessageNotFoundError, WriteOutcomeUnknownError
 from .bodies import Bodies
 from .reader import Reader

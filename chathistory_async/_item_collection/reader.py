@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import NamedTuple
 
-from .._calls import pause
+from .._aws.calls import pause
 from .._codec.attribute_values import AttributeValue
+from .._cooperative import Slices
 from .._request import Item, Request
 from .._session import MAX_ATTEMPTS, Access, EmptyPages, now, reads_stored
-from .._slices import Slices
 from ..errors import UndecodableItemError
 from .records import DAMAGED, PlainRecord, Record, joined, records_of
 from .requests import ItemCollection

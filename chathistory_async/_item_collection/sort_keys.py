@@ -46,7 +46,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-from .._fork import after_fork_in_child
+from .._sync.fork import after_fork_in_child
 
 PREFIX = "m#"
 # Positions have six digits.

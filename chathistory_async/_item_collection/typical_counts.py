@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TypeVar
 
-from .._fork import after_fork_in_child
+from .._sync.fork import after_fork_in_child
 
 # A turn is a human's message and the answer.
 _BEFORE_ANY = 2.0

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
-from .._calls import pause
+from .._aws.calls import pause
+from .._cooperative import at_most
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled
 from .._session import MAX_ATTEMPTS, Access, now
-from .._slices import at_most
 from ..errors import EndpointError, ThrottledError, wrong_key
 from .idempotency import Once
 from .records import Record

@@ -10,13 +10,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from langchain_core.messages import BaseMessage
 
-from .._aws_errors import aws_error_of
-from .._binding import Binding
-from .._calls import call, pause
-from .._clients import Clients
+from .._aws.calls import call, pause
+from .._aws.clients import Clients
+from .._aws.errors import aws_error_of
 from .._codec.attribute_values import AttributeValue, size_of
 from .._codec.keys import KeyValue, decode_key_value
 from .._codec.messages import LANGCHAIN, are_equal
+from .._cooperative import at_most, in_order
+from .._encryption.binding import Binding
 from .._item_collection.bodies import Bodies
 from .._item_collection.reader import Reader
 from .._item_collection.records import wanted_of
@@ -35,7 +36,6 @@ from .._session_index.counting import check_format, check_index
 from .._session_index.requests import SessionItem, new_flag
 from .._single_item.requests import SingleItem
 from .._single_item.session import SingleItemSession
-from .._slices import at_most, in_order
 from ..errors import (
     AccessDeniedError,
     ChatHistoryError,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from .._calls import call, pause
-from .._clients import Clients
+from .._aws.calls import call, pause
+from .._aws.clients import Clients
 from .._codec.format import LANGCHAIN_NAME
 from .._item_collection.idempotency import delete_markers, query_markers
 from .._item_collection.reader import Reader

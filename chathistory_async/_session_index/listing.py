@@ -7,16 +7,16 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from .._aws_errors import not_an_answer
-from .._calls import call
-from .._clients import Clients
+from .._aws.calls import call
+from .._aws.clients import Clients
+from .._aws.errors import not_an_answer
 from .._codec.format import LANGCHAIN_NAME
 from .._codec.keys import KeyValue, decode_key_value
+from .._cooperative import at_most, in_order
 from .._item_collection.requests import ItemCollection
 from .._request import Item
 from .._session import MAX_ATTEMPTS, EmptyPages, now
 from .._settings import check_positive
-from .._slices import at_most, in_order
 from ..errors import (
     AccessDeniedError,
     ChatHistoryError,

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from .._binding import Binding
-from .._calls import pause
+from .._aws.calls import pause
 from .._codec.attribute_values import AttributeValue, bytes_of, plain_text
 from .._codec.format import LANGCHAIN_NAME, encoded
 from .._codec.json_values import decode_value, encode_value
 from .._codec.keys import KeyValue, decode_key_value
+from .._encryption.binding import Binding
 from .._item_collection.reader import Reader
 from .._item_collection.requests import FORMAT, ItemCollection
 from .._item_collection.session import ItemCollectionSession

@@ -10,10 +10,10 @@ from collections.abc import AsyncGenerator, Sequence
 
 from langchain_core.messages import BaseMessage
 
-from .._binding import Binding
-from .._calls import LONGEST_PAUSE_SECONDS
+from .._aws.calls import LONGEST_PAUSE_SECONDS
 from .._codec.attribute_values import MAX_ITEM_BYTES, AttributeValue, bytes_of, size_of
 from .._codec.messages import LANGCHAIN, decode_json, decode_message, encode_message
+from .._encryption.binding import Binding
 from .._idempotency import check_key, content_digest_of, key_digest_of, key_reused
 from .._request import ConditionFailed, Item
 from .._session import MAX_ATTEMPTS, Access, Session, leaves_nothing_opened, now, reads_stored

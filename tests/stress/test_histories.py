@@ -24,7 +24,7 @@ from proxy import Fault, Proxy, Seen
 from session_worker import session_in
 
 from chathistory_async import ChatHistoryStore
-from chathistory_async._bridge import run
+from chathistory_async._sync.bridge import run
 
 PROCESSES = 4
 CALLS = 120

@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
-from ._aws_errors import aws_error_of
-from ._calls import call, connect
-from ._clients import Clients
-from ._request import Request
-from .errors import (
+from .._request import Request
+from ..errors import (
     ConfigurationError,
     KeySchemaError,
     Place,
     ServiceError,
     TableNotFoundError,
 )
+from .calls import call, connect
+from .clients import Clients
+from .errors import aws_error_of
 
 # DynamoDB makes and drops an on-demand table in about 10 seconds, and builds the index of a large one for hours.
 _FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.5, 15.0

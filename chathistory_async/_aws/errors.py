@@ -9,8 +9,7 @@ from botocore import exceptions as botocore_exceptions
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from ._redaction import without_values
-from .errors import (
+from ..errors import (
     AccessDeniedError,
     ChatHistoryError,
     ConfigurationError,
@@ -25,6 +24,7 @@ from .errors import (
     ThrottledError,
     wrong_key,
 )
+from .redaction import without_values
 
 
 def from_botocore(

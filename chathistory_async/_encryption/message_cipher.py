@@ -29,13 +29,13 @@ from aws_encryption_sdk.materials_managers.base import CryptoMaterialsManager
 from aws_encryption_sdk.structures import DataKey as SDKDataKey
 from aws_encryption_sdk.structures import EncryptedDataKey, MasterKeyInfo
 
-from ._binding import Bound, BoundElsewhere, bind, body_of
-from ._calls import connect
-from ._clients import Clients
-from ._codec.attribute_values import AttributeValue
-from ._data_keys import DataKey, DataKeys, WrappedKey, kms_of
-from ._slices import at_most, in_slices
-from .errors import AccessDeniedError, DecryptionError, EncryptionContextError, KmsKeyError, Place
+from .._aws.calls import connect
+from .._aws.clients import Clients
+from .._codec.attribute_values import AttributeValue
+from .._cooperative import at_most, in_slices
+from ..errors import AccessDeniedError, DecryptionError, EncryptionContextError, KmsKeyError, Place
+from .binding import Bound, BoundElsewhere, bind, body_of
+from .data_keys import DataKey, DataKeys, WrappedKey, kms_of
 
 SUITE = AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY
 POLICY = CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT

@@ -14,12 +14,12 @@ from weakref import WeakKeyDictionary
 
 from cachetools import TTLCache
 
-from ._aws_errors import not_an_answer
-from ._calls import call, connect
-from ._clients import Clients, known_regions
-from ._fork import after_fork_in_child
-from ._request import Request, Service
-from .errors import DecryptionError, Place
+from .._aws.calls import call, connect
+from .._aws.clients import Clients, known_regions
+from .._aws.errors import not_an_answer
+from .._request import Request, Service
+from .._sync.fork import after_fork_in_child
+from ..errors import DecryptionError, Place
 
 Context: TypeAlias = tuple[tuple[str, str], ...]
 

@@ -11,8 +11,8 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, ParamSpec, TypeVar
 
-from ._fork import after_fork_in_child, park
-from .errors import BridgeError
+from ..errors import BridgeError
+from .fork import after_fork_in_child, park
 
 P = ParamSpec("P")
 T = TypeVar("T")

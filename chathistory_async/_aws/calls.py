@@ -19,18 +19,18 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from ._answers import NotAnAnswer, check_answer, check_refusal
-from ._aws_errors import from_botocore, from_cancelled_transaction, not_an_answer
-from ._clients import Clients
-from ._redaction import without_values
-from ._request import CONDITION_FAILED, DYNAMODB, ConditionFailed, Request, Service, TransactionCanceled
-from .errors import (
+from .._request import CONDITION_FAILED, DYNAMODB, ConditionFailed, Request, Service, TransactionCanceled
+from ..errors import (
     ClosedError,
     EndpointError,
     Place,
     ThrottledError,
     write_conflict,
 )
+from .answers import NotAnAnswer, check_answer, check_refusal
+from .clients import Clients
+from .errors import from_botocore, from_cancelled_transaction, not_an_answer
+from .redaction import without_values
 
 if sys.version_info >= (3, 11):
     from asyncio import Timeout, timeout

@@ -28,14 +28,14 @@ from botocore.credentials import Credentials, ReadOnlyCredentials, RefreshableCr
 from botocore.loaders import Loader, create_loader
 from botocore.parsers import ResponseParserError
 
-from ._answers import has_shape
-from ._bounded import bound_answers
-from ._credentials import AnySession, SessionCredentials, core_of, load_from_boto3, loaded_of
-from ._first_append import FirstAppend
-from ._fork import after_fork_in_child, park
-from ._lane import ITEMS, NoFastPath, is_answer, json_object, lane_beside, send_by_sdk, streamed
-from ._request import DYNAMODB, Service
-from ._single_flight import SingleFlight
+from .._request import DYNAMODB, Service
+from .._single_flight import SingleFlight
+from .._sync.fork import after_fork_in_child, park
+from .answers import has_shape
+from .bounded import bound_answers
+from .credentials import AnySession, SessionCredentials, core_of, load_from_boto3, loaded_of
+from .fast_path import ITEMS, NoFastPath, is_answer, json_object, lane_beside, send_by_sdk, streamed
+from .first_append import FirstAppend
 
 # The SDK's pool of 10 starves callers: with fewer connections than callers the slowest of them waited 18 to 73 times
 # the median. Connections are opened only as needed, and 512 stay clear of the usual limit of 1,024 open files.

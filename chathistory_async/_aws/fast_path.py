@@ -30,9 +30,9 @@ from botocore.context import start_as_current_context
 from botocore.exceptions import BotoCoreError, ClientError
 from yarl import URL
 
-from ._answers import has_shape
-from ._fast_path_guard import Guard
-from ._signing import Signer
+from .answers import has_shape
+from .fast_path_guard import Guard
+from .signing import Signer
 
 # Those of chats. BatchWriteItem is not: what it hands back unprocessed would be base64 text where botocore takes bytes.
 _OPERATIONS = {"put_item", "update_item", "delete_item", "get_item", "query", "transact_write_items"}

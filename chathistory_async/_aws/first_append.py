@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
 
-from .errors import AccessDeniedError, ServiceError, ThrottledError
+from ..errors import AccessDeniedError, ServiceError, ThrottledError
 
 
 class FirstAppend:

@@ -1,0 +1,1 @@
+"""Client-side encryption in the AWS Encryption SDK's message format."""

@@ -1,0 +1,1 @@
+"""The private event loop that runs the synchronous methods."""
