@@ -30,7 +30,7 @@ from chathistory_async import ChatHistoryStore
 from chathistory_async._aws.calls import call
 from chathistory_async._aws.clients import MAX_POOL_CONNECTIONS
 from chathistory_async._request import Request
-from chathistory_async.errors import Place
+from chathistory_async.errors import SessionRef
 
 from .messages import content_of, session_of
 
@@ -368,7 +368,7 @@ class OurSender:
     async def send(self, operation: str, text: str) -> object:
         """Send a request."""
         parameters = request_of(operation, self._tables, text)
-        return await call(self._clients, Request(operation, parameters), Place(parameters["TableName"]))
+        return await call(self._clients, Request(operation, parameters), SessionRef(parameters["TableName"]))
 
 
 class AiodynamoSender:

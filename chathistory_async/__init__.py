@@ -5,7 +5,7 @@ import typing as _typing
 
 from ._aws.clients import FastPathStatus
 from ._codec.keys import split_key
-from ._session_index.listing import Purged, SessionPage, UnreadableSession
+from ._session_index.listing import PurgeResult, SessionPage, UnreadableSession
 from ._session_index.session import SessionInfo
 from .errors import (
     AccessDeniedError,
@@ -36,7 +36,7 @@ from .json_session import JsonSession, StoredValue, ValuePage
 from .store import ChatHistoryStore
 
 if _typing.TYPE_CHECKING:
-    from ._migration.run import MigratedSession
+    from ._migration.run import MigrationResult
     from .history import DynamoDBChatMessageHistory, Page, StoredMessage
 
 __all__ = [
@@ -60,9 +60,9 @@ __all__ = [
     "LayoutError",
     "MessageNotFoundError",
     "MessageNotStorableError",
-    "MigratedSession",
+    "MigrationResult",
     "Page",
-    "Purged",
+    "PurgeResult",
     "ServiceError",
     "SessionInfo",
     "SessionNotFoundError",
@@ -82,7 +82,7 @@ __all__ = [
 # What imports LangChain, for half a second and more, is imported when it is asked for.
 _LAZY = {
     "DynamoDBChatMessageHistory": "history",
-    "MigratedSession": "_migration.run",
+    "MigrationResult": "_migration.run",
     "Page": "history",
     "StoredMessage": "history",
 }

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-# A message takes 10 to 30 µs to convert and 70 to 100 to seal or to open (250 where it has 300 KB), and one with a
+# A message takes 10 to 30 µs to convert and 70 to 100 to encrypt or to open (250 where it has 300 KB), and one with a
 # large artifact takes milliseconds: so slices are cut by time, not by number.
 SLICE_SECONDS = 0.002
 LONGEST_TURN_SECONDS = 2.0
@@ -25,7 +25,7 @@ class Slices:
     def __init__(self) -> None:
         self._started = time.perf_counter()
 
-    async def breathe(self) -> None:
+    async def checkpoint(self) -> None:
         """Let the loop run if the slice is over."""
         if time.perf_counter() - self._started > SLICE_SECONDS:
             await asyncio.sleep(0)

@@ -10,7 +10,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 
-from .errors import IdempotencyKeyReusedError, Place
+from .errors import IdempotencyKeyReusedError, SessionRef
 
 MAX_KEY_CHARACTERS = 256
 
@@ -39,12 +39,12 @@ def content_digest_of(key: str, format_name: str, texts: Sequence[bytes]) -> str
     return _digest_of(_bytes(key), f";{format_name};{lengths};".encode(), *texts)
 
 
-def key_reused(place: Place) -> IdempotencyKeyReusedError:
+def key_reused(ref: SessionRef) -> IdempotencyKeyReusedError:
     """Return the error of a key with which something else was stored."""
     return IdempotencyKeyReusedError(
         "The idempotency key was used before with other content, and nothing was written: take a new key for new"
         " content",
-        place,
+        ref,
     )
 
 

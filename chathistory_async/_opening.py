@@ -21,10 +21,10 @@ from ._session_index.counting import CountingWriter
 from ._session_index.requests import SessionItem
 from ._session_index.session import IndexedSession
 from ._single_item.requests import SingleItem
-from .errors import Place
+from .errors import SessionRef
 
 if TYPE_CHECKING:
-    from ._encryption.message_cipher import Sealing
+    from ._encryption.message_cipher import MessageCipher
 
 Layout: TypeAlias = Union[SingleItem, ItemCollection]
 AnyLayout = TypeVar("AnyLayout", bound=Layout)
@@ -45,7 +45,7 @@ class Settings:
 
     Attributes:
         clients: what to send requests with.
-        kms_key_id: the KMS key to seal with, None to store in the clear.
+        kms_key_id: the KMS key to encrypt with, None to store in the clear.
         consistent_read: whether reads are strongly consistent.
         default: what converts a value that has no plain form, None for nothing.
         idempotency_seconds: how long a key keeps its batch from being stored again.
@@ -61,12 +61,12 @@ class Settings:
 
     def access(self, layout: Layout, key: Mapping[str, KeyValue]) -> Access:
         """Return what a session reaches its table with. The key is not copied: nobody may change it any more."""
-        place = Place(layout.table_name, key)
-        sealing = sealing_type(self.kms_key_id)
+        ref = SessionRef(layout.table_name, key)
+        cipher = cipher_type(self.kms_key_id)
         return Access(
             self.clients,
-            place,
-            None if sealing is None else sealing(self.kms_key_id or "", layout.key, self.clients, place),
+            ref,
+            None if cipher is None else cipher(self.kms_key_id or "", layout.key, self.clients, ref),
             consistent_read=self.consistent_read,
             default=self.default,
         )
@@ -109,8 +109,8 @@ def open_session(
     return Opened(session, IndexedSession(layout, access, session, reader, counting, summary))
 
 
-def sealing_type(kms_key_id: str | None) -> type[Sealing] | None:
-    """Return what seals messages, None where nothing does: its SDK is an extra, and slow to import.
+def cipher_type(kms_key_id: str | None) -> type[MessageCipher] | None:
+    """Return what encrypts messages, None where nothing does: its SDK is an extra, and slow to import.
 
     Raises:
         TypeError: ``kms_key_id`` is not text.
@@ -124,11 +124,11 @@ def sealing_type(kms_key_id: str | None) -> type[Sealing] | None:
     if not kms_key_id:
         raise ValueError("kms_key_id is empty: say None where messages are to be stored in the clear")
     try:
-        from ._encryption.message_cipher import Sealing
+        from ._encryption.message_cipher import MessageCipher
     except ModuleNotFoundError as error:
         advice = "pip install 'chathistory-async[kms]'"
         raise ModuleNotFoundError(f"kms_key_id needs the AWS Encryption SDK: {advice}", name=error.name) from error
-    return Sealing
+    return MessageCipher
 
 
 def layout_with(layout: AnyLayout, key: dict[str, AttributeValue]) -> AnyLayout:

@@ -24,7 +24,7 @@ from .errors import (
     ConfigurationError,
     LayoutError,
     MessageNotStorableError,
-    Place,
+    SessionRef,
     UndecodableItemError,
     WriteConflictError,
     WriteOutcomeUnknownError,
@@ -33,7 +33,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     # At run time it needs an extra, and its SDK takes 0.2 s to import: only who encrypts does.
-    from ._encryption.message_cipher import Sealing
+    from ._encryption.message_cipher import MessageCipher
 
 _LOGGER = logging.getLogger("chathistory_async")
 
@@ -88,9 +88,7 @@ def reads_stored(read: Method) -> Method:
         except _OF_ANOTHER_FORM as error:
             reason = type(error).__name__
         # Outside of the handler: the error's text may quote what is stored.
-        raise UndecodableItemError(
-            f"What is stored has another form than what is written ({reason})", self.access.place
-        )
+        raise UndecodableItemError(f"What is stored has another form than what is written ({reason})", self.access.ref)
 
     return cast("Method", reading)
 
@@ -100,8 +98,8 @@ class Access:
 
     Args:
         clients: what to send requests with.
-        place: the session's name in errors.
-        sealing: what seals the messages, None to store them in the clear.
+        ref: the session's name in errors.
+        encrypting: what encrypts the messages, None to store them in the clear.
         consistent_read: whether reads are strongly consistent.
         default: what converts a value that has no plain form, None for nothing.
     """
@@ -109,35 +107,35 @@ class Access:
     def __init__(
         self,
         clients: Clients,
-        place: Place,
-        sealing: Sealing | None,
+        ref: SessionRef,
+        cipher: MessageCipher | None,
         *,
         consistent_read: bool,
         default: Default | None = None,
     ) -> None:
         self.clients = clients
-        self.place = place
-        self.sealing = sealing
+        self.ref = ref
+        self.cipher = cipher
         self.consistent_read = consistent_read
         self.default = default
 
     async def call(self, request: Request, *, maybe_stored: bool = False) -> dict[str, Any]:
         """Send a request: see ``_calls.call``."""
-        return await call(self.clients, request, self.place, maybe_stored=maybe_stored)
+        return await call(self.clients, request, self.ref, maybe_stored=maybe_stored)
 
-    async def open(self, sealed: Mapping[Name, Bound]) -> dict[Name, bytes]:
-        """Open sealed bodies, each under the position or the id of what was read."""
-        if not sealed:
+    async def decrypt(self, encrypted: Mapping[Name, Bound]) -> dict[Name, bytes]:
+        """Open encrypted bodies, each under the position or the id of what was read."""
+        if not encrypted:
             return {}
-        if self.sealing is None:
-            first, (binding, _) = next(iter(sealed.items()))
+        if self.cipher is None:
+            first, (binding, _) = next(iter(encrypted.items()))
             raise ConfigurationError(
-                f"Stored {binding.name(first)} is sealed: give kms_key_id, the KMS key for what is to be written, and"
+                f"Stored {binding.name(first)} is encrypted: give kms_key_id, the KMS key for new messages, and"
                 " the permission kms:Decrypt on the key of what is stored",
-                self.place,
+                self.ref,
                 first if isinstance(first, str) else None,
             )
-        return await self.sealing.open(sealed)
+        return await self.cipher.decrypt(encrypted)
 
     async def encode(self, format_: Format, values: Sequence[Value]) -> list[bytes]:
         """Return the JSON texts of values, in slices."""
@@ -157,16 +155,16 @@ class Access:
 
     def located(self, error: ChatHistoryError) -> ChatHistoryError:
         """Return an error that names the session."""
-        return type(error)(str(error), self.place, error.message_id)
+        return type(error)(str(error), self.ref, error.message_id)
 
     def undecodable(self, what: str, message_id: str | None, reason: str) -> UndecodableItemError:
         """Return the error of a stored message or record that cannot be read."""
-        return UndecodableItemError(f"stored {what} cannot be decoded: {reason}", self.place, message_id)
+        return UndecodableItemError(f"stored {what} cannot be decoded: {reason}", self.ref, message_id)
 
     def conflict(self, *, maybe_stored: bool = False) -> WriteConflictError | WriteOutcomeUnknownError:
         """Return the error of a write that others were always faster than, though an attempt may have been stored."""
         text = f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row"
-        return write_conflict(text, self.place, maybe_stored=maybe_stored)
+        return write_conflict(text, self.ref, maybe_stored=maybe_stored)
 
 
 class Session(ABC, Generic[Value]):
@@ -216,13 +214,13 @@ class Session(ABC, Generic[Value]):
 
     def needs_an_item_collection(self, what: str) -> LayoutError:
         """Return the error of what a single item cannot do."""
-        return LayoutError(f"{what} needs a table with a sort key, and sort_key_name", self.access.place)
+        return LayoutError(f"{what} needs a table with a sort key, and sort_key_name", self.access.ref)
 
 
 def leaves_nothing_opened(
     read: Callable[P, Coroutine[Any, Any, Out]],
 ) -> Callable[P, Coroutine[Any, Any, Out]]:
-    """Have a method that opens sealed values raise its errors without the frames and errors below it.
+    """Have a method that opens encrypted values raise its errors without the frames and errors below it.
 
     Those who record errors record local variables too, and some errors hold their input: ``UnicodeDecodeError.object``,
     ``JSONDecodeError.doc``.
@@ -255,13 +253,13 @@ class EmptyPages:
     """Counts the pages in a row that had no items.
 
     Args:
-        place: names the table in errors.
+        ref: names the table in errors.
     """
 
-    __slots__ = ("_number", "_place")
+    __slots__ = ("_number", "_ref")
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, ref: SessionRef) -> None:
+        self._ref = ref
         self._number = 0
 
     def count(self, items: Sequence[object]) -> None:
@@ -272,7 +270,7 @@ class EmptyPages:
         """
         self._number = 0 if items else self._number + 1
         if self._number > MAX_EMPTY_PAGES:
-            raise not_an_answer(self._place)
+            raise not_an_answer(self._ref)
 
 
 def smaller(one: int | None, other: int | None) -> int | None:

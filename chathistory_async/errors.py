@@ -16,8 +16,8 @@
     ├── MessageNotStorableError    a value in a message that has no form to be stored in (a ValueError)
     ├── KmsKeyError                the KMS key is missing, disabled, awaiting deletion or of another use
     ├── UndecodableItemError       what is stored under the key is not a chat history
-    │   └── DecryptionError        a sealed message was changed or cut short
-    │       └── EncryptionContextError  it was sealed for another session or table, or as another value
+    │   └── DecryptionError        an encrypted message was changed or cut short
+    │       └── EncryptionContextError  it was encrypted for another session or table, or as another value
     ├── MessageNotFoundError       there is no message of this id
     ├── SessionNotFoundError       the index has no such session
     ├── LayoutError                the operation is for the other layout, most often for a table with a sort key
@@ -36,7 +36,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SessionRef:
     """The table and session that a request concerns; ``str`` of it is how every error names them."""
 
     table_name: str
@@ -60,10 +60,10 @@ class ChatHistoryError(Exception):
             messages have no ids: there the text says at which position the message is.
     """
 
-    def __init__(self, message: str, place: Place | None = None, message_id: str | None = None) -> None:
-        super().__init__(f"{message} [{place}]" if place else message)
-        self.table_name = place.table_name if place else None
-        self.session_key = dict(place.session_key) if place and place.session_key else None
+    def __init__(self, message: str, ref: SessionRef | None = None, message_id: str | None = None) -> None:
+        super().__init__(f"{message} [{ref}]" if ref else message)
+        self.table_name = ref.table_name if ref else None
+        self.session_key = dict(ref.session_key) if ref and ref.session_key else None
         self.message_id = message_id
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -79,7 +79,7 @@ def _rebuild(kind: type[ChatHistoryError], args: tuple[str], state: dict[str, ob
 class ConfigurationError(ChatHistoryError):
     """The AWS SDK has no credentials, no region, no such profile or no valid endpoint; or the table's TTL differs.
 
-    Or the session holds sealed messages, and the handle has no ``kms_key_id``; or the store has no session index.
+    Or the session holds encrypted messages, and the handle has no ``kms_key_id``; or the store has no session index.
     """
 
 
@@ -158,14 +158,14 @@ class FormatError(ChatHistoryError):
 
 
 class DecryptionError(UndecodableItemError):
-    """A sealed message was changed or cut short, or is in another format. No message is returned, this or another."""
+    """An encrypted message was changed or cut short, or has another format. The read returns no message at all."""
 
 
 class EncryptionContextError(DecryptionError):
-    """A sealed value was copied here from another session or table, or the table has been given another name.
+    """An encrypted value was copied here from another session or table, or the table has been given another name.
 
     Or it was moved within its session: a title into a message, a message to another sort key. The text says what the
-    value was sealed as.
+    value was encrypted as.
     """
 
 
@@ -214,15 +214,15 @@ class BridgeError(ChatHistoryError):
     """A synchronous method was called where it could only hang, or its call was cut short."""
 
 
-def write_conflict(text: str, place: Place, *, maybe_stored: bool) -> WriteConflictError | WriteOutcomeUnknownError:
+def write_conflict(text: str, ref: SessionRef, *, maybe_stored: bool) -> WriteConflictError | WriteOutcomeUnknownError:
     """Return the error of a write that others were in the way of, though an earlier sending may have been stored."""
     if not maybe_stored:
-        return WriteConflictError(text, place)
+        return WriteConflictError(text, ref)
     advice = "the answer to an earlier one was lost: read the session before you try again"
-    return WriteOutcomeUnknownError(f"{text}, and {advice}", place)
+    return WriteOutcomeUnknownError(f"{text}, and {advice}", ref)
 
 
-def wrong_key(reason: str, place: Place) -> KeySchemaError:
+def wrong_key(reason: str, ref: SessionRef) -> KeySchemaError:
     """Return the error for a key that does not fit the table."""
     advice = 'check primary_key_name, key and sort_key_name (or layout="single_item"), and the types of their values'
-    return KeySchemaError(f"The session's key does not fit the table ({reason}): {advice}", place)
+    return KeySchemaError(f"The session's key does not fit the table ({reason}): {advice}", ref)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequenc
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.config import Config
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, get_buffer_string
@@ -17,7 +17,7 @@ from ._aws.credentials import AnySession
 from ._codec.keys import KeyValue, encode_key, join_key
 from ._codec.messages import LANGCHAIN
 from ._codec.plain import Default, check_default
-from ._opening import Indexed, Key, Layout, Settings, layout_of, layout_with, open_session, sealing_type
+from ._opening import Indexed, Key, Layout, Settings, cipher_type, layout_of, layout_with, open_session
 from ._session import Session, check_ids, check_sequence
 from ._single_item.requests import SingleItem
 from ._sync.bridge import iterate, run
@@ -89,10 +89,11 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             Its credentials are loaded and refreshed once, for all event loops and threads. A boto3 session lends its
             credentials, region and profile; loading and refreshing them runs in a thread.
         kms_key_id: the id, ARN or alias (``alias/…``) of a symmetric KMS key: each message, or with
-            ``sort_key_name`` each append, is sealed under it before it leaves the process, and nothing of a message is
-            stored in the clear. None stores in the clear. What was sealed under other keys, or stored in the clear by
-            anybody, is read as well. Each message is bound to its session, and with ``sort_key_name`` to its place in
-            the session. Needs the extra ``kms``, which the first handle imports (0.1 s).
+            ``sort_key_name`` each append, is encrypted under it before it leaves the process. No part of a message is
+            stored in the clear. None stores messages in the clear. Messages that were encrypted under other keys, or
+            stored in the clear, are read as well. Each message is bound to its session, and with
+            ``sort_key_name`` to its place in the session. Needs the extra ``kms``, which the first handle imports
+            (0.1 s).
         ttl: seconds from the last append until the session expires. With None this handle sets no expiry time: a
             single item that has one from another writer keeps it, and expires then. An expired session reads as empty,
             also while DynamoDB has not deleted it, and an append to it starts afresh. With ``sort_key_name``, seconds
@@ -171,7 +172,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path
         )
         # For what it refuses.
-        sealing_type(kms_key_id)
+        cipher_type(kms_key_id)
         settings = Settings(shared_clients(options), kms_key_id, consistent_read, default)
         self._set_up(session_id, whole_key, layout, settings, index=None)
         self._coerce_float_to_decimal = coerce_float_to_decimal
@@ -240,7 +241,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
     @property
     def kms_key_id(self) -> str | None:
-        """The KMS key that messages are sealed under, as given, None where they are stored in the clear."""
+        """The KMS key that messages are encrypted under, as given, None where they are stored in the clear."""
         return self._settings.kms_key_id
 
     @property
@@ -250,8 +251,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         ``table`` is the table's name, ``key`` the names of the key attributes and ``session`` a SHA-256 digest of their
         values. None without ``kms_key_id``.
         """
-        sealing = self._session.access.sealing
-        return None if sealing is None else dict(sealing.context)
+        cipher = self._session.access.cipher
+        return None if cipher is None else dict(cipher.context)
 
     @property
     def ttl(self) -> int | None:
@@ -291,7 +292,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         return self._coerce_float_to_decimal
 
     async def aget_messages(
-        self, *, limit: int | None = None, up_to: str | None = None, whole_turns: bool = False
+        self, *, limit: int | None = None, up_to: str | None = None, start_on: Literal["human"] | None = None
     ) -> list[BaseMessage]:
         """Return the session's messages, oldest first; an empty list where there is no session or it has expired.
 
@@ -304,25 +305,28 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             limit: how many messages, the latest ones; None for all that ``history_size`` keeps.
             up_to: an id: only messages up to that one, and that one; with ``limit``, the latest of these. Needs an item
                 collection.
-            whole_turns: leave out what comes before the first human message of these, such as a tool's message whose
-                call is cut off, which model providers reject. Where there is no human message, nothing is left.
+            start_on: "human" leaves out the messages before the first human message, as ``trim_messages`` does: model
+                providers reject, for example, a tool message whose call is cut off. If there is no human message,
+                the list is empty.
 
         Raises:
-            ValueError: ``limit`` is not a positive integer, or ``up_to`` is not an id.
+            ValueError: ``limit`` is not a positive integer, ``up_to`` is not an id, or ``start_on`` is another value.
             LayoutError: ``up_to`` was given, and the session is stored in a single item.
             FormatError: the session holds JSON values of another framework; the text says which call reads them.
             UndecodableItemError: something stored is not a message that this langchain-core knows. In an item
                 collection ``error.message_id`` is its id, by which ``adelete_messages`` removes it, and ``apage`` reads
                 what is before it.
-            DecryptionError, EncryptionContextError: a sealed message is not as it was sealed for its place.
-            ConfigurationError: a message is sealed, and there is no ``kms_key_id``.
+            DecryptionError, EncryptionContextError: an encrypted message is not as it was encrypted for its place.
+            ConfigurationError: a message is encrypted, and there is no ``kms_key_id``.
             KmsKeyError: a KMS key does not exist, is disabled, or is not for encryption.
             WriteConflictError: others changed a record of over 390 KB during each of 50 reads of it.
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
                 ServiceError, ClosedError: see ``errors``.
         """
+        if start_on not in (None, "human"):
+            raise ValueError(f"start_on must be 'human' or None, not {start_on!r}")
         messages = await self._open_session().read(limit, up_to=up_to)
-        return _from_a_human_message(messages) if whole_turns else messages
+        return messages if start_on is None else _from_a_human_message(messages)
 
     def aiter(self) -> AsyncGenerator[BaseMessage, None]:
         """Return an iterator over the session's messages, oldest first, that holds one page of them at a time.
@@ -593,10 +597,10 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         raise NotImplementedError("Direct assignment to 'messages' is not allowed. Use 'add_messages' instead.")
 
     def get_messages(
-        self, *, limit: int | None = None, up_to: str | None = None, whole_turns: bool = False
+        self, *, limit: int | None = None, up_to: str | None = None, start_on: Literal["human"] | None = None
     ) -> list[BaseMessage]:
         """Return the session's messages, as ``aget_messages`` does."""
-        return run(self.aget_messages, limit=limit, up_to=up_to, whole_turns=whole_turns)
+        return run(self.aget_messages, limit=limit, up_to=up_to, start_on=start_on)
 
     def iter(self) -> Iterator[BaseMessage]:
         """Return an iterator over the session's messages, as ``aiter`` does."""
@@ -654,7 +658,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
     def __repr__(self) -> str:
         """Return the table and the session; no content."""
-        return f"<{type(self).__name__} {self._session.access.place}>"
+        return f"<{type(self).__name__} {self._session.access.ref}>"
 
     async def _sibling(self, session_id: str, key: Key | None) -> DynamoDBChatMessageHistory:
         """Return a handle on another session with the same settings, clients and owner."""
@@ -677,7 +681,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
     def _open_session(self) -> Session[BaseMessage]:
         if self._lifetime.closed:
-            raise ClosedError("The chat history is closed", self._session.access.place)
+            raise ClosedError("The chat history is closed", self._session.access.ref)
         return self._session
 
 

@@ -263,4 +263,4 @@ class JsonSession:
 
     def __repr__(self) -> str:
         """Return the table, the session and the format; no content."""
-        return f"<JsonSession {self._session.access.place}, format {self.format!r}>"
+        return f"<JsonSession {self._session.access.ref}, format {self.format!r}>"

@@ -24,23 +24,23 @@ from ._opening import (
     Key,
     Layout,
     Settings,
+    cipher_type,
     layout_of,
     layout_with,
     open_session,
-    sealing_type,
 )
 from ._session import Access
-from ._session_index.listing import Purged, SessionPage, Sessions
+from ._session_index.listing import PurgeResult, SessionPage, Sessions
 from ._session_index.requests import INDEX_NAME, KEY_SCHEMA, SessionItem
 from ._session_index.session import IndexedSession, SessionInfo
 from ._settings import check_positive
 from ._single_item.requests import SingleItem
 from ._sync.bridge import run
-from .errors import ConfigurationError, LayoutError, Place
+from .errors import ConfigurationError, LayoutError, SessionRef
 from .json_session import JsonSession
 
 if TYPE_CHECKING:
-    from ._migration.run import MigratedSession, Source, Target
+    from ._migration.run import MigrationResult, Source, Target
     from .history import DynamoDBChatMessageHistory
 
 
@@ -79,7 +79,7 @@ class ChatHistoryStore:
         endpoint_url: the endpoint, None for the SDK's choice.
         primary_key_name: the partition key's attribute.
         boto3_session: as for ``DynamoDBChatMessageHistory``; it stays the caller's and is not closed.
-        kms_key_id: the KMS key that messages are sealed under, None to store them in the clear; as for
+        kms_key_id: the KMS key that messages are encrypted under, None to store them in the clear; as for
             ``DynamoDBChatMessageHistory``.
         ttl: seconds from the writing of a message until it expires, or in a single item from the last append until the
             session does. None as for ``DynamoDBChatMessageHistory``.
@@ -172,7 +172,7 @@ class ChatHistoryStore:
             # For what it refuses.
             SessionItem(self._layout, None)
         # For what it refuses.
-        sealing_type(kms_key_id)
+        cipher_type(kms_key_id)
 
     @_hidden_from_signature("key")
     def session(
@@ -226,7 +226,7 @@ class ChatHistoryStore:
                 underscores, or is "langchain".
         """
         if not isinstance(self._layout, ItemCollection):
-            raise LayoutError("A JSON session needs a table with a sort key", Place(self._layout.table_name))
+            raise LayoutError("A JSON session needs a table with a sort key", SessionRef(self._layout.table_name))
         whole_key = join_key(key or {self._primary_key_name: session_id}, self._key_parts)
         layout = layout_with(self._layout, encode_key(whole_key))
         return JsonSession._in_store(
@@ -298,7 +298,7 @@ class ChatHistoryStore:
             UndecodableItemError: the session's item is damaged; the text says what repairs it.
             DecryptionError, EncryptionContextError, KmsKeyError: the title or the metadata cannot be opened, or
                 was moved here.
-            ConfigurationError: one is sealed, and there is no ``kms_key_id``; or there is no ``session_index``.
+            ConfigurationError: one is encrypted, and there is no ``kms_key_id``; or there is no ``session_index``.
             ChatHistoryError: as for ``list_sessions``.
         """
         return await self._indexed(session_id, key).info()
@@ -307,8 +307,8 @@ class ChatHistoryStore:
         """Give a session that has had messages a title, or take it away with None; exactly once, also under retry.
 
         A ``GetItem`` and an ``UpdateItem``, again where others change the title or metadata at the same time. Of two
-        who set it the later one stays. With ``kms_key_id`` it is sealed, as messages are. A damaged item of the session
-        is repaired.
+        who set it the later one stays. With ``kms_key_id`` it is encrypted, as messages are. A damaged item of the
+        session is repaired.
 
         Args:
             session_id: as for ``session``.
@@ -333,7 +333,7 @@ class ChatHistoryStore:
 
         Of two who change one name the later one stays. A ``GetItem`` and an ``UpdateItem``, again where others change
         some, or the title, at the same time: nothing of theirs is lost.
-        With ``kms_key_id`` they are sealed, as messages are.
+        With ``kms_key_id`` they are encrypted, as messages are.
 
         Args:
             session_id: as for ``session``.
@@ -377,7 +377,7 @@ class ChatHistoryStore:
         """
         return await self._indexed(session_id, key).delete() or 0
 
-    async def purge_owner(self, owner: str) -> Purged:
+    async def purge_owner(self, owner: str) -> PurgeResult:
         """Delete all of an owner's sessions, and return how many sessions and messages this call has deleted.
 
         Where it fails or is cut short it can be called again, and goes on. It looks again until the index shows no more
@@ -459,11 +459,11 @@ class ChatHistoryStore:
         dry_run: bool = False,
         delete_source: bool = False,
         owner_of: Callable[[Any], str | None] | None = None,
-    ) -> AsyncGenerator[MigratedSession, None]:
+    ) -> AsyncGenerator[MigrationResult, None]:
         """Return an iterator that copies sessions from single items into this item collection, and reports each.
 
         ``async for session in store.migrate_from(source, ids)``, with the settings of the application's stores. Several
-        sessions are under way at once; they are reported in the order of the ids, by a ``MigratedSession`` each, which
+        sessions are under way at once; they are reported in the order of the ids, by a ``MigrationResult`` each, which
         lists the outcomes. An iteration that is stopped early or killed can be run again: each message is copied once,
         and what users remove from the target meanwhile does not come back. The application may go on writing to both
         tables, with langchain-community too, and several migrations may run at once. What is appended to the source
@@ -513,16 +513,16 @@ class ChatHistoryStore:
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
                 ServiceError, ClosedError: see ``errors``. The iterator raises these where the other sessions would meet
                 them too, and ends: sessions under way are left as after a kill. An error of one session alone is
-                reported by its ``MigratedSession``.
+                reported by its ``MigrationResult``.
         """
         from ._migration.run import Source, Target, migrate
 
         to, out_of = self._layout, source._layout
         if not isinstance(to, ItemCollection):
-            raise LayoutError("A migration leads into a table with a sort key", Place(to.table_name))
+            raise LayoutError("A migration leads into a table with a sort key", SessionRef(to.table_name))
         if not isinstance(out_of, SingleItem):
             text = 'A migration leads out of single items: source must be a ChatHistoryStore(..., layout="single_item")'
-            raise LayoutError(text, Place(out_of.table_name))
+            raise LayoutError(text, SessionRef(out_of.table_name))
         if isinstance(session_ids, (str, bytes)):
             raise TypeError("migrate_from takes an iterable of ids: put the one id in a list")
         if owner_of is not None and not self._session_index:
@@ -558,7 +558,7 @@ class ChatHistoryStore:
         """
         if not isinstance(self._layout, SingleItem):
             raise LayoutError(
-                'Scanning needs a ChatHistoryStore(..., layout="single_item")', Place(self._layout.table_name)
+                'Scanning needs a ChatHistoryStore(..., layout="single_item")', SessionRef(self._layout.table_name)
             )
         from ._migration.run import scan_session_ids
 
@@ -587,9 +587,9 @@ class ChatHistoryStore:
         try:
             await self._table().connect()
             key_id = self._settings.kms_key_id
-            sealing = sealing_type(key_id)
-            if sealing is not None:
-                await sealing.connect(key_id or "", self._settings.clients, Place(self._layout.table_name))
+            cipher = cipher_type(key_id)
+            if cipher is not None:
+                await cipher.connect(key_id or "", self._settings.clients, SessionRef(self._layout.table_name))
         except BaseException:
             await self._leave()
             raise
@@ -616,7 +616,7 @@ class ChatHistoryStore:
 
     def __repr__(self) -> str:
         """Return the table's name."""
-        return f"<{type(self).__name__} {Place(self._layout.table_name)}>"
+        return f"<{type(self).__name__} {SessionRef(self._layout.table_name)}>"
 
     def _sessions(self) -> Sessions:
         self._check_indexed()
@@ -642,7 +642,7 @@ class ChatHistoryStore:
     def _check_indexed(self) -> None:
         if not self._session_index:
             raise ConfigurationError(
-                "The store has no session index: make it with session_index=True", Place(self._layout.table_name)
+                "The store has no session index: make it with session_index=True", SessionRef(self._layout.table_name)
             )
 
     def _access(self, layout: Layout, session_id: KeyValue) -> Access:

@@ -13,8 +13,8 @@ import localstack_client.session
 import pytest
 from botocore.config import Config
 from engines import Engine, engine_of_a_worker, running_engine
-from faces import SINGLE_ITEM_FACES
 from proxy import Proxy
+from variants import SINGLE_ITEM_VARIANTS
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
 from chathistory_async._item_collection.session import ItemCollectionSession
@@ -73,9 +73,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test of ``face`` runs for each of its module's FACES, by default for those of the single item."""
-    if "face" in metafunc.fixturenames:
-        faces = getattr(metafunc.module, "FACES", SINGLE_ITEM_FACES)
-        metafunc.parametrize("face", faces, ids=lambda face: face.__name__)
+    if "variant" in metafunc.fixturenames:
+        variants = getattr(metafunc.module, "FACES", SINGLE_ITEM_VARIANTS)
+        metafunc.parametrize("variant", variants, ids=lambda variant: variant.__name__)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -112,7 +112,7 @@ def kms_in() -> Callable[[str], Any]:
 
 @pytest.fixture(scope="session")
 def kms_key(kms: Any) -> str:
-    """The ARN of a key that every test may seal with, and none may change."""
+    """The ARN of a key that every test may encrypt with, and none may change."""
     arn: str = kms.create_key()["KeyMetadata"]["Arn"]
     return arn
 
@@ -157,14 +157,14 @@ class Make(Protocol):
 @pytest.fixture
 def encryption(request: pytest.FixtureRequest, kms_key: str) -> dict[str, Any]:
     """What a handle needs beside the test's own options to be what the test's face asks for."""
-    encrypted = "face" in request.fixturenames and request.getfixturevalue("face").encrypted
+    encrypted = "variant" in request.fixturenames and request.getfixturevalue("variant").encrypted
     return {"kms_key_id": kms_key} if encrypted else {}
 
 
 @pytest.fixture
 def path(request: pytest.FixtureRequest) -> dict[str, Any]:
     """What a handle needs beside it to send its requests on the path that the test's face asks for."""
-    if "face" in request.fixturenames and not request.getfixturevalue("face").fast_path:
+    if "variant" in request.fixturenames and not request.getfixturevalue("variant").fast_path:
         return {"fast_path": False}
     return {}
 
@@ -172,9 +172,9 @@ def path(request: pytest.FixtureRequest) -> dict[str, Any]:
 @pytest.fixture
 def layout(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The table, and what a handle needs beside it, to be in the layout that the test's face asks for."""
-    face = request.getfixturevalue("face") if "face" in request.fixturenames else None
-    if face is not None and face.collection:
-        indexed = {"session_index": True} if face.indexed else {}
+    variant = request.getfixturevalue("variant") if "variant" in request.fixturenames else None
+    if variant is not None and variant.collection:
+        indexed = {"session_index": True} if variant.indexed else {}
         return {"table_name": request.getfixturevalue("collection_table"), "sort_key_name": "MessageId", **indexed}
     return {"table_name": request.getfixturevalue("table")}
 
@@ -320,7 +320,7 @@ def owner() -> str:
 
 
 @pytest.fixture
-def open_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_path_always_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has every call begin on the fast path, however many have just failed there."""
     monkeypatch.setattr("chathistory_async._aws.fast_path.CLOSED_SECONDS", (0, 0))
 

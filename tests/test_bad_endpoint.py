@@ -18,9 +18,9 @@ from aiobotocore.session import AioSession
 from botocore.config import Config
 from botocore.credentials import CredentialProvider
 from conftest import Make
-from faces import CollectionFace, Face, SdkCollectionFace
 from langchain_core.messages import HumanMessage
 from samples import humans, texts
+from variants import CollectionVariant, SdkCollectionVariant, Variant
 
 from chathistory_async import (
     ChatHistoryStore,
@@ -30,8 +30,8 @@ from chathistory_async import (
     WriteConflictError,
 )
 
-FACES = [CollectionFace, SdkCollectionFace]
-pytestmark = pytest.mark.usefixtures("open_lane", "no_minimum")
+VARIANTS = [CollectionVariant, SdkCollectionVariant]
+pytestmark = pytest.mark.usefixtures("fast_path_always_open", "no_minimum")
 # All attempts of a call may take half a second together.
 BRIEF = Config(connect_timeout=0.1, read_timeout=0.15, retries={"total_max_attempts": 2})
 # So long that a busy machine cannot keep a test from doing something else before.
@@ -127,32 +127,34 @@ class TestStalling:
         writer.write_eof()
         await asyncio.Event().wait()
 
-    async def test_a_byte_now_and_then_is_no_answer(self, face: type[Face], make: Make) -> None:
+    async def test_a_byte_now_and_then_is_no_answer(self, variant: type[Variant], make: Make) -> None:
         async with serving(self.trickle) as url:
-            for operation in (face.read, face.clear, lambda history: history.add(humans(1))):
+            for operation in (variant.read, variant.clear, lambda history: history.add(humans(1))):
                 with pytest.raises(EndpointError, match="took too long") as caught:
-                    await operation(face(make(endpoint_url=url, config=BRIEF)))
+                    await operation(variant(make(endpoint_url=url, config=BRIEF)))
                 assert caught.value.session_key == make().key
 
     @pytest.mark.parametrize("serve", ["hold_back", "half_close"])
-    async def test_what_is_never_read_is_not_sent_for_ever(self, face: type[Face], make: Make, serve: str) -> None:
+    async def test_what_is_never_read_is_not_sent_for_ever(
+        self, variant: type[Variant], make: Make, serve: str
+    ) -> None:
         """aiohttp has no time-out for the sending of a request, and none at all once the other side has half closed."""
         messages = [HumanMessage(random.Random(seed).randbytes(450_000).hex()) for seed in range(7)]
         async with serving(getattr(self, serve)) as url:
             with pytest.raises(EndpointError):
-                await face(make(endpoint_url=url, config=BRIEF)).add(messages)
+                await variant(make(endpoint_url=url, config=BRIEF)).add(messages)
 
     @pytest.mark.parametrize("load", [never, too_late])
     async def test_credentials_that_never_come_are_not_waited_for(
-        self, face: type[Face], make: Make, load: Callable[[], Awaitable[None]]
+        self, variant: type[Variant], make: Make, load: Callable[[], Awaitable[None]]
     ) -> None:
         core = session_with(load)
         for session in (core, aioboto3.Session(botocore_session=core)):
             with pytest.raises(EndpointError, match=r"took too long: .* or what gives the credentials") as caught:
-                await asyncio.wait_for(face(make(boto3_session=session, config=BRIEF)).read(), 10)
+                await asyncio.wait_for(variant(make(boto3_session=session, config=BRIEF)).read(), 10)
             assert caught.value.session_key == make().key
 
-    async def test_conflicts_without_end_are_not_waited_out(self, face: type[Face], make: Make) -> None:
+    async def test_conflicts_without_end_are_not_waited_out(self, variant: type[Variant], make: Make) -> None:
         requests = 0
 
         async def conflict(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -167,20 +169,20 @@ class TestStalling:
         two_seconds = Config(connect_timeout=0.5, read_timeout=0.5, retries={"total_max_attempts": 2})
         async with serving(conflict) as url:
             with pytest.raises(EndpointError, match="took too long"):
-                await face(make(endpoint_url=url, config=two_seconds)).clear()
+                await variant(make(endpoint_url=url, config=two_seconds)).clear()
         assert 1 < requests < 25, "each of 50 attempts would take less than a time-out"
 
-    async def test_a_cancellation_stays_one(self, face: type[Face], make: Make) -> None:
+    async def test_a_cancellation_stays_one(self, variant: type[Variant], make: Make) -> None:
         async with serving(self.trickle) as url:
-            task = asyncio.create_task(face(make(endpoint_url=url, config=PATIENT)).read())
+            task = asyncio.create_task(variant(make(endpoint_url=url, config=PATIENT)).read())
             await asyncio.sleep(0.1)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(face(make(endpoint_url=url, config=PATIENT)).read(), 0.1)
+                await asyncio.wait_for(variant(make(endpoint_url=url, config=PATIENT)).read(), 0.1)
 
-    async def test_a_connection_that_was_closed_is_not_waited_for(self, face: type[Face], make: Make) -> None:
+    async def test_a_connection_that_was_closed_is_not_waited_for(self, variant: type[Variant], make: Make) -> None:
         connections = 0
 
         async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -194,7 +196,7 @@ class TestStalling:
                 await asyncio.Event().wait()
 
         async with serving(answer_once) as url:
-            history = face(make(endpoint_url=url, config=Config(retries={"total_max_attempts": 4})))
+            history = variant(make(endpoint_url=url, config=Config(retries={"total_max_attempts": 4})))
             for number in range(6):
                 assert await asyncio.wait_for(history.read(), 4) == []
                 assert connections == number + 1
@@ -221,8 +223,8 @@ class TestLongestCall:
         self, make: Make, monkeypatch: pytest.MonkeyPatch, config: Config | None, seconds: float | None
     ) -> None:
         monkeypatch.undo()
-        async with make(config=config)._settings.clients.lend() as lent:
-            assert lent.longest_call_seconds == (seconds if seconds is None else pytest.approx(seconds))
+        async with make(config=config)._settings.clients.acquire() as client:
+            assert client.longest_call_seconds == (seconds if seconds is None else pytest.approx(seconds))
 
 
 class TestFlooding:
@@ -248,18 +250,18 @@ class TestFlooding:
         ids=["of-a-length", "in-chunks", "until-the-end", "of-an-error"],
     )
     async def test_is_read_up_to_a_bound(
-        self, face: type[Face], make: Make, monkeypatch: pytest.MonkeyPatch, head: bytes, frame: bytes
+        self, variant: type[Variant], make: Make, monkeypatch: pytest.MonkeyPatch, head: bytes, frame: bytes
     ) -> None:
         monkeypatch.setattr("chathistory_async._aws.bounded.MAX_ANSWER_BYTES", 2**21)
         sent = [0]
         async with serving(await self.flood(head, frame % (b" " * 2**20), sent)) as url:
             history = make(endpoint_url=url, config=Config(retries={"total_max_attempts": 2}))
             with pytest.raises(ServiceError):
-                await face(history).read()
+                await variant(history).read()
         # On each of the paths, with what is on its way.
         assert sent[0] < 40 * 2**20
 
-    async def test_is_not_unpacked(self, face: type[Face], make: Make) -> None:
+    async def test_is_not_unpacked(self, variant: type[Variant], make: Make) -> None:
         packed = gzip.compress(json.dumps({"Items": [], "x": "x" * 50_000_000}).encode())
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -269,10 +271,10 @@ class TestFlooding:
 
         async with serving(serve) as url:
             with pytest.raises(ServiceError, match="check endpoint_url"):
-                await face(make(endpoint_url=url)).read()
+                await variant(make(endpoint_url=url)).read()
 
     @pytest.mark.parametrize("status", [201, 204, 206])
-    async def test_another_success_is_none(self, face: type[Face], make: Make, status: int) -> None:
+    async def test_another_success_is_none(self, variant: type[Variant], make: Make, status: int) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             while True:
                 await request_in(reader)
@@ -280,7 +282,7 @@ class TestFlooding:
 
         async with serving(serve) as url:
             with pytest.raises(ServiceError, match="check endpoint_url"):
-                await face(make(endpoint_url=url)).add(humans(1))
+                await variant(make(endpoint_url=url)).add(humans(1))
 
 
 def key(session_id: str, at: str) -> dict[str, Any]:
@@ -313,7 +315,7 @@ class TestGoingRoundInCircles:
         ids=str,
     )
     async def test_end_where_they_do_not_advance(
-        self, face: type[Face], make: Make, session_id: str, places: list[Any]
+        self, variant: type[Variant], make: Make, session_id: str, places: list[Any]
     ) -> None:
         last_keys = [key(session_id, place) if not isinstance(place, dict) else place for place in places]
 
@@ -333,7 +335,7 @@ class TestGoingRoundInCircles:
                     await operation(make(endpoint_url=url))
 
     async def test_end_where_they_advance_and_never_have_anything(
-        self, face: type[Face], make: Make, session_id: str, monkeypatch: pytest.MonkeyPatch
+        self, variant: type[Variant], make: Make, session_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("chathistory_async._session.MAX_EMPTY_PAGES", 20)
         forward = [key(session_id, f"m#{number:04}") for number in range(90)]
@@ -375,8 +377,8 @@ async def test_sessions_that_are_there_again_are_not_deleted_for_ever(
     async with ChatHistoryStore(collection_table, session_index=True) as store:
         await store.session(session_id, owner="x").aadd_messages(humans(1))
         request = {"TableName": collection_table, "Key": key(session_id, "session")}
-        async with store._settings.clients.lend() as lent:
-            session = (await lent.send("get_item", request))["Item"]
+        async with store._settings.clients.acquire() as client:
+            session = (await client.send("get_item", request))["Item"]
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -393,7 +395,7 @@ async def test_sessions_that_are_there_again_are_not_deleted_for_ever(
             await store.purge_owner("x")
 
 
-async def test_pages_that_do_advance_are_read(face: type[Face], make: Make, session_id: str) -> None:
+async def test_pages_that_do_advance_are_read(variant: type[Variant], make: Make, session_id: str) -> None:
     left = [key(session_id, f"m#{number}") for number in range(5)]
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -403,5 +405,5 @@ async def test_pages_that_do_advance_are_read(face: type[Face], make: Make, sess
             writer.write(answer(json.dumps(page | ({"LastEvaluatedKey": left.pop(0)} if left else {}))))
 
     async with serving(serve) as url:
-        assert texts(await face(make(endpoint_url=url)).read()) == []
+        assert texts(await variant(make(endpoint_url=url)).read()) == []
     assert left == []

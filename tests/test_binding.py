@@ -1,4 +1,4 @@
-"""A sealed value opens only as what it is and where it was stored: moved, repeated and relabelled ones are refused."""
+"""An encrypted value opens only as what it is and where it was stored; moved, repeated and relabelled ones do not."""
 
 from __future__ import annotations
 
@@ -168,8 +168,8 @@ async def refuse_all(
 
 
 def forget_data_keys(history: DynamoDBChatMessageHistory) -> None:
-    assert history._session.access.sealing is not None
-    history._session.access.sealing._keys._cache.forget()
+    assert history._session.access.cipher is not None
+    history._session.access.cipher._keys._cache.forget()
 
 
 A_KEY = f"m#{0:016x}-{2:016x}-00"
@@ -197,7 +197,7 @@ BINDINGS = [
 
 class TestLine:
     def test_stays_what_it_is(self) -> None:
-        """It is in all that is sealed: whoever changes it locks everybody out."""
+        """It is in all that is encrypted: whoever changes it locks everybody out."""
         assert bind(Binding("message"), b"x") == b'{"value":"message"}\nx'
         assert bind(Binding("title", "session"), b"") == b'{"value":"title","sort_key":"session"}\n'
         whole = Binding("record", A_KEY, "zlib", "json", 2, "0,2")
@@ -215,8 +215,8 @@ class TestLine:
             with pytest.raises(BoundElsewhere) as caught:
                 body_of(other, plaintext)
             expected, found = (bind(binding, b"").decode().rstrip() for binding in (other, mine))
-            sealed_as = "without a binding" if mine.sort_key == NO_KEY else f"as {found}"
-            assert str(caught.value) == f"was sealed {sealed_as}, and is stored where {expected} belongs"
+            bound_as = "without a binding" if mine.sort_key == NO_KEY else f"as {found}"
+            assert str(caught.value) == f"was encrypted {bound_as}, and is stored where {expected} belongs"
 
     @pytest.mark.parametrize(
         "plaintext",
@@ -233,7 +233,7 @@ class TestLine:
         ],
     )
     def test_that_is_none_is_not_shown(self, plaintext: bytes) -> None:
-        with pytest.raises(BoundElsewhere, match="was sealed without a binding, and is stored where") as caught:
+        with pytest.raises(BoundElsewhere, match="was encrypted without a binding, and is stored where") as caught:
             body_of(Binding("message"), plaintext)
         assert SECRET not in str(caught.value)
 
@@ -245,7 +245,7 @@ class TestLine:
             body_of(message, bind(title, forged))
 
 
-@pytest.mark.parametrize("as_sealed", ["aws-encryption-sdk", "zlib,aws-encryption-sdk"])
+@pytest.mark.parametrize("as_encrypted", ["aws-encryption-sdk", "zlib,aws-encryption-sdk"])
 class TestMovedIntoAMessage:
     async def check(
         self, handles: list[DynamoDBChatMessageHistory], stored: Stored, what: str, *kinds: type[ChatHistoryError]
@@ -258,21 +258,20 @@ class TestMovedIntoAMessage:
 
     @pytest.mark.parametrize("name", ["Title", "Metadata"])
     async def test_a_title_or_metadata(
-        self, handles: list[DynamoDBChatMessageHistory], stored: Stored, as_sealed: str, name: str
+        self, handles: list[DynamoDBChatMessageHistory], stored: Stored, as_encrypted: str, name: str
     ) -> None:
-        stored.change_last(History=stored.items()["session"][name], Encoding={"S": as_sealed})
-        what = (
-            rf'Stored message \S+ was sealed as {{"value":"{name.lower()}","sort_key":"session"}}, and is stored where'
-        )
+        stored.change_last(History=stored.items()["session"][name], Encoding={"S": as_encrypted})
+        binding = rf'{{"value":"{name.lower()}","sort_key":"session"}}'
+        what = rf"Stored message \S+ was encrypted as {binding}, and is stored where"
         await self.check(handles, stored, what)
 
     @pytest.mark.parametrize("other", [0, 1])
     async def test_another_message(
-        self, handles: list[DynamoDBChatMessageHistory], stored: Stored, as_sealed: str, other: int
+        self, handles: list[DynamoDBChatMessageHistory], stored: Stored, as_encrypted: str, other: int
     ) -> None:
         moved = stored.message_items()[other]
-        stored.change_last(History=moved["History"], Encoding={"S": as_sealed})
-        await self.check(handles, stored, f'was sealed as {{"value":"record","sort_key":"{moved["MessageId"]["S"]}"')
+        stored.change_last(History=moved["History"], Encoding={"S": as_encrypted})
+        await self.check(handles, stored, f'was encrypted as {{"value":"record","sort_key":"{moved["MessageId"]["S"]}"')
 
 
 class TestMovedWithinASession:
@@ -303,7 +302,7 @@ class TestMovedWithinASession:
         stored.put(second, History=first["History"])
         # Of the page before, which was opened whole; what an iterator has yielded its caller has, too.
         for attempt in (history.aget_messages(), history.acopy_to("a copy"), asyncio.to_thread(history.get_messages)):
-            await refuse(attempt, match=r"Stored message \S+ was sealed as")
+            await refuse(attempt, match=r"Stored message \S+ was encrypted as")
         stored.put_together(intact)
         assert len(await history.aget_messages()) == len(intact) - len(large)
 
@@ -316,7 +315,7 @@ class TestMovedWithinASession:
         other = intact["Metadata" if name == "Title" else "Title"]
         for moved in (short["History"], long["History"], other):
             stored.change_session(**{name: moved})
-            what = rf'Stored {name.lower()} was sealed as .*, and is stored where {{"value":"{name.lower()}",'
+            what = rf'Stored {name.lower()} was encrypted as .*, and is stored where {{"value":"{name.lower()}",'
             await refuse(store.get_session_info(session_id), match=what)
             if name == "Metadata":
                 await refuse(store.update_metadata(session_id, {"a": 1}), match=what)
@@ -354,8 +353,10 @@ class TestMovedWithinASession:
         other = f"{session_id}-other"
         for item in stored.items().values():
             stored.put(item, SessionId={"S": other})
-        await refuse(store.session(other).aget_messages(), match=r"message \S+ was sealed for another session or table")
-        await refuse(store.get_session_info(other), match="title was sealed for another session or table")
+        await refuse(
+            store.session(other).aget_messages(), match=r"message \S+ was encrypted for another session or table"
+        )
+        await refuse(store.get_session_info(other), match="title was encrypted for another session or table")
 
 
 class TestStillPossible:
@@ -408,17 +409,17 @@ class TestWhatCannotBeDecoded:
         self, handles: list[DynamoDBChatMessageHistory], stored: Stored, body: bytes, encoding: str
     ) -> None:
         [*_, last] = stored.message_items()
-        assert handles[0]._session.access.sealing is not None
-        [sealed] = await handles[0]._session.access.sealing.seal(
+        assert handles[0]._session.access.cipher is not None
+        [encrypted] = await handles[0]._session.access.cipher.encrypt(
             [(Binding("record", last["MessageId"]["S"], encoding), body)]
         )
-        as_sealed = ",".join(filter(None, [encoding, "aws-encryption-sdk"]))
-        stored.change_last(History={"B": sealed}, Encoding={"S": as_sealed})
+        as_encrypted = ",".join(filter(None, [encoding, "aws-encryption-sdk"]))
+        stored.change_last(History={"B": encrypted}, Encoding={"S": as_encrypted})
         await refuse_all(handles, UndecodableItemError)
 
     async def test_a_message_of_a_single_item(self, table: str, session_id: str, kms_key: str, update: Any) -> None:
         history = DynamoDBChatMessageHistory(table, session_id, kms_key_id=kms_key)
-        assert history._session.access.sealing is not None
+        assert history._session.access.cipher is not None
         good = bind(Binding("message"), json.dumps(FORGED).encode()).partition(b"\n")[2]
         for binding, body, kind in (
             (Binding("message"), SECRET.encode(), UndecodableItemError),
@@ -426,12 +427,12 @@ class TestWhatCannotBeDecoded:
             (Binding("record", A_KEY), good, EncryptionContextError),
             (Binding("message", None, "zlib"), zlib.compress(good), EncryptionContextError),
         ):
-            sealed = await history._session.access.sealing.seal([(Binding("message"), good), (binding, body)])
-            update(History={"L": [{"B": data} for data in sealed]})
+            encrypted = await history._session.access.cipher.encrypt([(Binding("message"), good), (binding, body)])
+            update(History={"L": [{"B": data} for data in encrypted]})
             await refuse(history.aget_messages(), kind, match="message 1 ")
             await refuse(asyncio.to_thread(lambda: history.messages), kind)
 
-    async def test_a_plain_message_beside_sealed_ones(
+    async def test_a_plain_message_beside_encrypted_ones(
         self, handles: list[DynamoDBChatMessageHistory], stored: Stored
     ) -> None:
         stored.change_last(History={"S": "no message"}, Encoding=None)
@@ -445,9 +446,9 @@ class TestWhatCannotBeDecoded:
     async def test_a_title_or_metadata(
         self, session: DynamoDBChatMessageHistory, store: ChatHistoryStore, stored: Stored, name: Any, body: bytes
     ) -> None:
-        assert session._session.access.sealing is not None
-        [sealed] = await session._session.access.sealing.seal([(Binding(name, "session"), body)])
-        stored.change_session(**{name.capitalize(): {"B": sealed}})
+        assert session._session.access.cipher is not None
+        [encrypted] = await session._session.access.cipher.encrypt([(Binding(name, "session"), body)])
+        stored.change_session(**{name.capitalize(): {"B": encrypted}})
         await refuse(store.get_session_info(session.key["SessionId"]), UndecodableItemError, match="is damaged")  # type: ignore[arg-type]
 
 
@@ -468,20 +469,20 @@ class TestMigration:
         await store.set_title(session_id, SECRET)
         assert await run() == [("unchanged", None)]
         items = stored.items()
-        marker, last = items["migration"], stored.message_items()[-1]
-        state = marker["Migration"]["M"]
+        checkpoint, last = items["migration"], stored.message_items()[-1]
+        state = checkpoint["Migration"]["M"]
         for moved in (items["session"]["Title"], last["History"]):
-            stored.put(marker, Migration={"M": state | {"Sealed": moved}})
+            stored.put(checkpoint, Migration={"M": state | {"Encrypted": moved}})
             [(outcome, error)] = await run()
             assert outcome == "failed"
-            assert str(error).startswith("EncryptionContextError: Stored migration was sealed as")
+            assert str(error).startswith("EncryptionContextError: Stored migration was encrypted as")
             assert SECRET not in str(error)
-        stored.put(marker)
-        stored.put(last, History=state["Sealed"])
-        as_digests = 'was sealed as {"value":"migration","sort_key":"migration"}'
+        stored.put(checkpoint)
+        stored.put(last, History=state["Encrypted"])
+        as_digests = 'was encrypted as {"value":"migration","sort_key":"migration"}'
         await refuse(store.session(session_id).aget_messages(), match=as_digests)
         stored.put(last)
-        stored.change_session(Title=state["Sealed"])
+        stored.change_session(Title=state["Encrypted"])
         await refuse(store.get_session_info(session_id), match=as_digests)
 
 
@@ -539,7 +540,7 @@ class TestOfficialSdk:
         reader: Callable[[bytes, dict[str, str]], bytes] = names["body_in"]
         return reader
 
-    async def test_opens_what_we_sealed(
+    async def test_opens_what_we_encrypted(
         self,
         session: DynamoDBChatMessageHistory,
         stored: Stored,
@@ -560,10 +561,10 @@ class TestOfficialSdk:
         assert json.loads(opened(index["Title"], {"value": "title", "sort_key": "session"})) == FORGED
         assert json.loads(opened(index["Metadata"], {"value": "metadata", "sort_key": "session"})) == FORGED
 
-    async def test_seals_what_we_open(
+    async def test_encrypts_what_we_open(
         self, session: DynamoDBChatMessageHistory, stored: Stored, provider: StrictAwsKmsMasterKeyProvider
     ) -> None:
-        def sealed(text: bytes) -> dict[str, bytes]:
+        def encrypted(text: bytes) -> dict[str, bytes]:
             ciphertext, _ = official.encrypt(
                 source=text, key_provider=provider, encryption_context=session.encryption_context, algorithm=SUITE
             )
@@ -571,10 +572,10 @@ class TestOfficialSdk:
 
         key, form = stored.message_items()[-1]["MessageId"]["S"], json.dumps(FORGED).encode()
         line = f'{{"value":"record","sort_key":"{key}"'.encode()
-        stored.change_last(History=sealed(line + b"}\n" + form), Encoding={"S": "aws-encryption-sdk"})
+        stored.change_last(History=encrypted(line + b"}\n" + form), Encoding={"S": "aws-encryption-sdk"})
         assert texts(await session.aget_messages(limit=1)) == [SECRET]
-        packed = sealed(line + b',"encoding":"zlib"}\n' + zlib.compress(form))
+        packed = encrypted(line + b',"encoding":"zlib"}\n' + zlib.compress(form))
         stored.change_last(History=packed, Encoding={"S": "zlib,aws-encryption-sdk"})
         assert texts(await session.aget_messages(limit=1)) == [SECRET]
-        stored.change_last(History=sealed(form), Encoding={"S": "aws-encryption-sdk"})
-        await refuse(session.aget_messages(limit=1), match="was sealed without a binding")
+        stored.change_last(History=encrypted(form), Encoding={"S": "aws-encryption-sdk"})
+        await refuse(session.aget_messages(limit=1), match="was encrypted without a binding")

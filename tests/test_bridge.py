@@ -23,19 +23,20 @@ from engines import SDK_THREADS
 from proxy import Fault, Proxy
 from samples import humans, texts
 
-from chathistory_async import BridgeError, DynamoDBChatMessageHistory, _bridge
+from chathistory_async import BridgeError, DynamoDBChatMessageHistory
+from chathistory_async._sync import bridge
 from chathistory_async._sync.bridge import THREAD_NAME, iterate, run
 
 PRELUDE = """
 import asyncio, atexit, os, signal, sys, threading, time, warnings
 from langchain_core.messages import HumanMessage
 from chathistory_async import *
-from chathistory_async import _bridge
+from chathistory_async._sync import bridge
 from chathistory_async._sync.bridge import run
 table, session = sys.argv[1:3]
 history = DynamoDBChatMessageHistory(table, session)
 def bridges():
-    return [thread for thread in threading.enumerate() if thread.name == _bridge.THREAD_NAME]
+    return [thread for thread in threading.enumerate() if thread.name == bridge.THREAD_NAME]
 """
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -225,7 +226,7 @@ def test_a_result_is_gone_once_nobody_holds_it() -> None:
 @pytest.fixture(params=["in one wait", "in short waits, as on Windows"])
 def waits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param != "in one wait":
-        monkeypatch.setattr(_bridge, "_WAIT_SECONDS", 0.001)
+        monkeypatch.setattr(bridge, "_WAIT_SECONDS", 0.001)
 
 
 @pytest.mark.usefixtures("waits")
@@ -261,8 +262,8 @@ class TestWaiting:
 
 
 def test_on_windows_no_wait_is_without_a_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _bridge.__file__ is not None
-    spec = importlib.util.spec_from_file_location("chathistory_async._bridge_on_windows", _bridge.__file__)
+    assert bridge.__file__ is not None
+    spec = importlib.util.spec_from_file_location("chathistory_async.bridge_on_windows", bridge.__file__)
     assert spec is not None
     assert spec.loader is not None
     on_windows = importlib.util.module_from_spec(spec)
@@ -289,7 +290,7 @@ def test_a_garbage_collection_amid_a_call_may_end_an_iteration(monkeypatch: pyte
     async def call() -> str:
         return "result"
 
-    running = _bridge._running
+    running = bridge._running
 
     def collecting() -> Any:
         gc.collect()
@@ -297,7 +298,7 @@ def test_a_garbage_collection_amid_a_call_may_end_an_iteration(monkeypatch: pyte
 
     Cycle()
     assert not ended
-    monkeypatch.setattr(_bridge, "_running", collecting)
+    monkeypatch.setattr(bridge, "_running", collecting)
     assert run(call) == "result"
     assert ended
 
@@ -359,7 +360,7 @@ def test_ctrl_c_while_the_thread_starts_leaves_no_thread(monkeypatch: pytest.Mon
             raise KeyboardInterrupt
 
     before = set(threading.enumerate())
-    monkeypatch.setattr(_bridge, "_private", None)
+    monkeypatch.setattr(bridge, "_private", None)
     with monkeypatch.context() as context:
         context.setattr(threading, "Thread", Interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -570,10 +571,10 @@ class TestFork:
 
     def test_a_lock_held_at_the_fork_does_not_hang_the_child(self, script: Script) -> None:
         code = """
-        from chathistory_async import _clients
+        from chathistory_async._aws import clients as client_module
         history.messages
         clients = history._settings.clients
-        held = [_bridge._lock, _clients._shared_lock, clients._lock]
+        held = [bridge._lock, client_module._shared_lock, clients._lock]
         [lock.acquire() for lock in held]
         child = os.fork()
         if not child:
@@ -588,14 +589,14 @@ class TestFork:
 
     def test_a_first_call_at_the_fork_does_not_hang_the_child(self, script: Script) -> None:
         code = """
-        from chathistory_async import _clients
+        from chathistory_async._aws import clients as client_module
         history.messages
-        longest, at_it, forked = _clients._longest_call_seconds, threading.Event(), threading.Event()
+        longest, at_it, forked = client_module._longest_call_seconds, threading.Event(), threading.Event()
         def held_up(config):
             at_it.set()
             forked.wait()
             return longest(config)
-        _clients._longest_call_seconds = held_up
+        client_module._longest_call_seconds = held_up
         other = DynamoDBChatMessageHistory(table, session, fast_path=False)
         first_call = threading.Thread(target=lambda: asyncio.run(other.aget_messages()))
         first_call.start()

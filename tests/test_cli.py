@@ -32,7 +32,7 @@ def chathistory(*arguments: str, typed: str = "", aws: bool = False) -> subproce
     )
 
 
-def test_demo_shows_every_conversation_by_both_faces() -> None:
+def test_demo_shows_every_conversation_by_both_variants() -> None:
     done = chathistory("demo")
     assert (done.returncode, done.stderr) == (0, "")
     natively, synchronously = done.stdout.split("by the synchronous API")

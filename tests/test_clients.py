@@ -30,7 +30,7 @@ from proxy import Fault, Proxy
 from samples import humans, texts
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, TableNotFoundError
-from chathistory_async._aws.clients import MAX_POOL_CONNECTIONS, _open_slots, _shared
+from chathistory_async._aws.clients import MAX_POOL_CONNECTIONS, _open_holders, _shared
 
 
 async def send(history: DynamoDBChatMessageHistory) -> None:
@@ -40,8 +40,8 @@ async def send(history: DynamoDBChatMessageHistory) -> None:
 
 
 async def client_of(history: DynamoDBChatMessageHistory) -> Any:
-    async with history._settings.clients.lend() as lent:
-        return lent.client
+    async with history._settings.clients.acquire() as client:
+        return client.client
 
 
 class TestHandles:
@@ -83,12 +83,12 @@ class TestHandles:
     async def test_do_not_pile_up_clients_by_the_sessions_they_are_given(self, make: Make, few_shared: int) -> None:
         # Other tests' handles, which nobody has closed, may still be there.
         gc.collect()
-        before, in_use = len(_open_slots), sum(not clients.can_close() for clients in _shared.values())
+        before, in_use = len(_open_holders), sum(not clients.can_close() for clients in _shared.values())
         for _ in range(20):
             await make(boto3_session=aioboto3.Session()).aget_messages()
         await asyncio.sleep(0.1)
         assert len(_shared) <= few_shared + in_use
-        assert len(_open_slots) <= before + few_shared
+        assert len(_open_holders) <= before + few_shared
 
     async def test_in_use_keep_their_client_however_many_others_come(self, make: Make, few_shared: int) -> None:
         history = make(boto3_session=aioboto3.Session())
@@ -105,42 +105,42 @@ class TestClosing:
     async def test_the_last_open_handle_closes_the_client(self, make: Make) -> None:
         one, other = make(config=Config(tcp_keepalive=True)), make(config=Config(tcp_keepalive=True))
         await one.aget_messages()
-        slots = set(_open_slots)
+        holders = set(_open_holders)
         await one.aclose()
         assert await other.aget_messages() == []
-        assert set(_open_slots) == slots
+        assert set(_open_holders) == holders
         await other.aclose()
-        assert len(_open_slots) == len(slots) - 1
+        assert len(_open_holders) == len(holders) - 1
 
     async def test_async_with_closes(self, make: Make) -> None:
-        before = set(_open_slots)
+        before = set(_open_holders)
         async with make(config=Config(tcp_keepalive=True)) as history:
             await history.aadd_messages(humans(1))
             assert texts(await history.aget_messages()) == ["1"]
-            assert set(_open_slots) > before
-        assert set(_open_slots) == before
+            assert set(_open_holders) > before
+        assert set(_open_holders) == before
 
-    def test_the_synchronous_face_closes_too(self, make: Make) -> None:
-        before = set(_open_slots)
+    def test_the_synchronous_variant_closes_too(self, make: Make) -> None:
+        before = set(_open_holders)
         history = make(config=Config(tcp_keepalive=True))
         assert history.messages == []
-        assert set(_open_slots) > before
+        assert set(_open_holders) > before
         history.close()
-        assert set(_open_slots) == before
+        assert set(_open_holders) == before
 
     async def test_a_store_closes_the_clients_of_all_loops(self, collection_table: str) -> None:
-        before = set(_open_slots)
+        before = set(_open_holders)
         async with ChatHistoryStore(collection_table) as store:
             await asyncio.to_thread(lambda: store.session("x").messages)
-            assert len(_open_slots) == len(before) + 2
+            assert len(_open_holders) == len(before) + 2
         for _ in range(100):
-            if set(_open_slots) == before:
+            if set(_open_holders) == before:
                 break
             await asyncio.sleep(0.02)
-        assert set(_open_slots) == before
+        assert set(_open_holders) == before
 
     async def test_handles_that_come_and_go_leave_nothing_open(self, make: Make) -> None:
-        before = set(_open_slots)
+        before = set(_open_holders)
         config = Config(tcp_keepalive=True)
 
         async def request(number: int) -> None:
@@ -149,7 +149,7 @@ class TestClosing:
                 await history.aget_messages()
 
         await asyncio.gather(*(request(number) for number in range(40)))
-        assert set(_open_slots) == before
+        assert set(_open_holders) == before
 
     async def test_a_closing_store_lets_the_calls_under_way_end(self, collection_table: str, proxy: Proxy) -> None:
         proxy.schedule = lambda seen: Fault.DELAY
@@ -169,7 +169,7 @@ class TestClosing:
                 await self.answers.wait()
                 return AioCredentials("test", "test")
 
-        before = set(_open_slots)
+        before = set(_open_holders)
         session, credentials = AioSession(), Slow()
         session.register_component("credential_provider", AioCredentialResolver([credentials]))
         store = ChatHistoryStore(collection_table, boto3_session=session)
@@ -180,7 +180,7 @@ class TestClosing:
         credentials.answers.set()
         assert await asyncio.gather(*reads) == [[]] * 3
         await closing
-        assert set(_open_slots) == before
+        assert set(_open_holders) == before
 
     def test_loops_that_have_ended_are_let_go(self, make: Make) -> None:
         history, loops = make(config=Config(tcp_keepalive=True)), []
@@ -253,7 +253,7 @@ class TestSessions:
         assert "Credential=LENT/" in proxy.seen[0].authorization
 
     @pytest.mark.parametrize("kind", [boto3.Session, aioboto3.Session])
-    def test_serve_the_synchronous_face(self, make: Make, proxy: Proxy, kind: Any) -> None:
+    def test_serve_the_synchronous_variant(self, make: Make, proxy: Proxy, kind: Any) -> None:
         session = kind(aws_access_key_id="LENT", aws_secret_access_key="s", region_name="us-east-1")
         with contextlib.suppress(TableNotFoundError):
             assert make(endpoint_url=proxy.url, boto3_session=session).messages == []

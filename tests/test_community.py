@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 from conftest import Make
-from faces import PLAIN_FACES, Face
 from langchain_community.chat_message_histories import DynamoDBChatMessageHistory as Theirs
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from plain_values import EXACT, same
 from pydantic import BaseModel
 from samples import EVERY_TYPE, described, humans, texts
+from variants import PLAIN_VARIANTS, Variant
 
 from chathistory_async import DynamoDBChatMessageHistory, MessageNotStorableError
 
 # Without the encrypted one, which langchain-community cannot read.
-FACES = PLAIN_FACES
+VARIANTS = PLAIN_VARIANTS
 
 
 @pytest.fixture
@@ -30,11 +30,11 @@ def theirs(table: str, session_id: str) -> Theirs:
 
 @pytest.mark.parametrize("message", EVERY_TYPE, ids=described)
 async def test_each_reads_what_the_other_wrote(
-    face: type[Face], make: Make, theirs: Theirs, message: BaseMessage
+    variant: type[Variant], make: Make, theirs: Theirs, message: BaseMessage
 ) -> None:
     theirs.add_messages([message])
-    assert await face(make()).read() == [message]
-    await face(make()).add([message])
+    assert await variant(make()).read() == [message]
+    await variant(make()).add([message])
     assert theirs.messages == [message, message]
     assert [type(back) for back in theirs.messages] == [type(message)] * 2
 
@@ -47,8 +47,8 @@ def test_both_store_the_same(make: Make, theirs: Theirs, item: Any) -> None:
     assert item()["History"] == stored_by_them
 
 
-async def test_both_may_write_in_turn(face: type[Face], make: Make, theirs: Theirs, item: Any) -> None:
-    ours = face(make())
+async def test_both_may_write_in_turn(variant: type[Variant], make: Make, theirs: Theirs, item: Any) -> None:
+    ours = variant(make())
     await ours.add(humans(1))
     theirs.add_messages(humans(2))
     await ours.add(humans(3))
@@ -61,7 +61,7 @@ async def test_both_may_write_in_turn(face: type[Face], make: Make, theirs: Thei
     assert theirs.messages == []
 
 
-async def test_settings_mean_the_same(face: type[Face], table: str, session_id: str) -> None:
+async def test_settings_mean_the_same(variant: type[Variant], table: str, session_id: str) -> None:
     settings: dict[str, Any] = {
         "ttl": 100,
         "ttl_key_name": "goneAt",
@@ -71,46 +71,48 @@ async def test_settings_mean_the_same(face: type[Face], table: str, session_id: 
     }
     theirs, ours = Theirs(table, session_id, **settings), DynamoDBChatMessageHistory(table, session_id, **settings)
     theirs.add_messages(humans(1, 2))
-    await face(ours).add(humans(3, 4))
+    await variant(ours).add(humans(3, 4))
     assert texts(theirs.messages) == ["2", "3", "4"]
     theirs.add_messages(humans(5))
-    assert texts(await face(ours).read()) == ["3", "4", "5"]
+    assert texts(await variant(ours).read()) == ["3", "4", "5"]
 
 
 async def test_their_decimals_come_back_as_json_numbers(
-    face: type[Face], make: Make, table: str, session_id: str
+    variant: type[Variant], make: Make, table: str, session_id: str
 ) -> None:
     theirs = Theirs(table, session_id, coerce_float_to_decimal=True)
     arguments = {"x": 1, "y": 0.5, "z": [1e-7, 12345678901234567890]}
     call = {"name": "f", "args": arguments, "id": "1", "type": "tool_call"}
     theirs.add_messages([AIMessage("", tool_calls=[call])])
     assert isinstance(theirs.messages[0].tool_calls[0]["args"]["y"], Decimal)  # type: ignore[attr-defined]
-    [back] = await face(make()).read()
+    [back] = await variant(make()).read()
     assert isinstance(back, AIMessage)
     assert back.tool_calls[0]["args"] == arguments
     assert json.loads(json.dumps(back.tool_calls[0]["args"])) == arguments
 
 
-async def test_our_floats_can_be_read_by_them(face: type[Face], make: Make, theirs: Theirs) -> None:
-    await face(make()).add([HumanMessage("", additional_kwargs={"score": 0.5})])
+async def test_our_floats_can_be_read_by_them(variant: type[Variant], make: Make, theirs: Theirs) -> None:
+    await variant(make()).add([HumanMessage("", additional_kwargs={"score": 0.5})])
     assert theirs.messages[0].additional_kwargs == {"score": Decimal("0.5")}
 
 
 async def test_they_read_past_what_dynamodb_has_no_form_for_and_keep_it(
-    face: type[Face], make: Make, theirs: Theirs
+    variant: type[Variant], make: Make, theirs: Theirs
 ) -> None:
     messages = [ToolMessage("text", tool_call_id=name, artifact=value) for name, value in EXACT.items()]
-    await face(make()).add(messages)
+    await variant(make()).add(messages)
     assert texts(theirs.messages) == ["text"] * len(messages)
     assert "text" in str(theirs)
     theirs.add_messages(humans("written anew, with all that was there"))
-    *back, _ = await face(make()).read()
+    *back, _ = await variant(make()).read()
     for message in back:
         assert isinstance(message, ToolMessage)
         assert same(EXACT[message.tool_call_id], message.artifact)
 
 
-async def test_objects_are_stored_as_they_store_them(face: type[Face], make: Make, theirs: Theirs, item: Any) -> None:
+async def test_objects_are_stored_as_they_store_them(
+    variant: type[Variant], make: Make, theirs: Theirs, item: Any
+) -> None:
     class Person(BaseModel):
         name: str
         tags: tuple[str, ...] = ("x",)
@@ -124,18 +126,18 @@ async def test_objects_are_stored_as_they_store_them(face: type[Face], make: Mak
     theirs.add_messages([message.model_copy(deep=True) for message in messages])
     stored_by_them = item()["History"]
     theirs.clear()
-    await face(make()).add(messages)
+    await variant(make()).add(messages)
     assert item()["History"] == stored_by_them
-    assert theirs.messages == await face(make()).read()
+    assert theirs.messages == await variant(make()).read()
 
 
 async def test_a_subclass_that_they_could_not_read_again_is_refused(
-    face: type[Face], make: Make, theirs: Theirs, item: Any
+    variant: type[Variant], make: Make, theirs: Theirs, item: Any
 ) -> None:
     with pytest.raises(
         MessageNotStorableError, match=r"messages\[1\].type cannot be stored: nothing could read it back"
     ):
-        await face(make()).add([HumanMessage("x"), Unknown(content="x")])
+        await variant(make()).add([HumanMessage("x"), Unknown(content="x")])
     assert item() is None
     theirs.add_messages([Unknown(content="x")])
     with pytest.raises(ValueError, match="unexpected message type"):
@@ -150,10 +152,10 @@ class Unknown(BaseMessage):
     type: str = "unknown"
 
 
-async def test_their_dicts_are_never_taken_for_marks(face: type[Face], make: Make, theirs: Theirs) -> None:
+async def test_their_dicts_are_never_taken_for_marks(variant: type[Variant], make: Make, theirs: Theirs) -> None:
     extra = {"a": {"$set": [1]}, "b": {"$float": "nan"}, "c": {"$dict": []}, "d": {"$chathistory": 1}}
     theirs.add_messages([HumanMessage("x", additional_kwargs=extra)])
-    assert await face(make()).read() == [HumanMessage("x", additional_kwargs=extra)]
+    assert await variant(make()).read() == [HumanMessage("x", additional_kwargs=extra)]
 
 
 def test_the_signature_is_theirs_and_ours_come_after() -> None:

@@ -10,12 +10,12 @@ from collections import Counter
 
 import pytest
 from conftest import Make
-from faces import ALL_FACES, Face
 from samples import humans, texts
+from variants import ALL_VARIANTS, Variant
 
 from chathistory_async import DynamoDBChatMessageHistory
 
-FACES = ALL_FACES
+VARIANTS = ALL_VARIANTS
 
 
 def in_order(stored: list[str], writers: int, appends: int) -> bool:
@@ -29,11 +29,13 @@ def in_order(stored: list[str], writers: int, appends: int) -> bool:
 
 @pytest.mark.parametrize(("writers", "appends"), [(8, 10), (50, 4)])
 @pytest.mark.parametrize("shared_handle", [False, True])
-async def test_no_update_is_lost(face: type[Face], make: Make, writers: int, appends: int, shared_handle: bool) -> None:
-    one = face(make())
+async def test_no_update_is_lost(
+    variant: type[Variant], make: Make, writers: int, appends: int, shared_handle: bool
+) -> None:
+    one = variant(make())
 
     async def write(writer: int) -> None:
-        history = one if shared_handle else face(make())
+        history = one if shared_handle else variant(make())
         for number in range(appends):
             await history.add(humans(f"{writer}:{number}"))
 
@@ -41,23 +43,23 @@ async def test_no_update_is_lost(face: type[Face], make: Make, writers: int, app
     assert in_order(texts(await one.read()), writers, appends)
 
 
-async def test_batches_stay_whole(face: type[Face], make: Make) -> None:
-    await asyncio.gather(*(face(make()).add(humans(*[writer] * 5)) for writer in range(20)))
+async def test_batches_stay_whole(variant: type[Variant], make: Make) -> None:
+    await asyncio.gather(*(variant(make()).add(humans(*[writer] * 5)) for writer in range(20)))
     stored = texts(await make().aget_messages())
     assert stored == [text for text in stored[::5] for _ in range(5)]
     assert len(set(stored)) == 20
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
-async def test_history_size_is_exact_with_many_writers(face: type[Face], make: Make, batch: int) -> None:
+async def test_history_size_is_exact_with_many_writers(variant: type[Variant], make: Make, batch: int) -> None:
     async def write(writer: int) -> None:
-        history = face(make(history_size=10))
+        history = variant(make(history_size=10))
         for number in range(10):
             await history.add(humans(*[f"{writer}:{number}"] * batch))
             assert len(await history.read()) <= 10
 
     await asyncio.gather(*(write(writer) for writer in range(8)))
-    stored = texts(await make(history_size=10 if face.collection else None).aget_messages())
+    stored = texts(await make(history_size=10 if variant.collection else None).aget_messages())
     assert len(stored) == 10
     assert max(Counter(stored).values()) <= batch
 
@@ -73,7 +75,7 @@ async def test_what_was_read_is_ordered_before_what_is_written(make: Make) -> No
     assert texts(await asks.aget_messages()) == expected
 
 
-def test_one_handle_serves_several_event_loops_and_both_faces(make: Make) -> None:
+def test_one_handle_serves_several_event_loops_and_both_variants(make: Make) -> None:
     history = make()
 
     def own_loop(writer: int) -> None:

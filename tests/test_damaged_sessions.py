@@ -16,7 +16,7 @@ from chathistory_async import (
     ChatHistoryStore,
     ConfigurationError,
     DecryptionError,
-    Purged,
+    PurgeResult,
     SessionInfo,
     SessionNotFoundError,
     UndecodableItemError,
@@ -155,7 +155,7 @@ class TestAllAtOnce:
                 await store.get_session_info(session)
 
     async def test_are_purged(self, new_store: NewStore, owner: str, damaged: dict[str, tuple[str, Any]]) -> None:
-        assert await new_store().purge_owner(owner) == Purged(len(damaged), 3 * len(damaged))
+        assert await new_store().purge_owner(owner) == PurgeResult(len(damaged), 3 * len(damaged))
         assert await all_listed(new_store(), owner, 50) == ([], {})
 
     async def test_are_deleted(self, new_store: NewStore, owner: str, damaged: dict[str, tuple[str, Any]]) -> None:
@@ -252,7 +252,7 @@ async def test_a_damaged_format_is_told_of_by_all_that_ask_for_it(
     assert await store.delete_session(sessions[1]) == 2
 
 
-class TestSealed:
+class TestEncrypted:
     @named(SEALED)
     async def test_garbage_is_told_of(
         self,
@@ -292,11 +292,11 @@ class TestSealed:
 
 
 @pytest.mark.parametrize("value", [{"S": "x"}, {"M": {"Deleted": {"S": "x"}}}, {"L": []}])
-async def test_a_damaged_marker_of_a_migration_keeps_no_session_from_being_deleted(
+async def test_a_damaged_checkpoint_of_a_migration_keeps_no_session_from_being_deleted(
     new_store: NewStore, sessions: list[str], dynamodb: Any, collection_table: str, value: Any
 ) -> None:
-    marker = {"SessionId": {"S": sessions[0]}, "MessageId": {"S": "migration"}, "Migration": value}
-    dynamodb.put_item(TableName=collection_table, Item=marker)
+    checkpoint = {"SessionId": {"S": sessions[0]}, "MessageId": {"S": "migration"}, "Migration": value}
+    dynamodb.put_item(TableName=collection_table, Item=checkpoint)
     assert await new_store().delete_session(sessions[0]) == 3
 
 

@@ -31,7 +31,7 @@ from chathistory_async import (
     ThrottledError,
 )
 from chathistory_async._encryption.data_keys import MAX_AGE_SECONDS, MAX_BYTES, MAX_MESSAGES, KeyCache
-from chathistory_async._encryption.message_cipher import Sealing
+from chathistory_async._encryption.message_cipher import MessageCipher
 
 SECRET = "the launch code is 0000"
 
@@ -42,14 +42,14 @@ def encryption(kms_key: str, proxy: Proxy) -> dict[str, Any]:
     return {"kms_key_id": kms_key, "kms_endpoint_url": proxy.url}
 
 
-def sealing(history: DynamoDBChatMessageHistory) -> Sealing:
-    assert history._session.access.sealing is not None
-    return history._session.access.sealing
+def cipher_of(history: DynamoDBChatMessageHistory) -> MessageCipher:
+    assert history._session.access.cipher is not None
+    return history._session.access.cipher
 
 
 def forget(history: DynamoDBChatMessageHistory) -> None:
     """Do what another process would find: no key in the cache."""
-    sealing(history)._keys._cache.forget()
+    cipher_of(history)._keys._cache.forget()
 
 
 def arn_in(key_arn: str, region: str) -> str:
@@ -177,58 +177,58 @@ class TestBounds:
         return self.Clock()
 
     @pytest.fixture
-    def sealer(self, make: Make, clock: Clock) -> Sealing:
-        sealer = sealing(make())
-        sealer._keys._cache = KeyCache(clock)
-        return sealer
+    def cipher(self, make: Make, clock: Clock) -> MessageCipher:
+        cipher = cipher_of(make())
+        cipher._keys._cache = KeyCache(clock)
+        return cipher
 
-    async def test_of_messages(self, sealer: Sealing, proxy: Proxy) -> None:
-        await sealer.seal(bound(b"x") * (MAX_MESSAGES - 1))
-        await sealer.seal(bound(b"x"))
+    async def test_of_messages(self, cipher: MessageCipher, proxy: Proxy) -> None:
+        await cipher.encrypt(bound(b"x") * (MAX_MESSAGES - 1))
+        await cipher.encrypt(bound(b"x"))
         assert len(proxy.seen) == 1
-        await sealer.seal(bound(b"x") * (MAX_MESSAGES + 1))
+        await cipher.encrypt(bound(b"x") * (MAX_MESSAGES + 1))
         assert len(proxy.seen) == 3
 
-    async def test_of_bytes(self, sealer: Sealing, proxy: Proxy) -> None:
+    async def test_of_bytes(self, cipher: MessageCipher, proxy: Proxy) -> None:
         half = b"x" * (MAX_BYTES // 2)
-        await sealer.seal(bound(half, half))
+        await cipher.encrypt(bound(half, half))
         assert len(proxy.seen) == 1
-        await sealer.seal(bound(b"x"))
+        await cipher.encrypt(bound(b"x"))
         assert len(proxy.seen) == 2
-        await sealer.seal(bound(half + half + b"xx"))
-        await sealer.seal(bound(b"x"))
+        await cipher.encrypt(bound(half + half + b"xx"))
+        await cipher.encrypt(bound(b"x"))
         assert len(proxy.seen) == 4, "what is larger than the bound has a key to itself"
 
-    async def test_of_age(self, sealer: Sealing, clock: Clock, proxy: Proxy) -> None:
-        [sealed] = await sealer.seal(bound(b"x"))
+    async def test_of_age(self, cipher: MessageCipher, clock: Clock, proxy: Proxy) -> None:
+        [encrypted] = await cipher.encrypt(bound(b"x"))
         clock.now += MAX_AGE_SECONDS - 1
-        [other] = await sealer.seal(bound(b"y"))
-        assert await sealer.open(dict(enumerate(bound(sealed, other)))) == {0: b"x", 1: b"y"}
+        [other] = await cipher.encrypt(bound(b"y"))
+        assert await cipher.decrypt(dict(enumerate(bound(encrypted, other)))) == {0: b"x", 1: b"y"}
         assert proxy.operations() == ["GenerateDataKey"]
         clock.now += 2
-        assert await sealer.open({0: (A_MESSAGE, sealed)}) == {0: b"x"}
-        await sealer.seal(bound(b"x"))
+        assert await cipher.decrypt({0: (A_MESSAGE, encrypted)}) == {0: b"x"}
+        await cipher.encrypt(bound(b"x"))
         assert proxy.operations() == ["GenerateDataKey", "Decrypt", "GenerateDataKey"]
 
-    async def test_of_age_end_what_kms_has_revoked(self, sealer: Sealing, clock: Clock, proxy: Proxy) -> None:
-        [sealed] = await sealer.seal(bound(b"x"))
+    async def test_of_age_end_what_kms_has_revoked(self, cipher: MessageCipher, clock: Clock, proxy: Proxy) -> None:
+        [encrypted] = await cipher.encrypt(bound(b"x"))
         proxy.schedule = lambda seen: Fault.DENIED
-        assert await sealer.open({0: (A_MESSAGE, sealed)}) == {0: b"x"}
+        assert await cipher.decrypt({0: (A_MESSAGE, encrypted)}) == {0: b"x"}
         clock.now += MAX_AGE_SECONDS + 1
-        for attempt in (sealer.open({0: (A_MESSAGE, sealed)}), sealer.seal(bound(b"x"))):
+        for attempt in (cipher.decrypt({0: (A_MESSAGE, encrypted)}), cipher.encrypt(bound(b"x"))):
             with pytest.raises(AccessDeniedError):
                 await attempt
 
     async def test_of_number(self, make: Make, monkeypatch: pytest.MonkeyPatch, proxy: Proxy) -> None:
         monkeypatch.setattr("chathistory_async._encryption.data_keys.MAX_CACHED", 2)
         cache = KeyCache()
-        sealers = [sealing(make(session=f"number-{number}")) for number in range(3)]
-        for sealer in sealers:
-            sealer._keys._cache = cache
-            await sealer.seal(bound(b"x"))
-        await sealers[2].seal(bound(b"x"))
+        ciphers = [cipher_of(make(session=f"number-{number}")) for number in range(3)]
+        for cipher in ciphers:
+            cipher._keys._cache = cache
+            await cipher.encrypt(bound(b"x"))
+        await ciphers[2].encrypt(bound(b"x"))
         assert len(proxy.seen) == 3
-        await sealers[0].seal(bound(b"x"))
+        await ciphers[0].encrypt(bound(b"x"))
         assert len(proxy.seen) == 4
         assert len(cache._opened) == len(cache._in_use) == 2
 
@@ -275,14 +275,14 @@ class TestKeys:
         here = kms_in("us-east-1").create_key(MultiRegion=True)["KeyMetadata"]["Arn"]
         kms_in("us-east-1").replicate_key(KeyId=here, ReplicaRegion="eu-central-1")
         there = arn_in(here, "eu-central-1")
-        [sealed] = await sealing(make(kms_key_id=here)).seal(bound(b"x"))
+        [encrypted] = await cipher_of(make(kms_key_id=here)).encrypt(bound(b"x"))
         forms: list[dict[str, Any]] = [
             {"kms_key_id": there},
             {"kms_key_id": there.rpartition("/")[2], "region_name": "eu-central-1"},
         ]
         for number, options in enumerate(forms):
             forget(make(**options))
-            assert await sealing(make(**options)).open({0: (A_MESSAGE, sealed)}) == {0: b"x"}
+            assert await cipher_of(make(**options)).decrypt({0: (A_MESSAGE, encrypted)}) == {0: b"x"}
             decrypt = [seen for seen in proxy.seen if seen.operation == "Decrypt"][number]
             assert decrypt.body["KeyId"] == there
             assert "/eu-central-1/kms/" in decrypt.authorization
@@ -302,15 +302,15 @@ class TestKeys:
         self, make: Make, kms_key: str, proxy: Proxy, named: Callable[[str], str], reason: str
     ) -> None:
         history = make(region_name="us-east-1")
-        [sealed] = await sealing(history).seal(bound(SECRET.encode()))
+        [encrypted] = await cipher_of(history).encrypt(bound(SECRET.encode()))
         name = named(kms_key).encode()
         old = len(kms_key).to_bytes(2, "big") + kms_key.encode()
         if named(kms_key).startswith("arn:lost"):
             name = name.replace(b"us-east-1", b"us-east-9")
-        forged = sealed.replace(old, len(name).to_bytes(2, "big") + name)
-        assert forged != sealed
+        forged = encrypted.replace(old, len(name).to_bytes(2, "big") + name)
+        assert forged != encrypted
         with pytest.raises((DecryptionError, KmsKeyError), match=reason):
-            await sealing(history).open({0: (A_MESSAGE, forged)})
+            await cipher_of(history).decrypt({0: (A_MESSAGE, forged)})
 
 
 class TestEndpoint:
@@ -334,7 +334,7 @@ class TestFailures:
     """Each has a name, and no append that meets one has written anything."""
 
     @pytest.fixture
-    async def sealed_session(self, make: Make) -> None:
+    async def encrypted_session(self, make: Make) -> None:
         await make().aadd_messages([HumanMessage(SECRET)])
         forget(make())
 
@@ -351,7 +351,7 @@ class TestFailures:
         assert len(await make(kms_endpoint_url=None).aget_messages()) == 1
         return errors
 
-    @pytest.mark.usefixtures("sealed_session")
+    @pytest.mark.usefixtures("encrypted_session")
     async def test_access_denied(self, make: Make, proxy: Proxy, kms_key: str) -> None:
         proxy.schedule = lambda seen: Fault.DENIED
         for error, operation in zip(await self.failures(AccessDeniedError, make), ("Decrypt", "GenerateDataKey")):
@@ -359,26 +359,26 @@ class TestFailures:
             assert "their policy and the key's" in str(error)
             assert isinstance(error.__cause__, ClientError)
 
-    @pytest.mark.usefixtures("sealed_session")
+    @pytest.mark.usefixtures("encrypted_session")
     async def test_throttled(self, make: Make, proxy: Proxy) -> None:
         proxy.schedule = lambda seen: Fault.THROTTLED
         for error in await self.failures(ThrottledError, make):
             assert "KMS's quota" in str(error)
         assert proxy.operations()[1:] == ["Decrypt"] * 2 + ["GenerateDataKey"] * 2
 
-    @pytest.mark.usefixtures("sealed_session")
+    @pytest.mark.usefixtures("encrypted_session")
     async def test_broken_connection(self, make: Make, proxy: Proxy) -> None:
         proxy.schedule = lambda seen: Fault.RESET
         for error in await self.failures(EndpointError, make):
             assert "KMS's endpoint does not answer" in str(error)
 
-    @pytest.mark.usefixtures("sealed_session")
+    @pytest.mark.usefixtures("encrypted_session")
     async def test_failing_service(self, make: Make, proxy: Proxy) -> None:
         proxy.schedule = lambda seen: Fault.ERROR_500
         for error in await self.failures(ServiceError, make):
             assert "with HTTP status 500" in str(error)
 
-    @pytest.mark.usefixtures("sealed_session")
+    @pytest.mark.usefixtures("encrypted_session")
     async def test_that_pass_are_retried(self, make: Make, proxy: Proxy) -> None:
         for fault in (Fault.THROTTLED, Fault.ERROR_500, Fault.RESET, Fault.LOST_ANSWER):
             forget(make())
@@ -391,7 +391,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         "body", ["<html>Please log in</html>", "[]", "{}", '{"Plaintext": 5}', '{"Plaintext": "eA=="}']
     )
-    @pytest.mark.usefixtures("sealed_session")
+    @pytest.mark.usefixtures("encrypted_session")
     async def test_an_answer_that_is_not_kmss(self, make: Make, answering: Any, body: str) -> None:
         history = make(kms_endpoint_url=answering(200, body))
         with pytest.raises(ServiceError, match="is not KMS, or not in its form: check kms_endpoint_url"):
@@ -401,10 +401,10 @@ class TestFailures:
         assert len(await make().aget_messages()) == 1
 
     async def test_an_answer_for_another_key(self, make: Make, answering: Any, kms_key: str) -> None:
-        [sealed] = await sealing(make()).seal(bound(SECRET.encode()))
+        [encrypted] = await cipher_of(make()).encrypt(bound(SECRET.encode()))
         body = json.dumps({"KeyId": f"{kms_key[:-4]}0000", "Plaintext": base64.b64encode(bytes(32)).decode()})
         with pytest.raises(DecryptionError, match="KMS opened a data key with"):
-            await sealing(make(kms_endpoint_url=answering(200, body))).open({0: (A_MESSAGE, sealed)})
+            await cipher_of(make(kms_endpoint_url=answering(200, body))).decrypt({0: (A_MESSAGE, encrypted)})
 
     async def test_a_key_store_that_is_not_there(self, make: Make, answering: Any) -> None:
         url = answering(400, '{"__type": "KeyUnavailableException", "message": "no"}')
@@ -450,7 +450,7 @@ from chathistory_async import DynamoDBChatMessageHistory
 table, session, key = sys.argv[1:]
 history = DynamoDBChatMessageHistory(table, session, kms_key_id=key)
 history.add_user_message("parent")
-cache = history._session.access.sealing._keys._cache
+cache = history._session.access.cipher._keys._cache
 held = [cache._lock]
 [lock.acquire() for lock in held]
 child = os.fork()
@@ -465,7 +465,7 @@ print([message.content for message in history.messages])
 """
 
 
-def test_a_forked_child_seals_with_keys_of_its_own(make: Make, session_id: str, kms_key: str) -> None:
+def test_a_forked_child_encrypts_with_keys_of_its_own(make: Make, session_id: str, kms_key: str) -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS, make().table_name, session_id, kms_key]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout == "0\n['parent', 'child', 'parent again']\n", done.stderr

@@ -97,15 +97,19 @@ class TestLimit:
             await make().aget_messages(limit=limit)
 
     async def test_of_an_empty_session(self, make: Make) -> None:
-        assert await make().aget_messages(limit=3, whole_turns=True) == []
+        assert await make().aget_messages(limit=3, start_on="human") == []
 
-    async def test_whole_turns_begin_at_a_human_message(self, make: Make) -> None:
+    async def test_starts_on_nothing_but_a_human_message(self, make: Make) -> None:
+        with pytest.raises(ValueError, match="start_on must be 'human' or None, not 'ai'"):
+            await make().aget_messages(start_on="ai")  # type: ignore[arg-type]  # what is tested
+
+    async def test_start_on_human_begins_at_a_human_message(self, make: Make) -> None:
         await make().aadd_messages([*TURN, *TURN])
         for limit, expected in {8: 8, 7: 4, 6: 4, 5: 4, 4: 4, 3: 0, 1: 0}.items():
-            read = await make().aget_messages(limit=limit, whole_turns=True)
+            read = await make().aget_messages(limit=limit, start_on="human")
             assert read == [*TURN, *TURN][8 - expected :]
-        assert await make(history_size=6).aget_messages(limit=6, whole_turns=True) == TURN
-        assert await make().aget_messages(whole_turns=True) == [*TURN, *TURN]
+        assert await make(history_size=6).aget_messages(limit=6, start_on="human") == TURN
+        assert await make().aget_messages(start_on="human") == [*TURN, *TURN]
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 from conftest import Make
-from faces import SINGLE_ITEM_FACES, Face, SdkFace
 from proxy import Fault, Proxy
 from samples import humans, texts
+from variants import SINGLE_ITEM_VARIANTS, SdkVariant, Variant
 
 from chathistory_async import DynamoDBChatMessageHistory, EndpointError, ServiceError, WriteOutcomeUnknownError
 from chathistory_async._single_item.requests import WRITES, WRITES_KEPT, WRITES_LIMIT
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 
-FACES = [*SINGLE_ITEM_FACES, SdkFace]
-pytestmark = pytest.mark.usefixtures("open_lane")
+VARIANTS = [*SINGLE_ITEM_VARIANTS, SdkVariant]
+pytestmark = pytest.mark.usefixtures("fast_path_always_open")
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED, Fault.CONFLICT]
 
@@ -27,9 +27,9 @@ NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fau
 @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
 @pytest.mark.parametrize("history_size", [None, 3])
 async def test_a_retried_append_is_stored_once(
-    face: type[Face], through: Through, proxy: Proxy, fault: Fault, history_size: int | None
+    variant: type[Variant], through: Through, proxy: Proxy, fault: Fault, history_size: int | None
 ) -> None:
-    history = face(through(history_size=history_size))
+    history = variant(through(history_size=history_size))
     expected: list[str] = []
     for number in range(5):
         proxy.script(fault, operation="UpdateItem")
@@ -41,52 +41,52 @@ async def test_a_retried_append_is_stored_once(
 
 @pytest.mark.parametrize("fault", UNANSWERED)
 async def test_a_retried_fresh_start_of_an_expired_session_is_stored_once(
-    face: type[Face], through: Through, make: Make, proxy: Proxy, update: Any, fault: Fault
+    variant: type[Variant], through: Through, make: Make, proxy: Proxy, update: Any, fault: Fault
 ) -> None:
-    await face(make()).add(humans("old"))
+    await variant(make()).add(humans("old"))
     update(expireAt={"N": "1"})
     proxy.script(fault, operation="PutItem")
-    await face(through(ttl=60)).add(humans("new"))
-    assert texts(await face(make()).read()) == ["new"]
+    await variant(through(ttl=60)).add(humans("new"))
+    assert texts(await variant(make()).read()) == ["new"]
     assert proxy.operations() == ["UpdateItem", "PutItem", "PutItem"]
 
 
 @pytest.mark.parametrize("fault", UNANSWERED)
 async def test_an_append_whose_answers_are_all_lost_is_stored_at_most_once(
-    face: type[Face], through: Through, make: Make, proxy: Proxy, fault: Fault
+    variant: type[Variant], through: Through, make: Make, proxy: Proxy, fault: Fault
 ) -> None:
     proxy.schedule = lambda seen: fault
     with pytest.raises((EndpointError, ServiceError)):
-        await face(through(attempts=3)).add(humans(1, 2))
-    assert texts(await face(make()).read()) == ["1", "2"]
+        await variant(through(attempts=3)).add(humans(1, 2))
+    assert texts(await variant(make()).read()) == ["1", "2"]
 
 
 async def test_a_request_that_arrives_after_its_retry_changes_nothing(
-    face: type[Face], through: Through, make: Make, proxy: Proxy
+    variant: type[Variant], through: Through, make: Make, proxy: Proxy
 ) -> None:
-    history = face(through())
+    history = variant(through())
     await history.add(humans("before"))
     proxy.script(Fault.ZOMBIE, operation="UpdateItem")
     await history.add(humans("once"))
     await history.add(humans("after"))
     await asyncio.to_thread(proxy.wait_for_zombies)
-    assert texts(await face(make()).read()) == ["before", "once", "after"]
+    assert texts(await variant(make()).read()) == ["before", "once", "after"]
 
 
 async def test_a_request_that_arrives_after_a_clear_brings_nothing_back(
-    face: type[Face], through: Through, make: Make, proxy: Proxy
+    variant: type[Variant], through: Through, make: Make, proxy: Proxy
 ) -> None:
-    history = face(through())
+    history = variant(through())
     await history.add(humans("before"))
     proxy.script(Fault.ZOMBIE, operation="UpdateItem")
     await history.add(humans("once"))
     await history.clear()
     await asyncio.to_thread(proxy.wait_for_zombies)
-    assert await face(make()).read() == []
+    assert await variant(make()).read() == []
 
 
 class TestPruning:
-    async def fill(self, history: Face, writes: int) -> None:
+    async def fill(self, history: Variant, writes: int) -> None:
         for number in range(writes):
             await history.add(humans(number))
 
@@ -180,9 +180,9 @@ class TestPruning:
 class TestClear:
     @pytest.mark.parametrize("fault", UNANSWERED)
     async def test_retried_deletes_no_message_that_came_after_it(
-        self, face: type[Face], through: Through, make: Make, proxy: Proxy, fault: Fault, session_id: str
+        self, variant: type[Variant], through: Through, make: Make, proxy: Proxy, fault: Fault, session_id: str
     ) -> None:
-        await face(make()).add(humans("old"))
+        await variant(make()).add(humans("old"))
 
         def another_writes_before_the_retry(seen: Any) -> Fault:
             if seen.operation != "DeleteItem":
@@ -196,19 +196,19 @@ class TestClear:
             return Fault.NONE
 
         proxy.schedule = another_writes_before_the_retry
-        await face(through()).clear()
-        assert texts(await face(make()).read()) == ["new"]
+        await variant(through()).clear()
+        assert texts(await variant(make()).read()) == ["new"]
 
     async def test_of_a_session_that_langchain_community_wrote(
-        self, face: type[Face], make: Make, update: Any, item: Any
+        self, variant: type[Variant], make: Make, update: Any, item: Any
     ) -> None:
         update(History={"L": []})
-        await face(make()).clear()
+        await variant(make()).clear()
         assert item() is None
 
     @pytest.mark.parametrize("conflicts", [0, 1])
     async def test_of_a_foreign_session_whose_answer_is_lost_leaves_what_came_after(
-        self, face: type[Face], through: Through, make: Make, proxy: Proxy, update: Any, conflicts: int
+        self, variant: type[Variant], through: Through, make: Make, proxy: Proxy, update: Any, conflicts: int
     ) -> None:
         update(History={"L": []})
 
@@ -225,7 +225,7 @@ class TestClear:
 
         proxy.schedule = lose_the_answer_and_append
         with pytest.raises(WriteOutcomeUnknownError):
-            await face(through()).clear()
+            await variant(through()).clear()
         assert texts(await make().aget_messages()) == ["new"]
 
     async def test_of_a_foreign_session_that_ours_appends_to_meanwhile(

@@ -31,19 +31,19 @@ from botocore.config import Config
 from botocore.history import get_global_history_recorder
 from botocore.stub import Stubber
 from conftest import Make
-from faces import AsyncFace, CollectionFace, Face
 from opentelemetry.instrumentation.botocore import AiobotocoreInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from proxy import Proxy
 from samples import humans, texts
+from variants import AsyncVariant, CollectionVariant, Variant
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, FastPathStatus
-from chathistory_async._aws.clients import Lent
+from chathistory_async._aws.clients import ReadyClient
 from chathistory_async._aws.fast_path_guard import _EVENTS, _METHODS, Guard
 
-FACES = [AsyncFace, CollectionFace]
+VARIANTS = [AsyncVariant, CollectionVariant]
 ON = FastPathStatus(active=True, reason=None)
 
 # Begins to trace, and yields what returns the names of the operations that were seen.
@@ -103,23 +103,29 @@ def by_sdk(proxy: Proxy) -> set[bool]:
     return {seen.by_sdk for seen in proxy.seen}
 
 
-async def chat(history: Face) -> None:
+async def chat(history: Variant) -> None:
     await history.add(humans(1))
     await history.add(humans(2, 3))
     assert texts(await history.read()) == ["1", "2", "3"]
 
 
 @asynccontextmanager
-async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[Lent]:
-    async with history._settings.clients.lend() as lent:
-        yield lent
+async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[ReadyClient]:
+    async with history._settings.clients.acquire() as client:
+        yield client
 
 
 class TestTracers:
     @pytest.mark.parametrize("late", [False, True], ids=["before-the-client", "after-the-client"])
     @pytest.mark.parametrize("tracer", TRACERS, ids=["opentelemetry", "xray", "datadog"])
     async def test_see_every_call(
-        self, face: type[Face], make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tracer: Tracer, late: bool
+        self,
+        variant: type[Variant],
+        make: Make,
+        proxy: Proxy,
+        monkeypatch: pytest.MonkeyPatch,
+        tracer: Tracer,
+        late: bool,
     ) -> None:
         history = make(endpoint_url=proxy.url)
         if late:
@@ -127,7 +133,7 @@ class TestTracers:
             assert history.fast_path_status == ON
             proxy.seen.clear()
         with tracer(monkeypatch) as seen:
-            await chat(face(history))
+            await chat(variant(history))
             assert seen() == proxy.operations()
             assert by_sdk(proxy) == {True}
             active, reason = history.fast_path_status
@@ -158,32 +164,32 @@ class TestEventHandlers:
     @pytest.mark.parametrize("kind", [AioSession, aioboto3.Session])
     @pytest.mark.parametrize("event", ["before-send", "before-call.dynamodb", "request-created.dynamodb.*"])
     async def test_of_a_session_are_called(
-        self, face: type[Face], make: Make, proxy: Proxy, kind: Any, event: str
+        self, variant: type[Variant], make: Make, proxy: Proxy, kind: Any, event: str
     ) -> None:
         core, events = AioSession(), list[str]()
         core.get_component("event_emitter").register(event, functools.partial(heard(events)))
         session = core if kind is AioSession else kind(botocore_session=core)
         history = make(endpoint_url=proxy.url, boto3_session=session)
-        await chat(face(history))
+        await chat(variant(history))
         assert [event.split(".")[2] for event in events] == proxy.operations()
         assert f"has an event handler, by {__name__}" in str(history.fast_path_status.reason)
 
     async def test_that_come_later_are_called_and_may_go_again(self, make: Make, proxy: Proxy) -> None:
         history, events = make(endpoint_url=proxy.url), list[str]()
         handler = heard(events)
-        async with lent_to(history) as lent:
+        async with lent_to(history) as client:
             await history.aget_messages()
-            lent.client.meta.events.register("before-parameter-build.dynamodb.GetItem", handler)
+            client.client.meta.events.register("before-parameter-build.dynamodb.GetItem", handler)
             await history.aget_messages()
-            lent.client.meta.events.unregister("before-parameter-build.dynamodb.GetItem", handler)
+            client.client.meta.events.unregister("before-parameter-build.dynamodb.GetItem", handler)
             await history.aget_messages()
         assert len(events) == 1
         assert [seen.by_sdk for seen in proxy.seen] == [False, True, False]
 
     async def test_of_a_stubber_answer(self, make: Make, proxy: Proxy, table: str) -> None:
         history = make(endpoint_url=proxy.url)
-        async with lent_to(history) as lent:
-            with Stubber(lent.client) as stubber:
+        async with lent_to(history) as client:
+            with Stubber(client.client) as stubber:
                 stubber.add_response("get_item", {})
                 assert await history.aget_messages() == []
                 stubber.assert_no_pending_responses()
@@ -223,8 +229,8 @@ class TestPatches:
 
     async def test_of_a_client_are_called(self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
         history = make(endpoint_url=proxy.url)
-        async with lent_to(history) as lent:
-            monkeypatch.setattr(lent.client, "get_item", mock.AsyncMock(return_value={}), raising=False)
+        async with lent_to(history) as client:
+            monkeypatch.setattr(client.client, "get_item", mock.AsyncMock(return_value={}), raising=False)
             assert await history.aget_messages() == []
             assert "get_item is replaced on the instance, by unittest.mock" in str(history.fast_path_status.reason)
         assert proxy.seen == []
@@ -234,8 +240,8 @@ class TestPatches:
         self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
         history = make(endpoint_url=proxy.url)
-        async with lent_to(history) as lent:
-            kind = type(lent.client)
+        async with lent_to(history) as client:
+            kind = type(client.client)
             original, called = getattr(kind, name), list[str]()
 
             async def watch(*args: Any, **kwargs: Any) -> Any:
@@ -336,8 +342,8 @@ class TestStatus:
         history = make(config=Config(read_timeout=8))
         await history.aget_messages()
         assert await asyncio.to_thread(lambda: history.messages) == []
-        async with lent_to(history) as lent:
-            lent.client.meta.events.register("before-send", heard([]))
+        async with lent_to(history) as client:
+            client.client.meta.events.register("before-send", heard([]))
             assert history.fast_path_status.active is False
 
 

@@ -10,21 +10,28 @@ from typing import Any
 
 import pytest
 from conftest import Make
-from faces import COLLECTION_FACES, SINGLE_ITEM_FACES, Face, IndexedFace, SdkCollectionFace, SdkFace
 from proxy import Fault, Proxy, Seen
 from samples import humans, texts
+from variants import (
+    COLLECTION_VARIANTS,
+    SINGLE_ITEM_VARIANTS,
+    IndexedVariant,
+    SdkCollectionVariant,
+    SdkVariant,
+    Variant,
+)
 
 from chathistory_async import ChatHistoryError, DynamoDBChatMessageHistory
 
 COPIES = "moto copies the whole table for every transaction, and requests time out that meet no fault"
-FACES = [
-    *[*SINGLE_ITEM_FACES, SdkFace],
+VARIANTS = [
+    *[*SINGLE_ITEM_VARIANTS, SdkVariant],
     *(
-        pytest.param(face, marks=pytest.mark.real_engine(COPIES))
-        for face in [*COLLECTION_FACES, SdkCollectionFace, IndexedFace]
+        pytest.param(variant, marks=pytest.mark.real_engine(COPIES))
+        for variant in [*COLLECTION_VARIANTS, SdkCollectionVariant, IndexedVariant]
     ),
 ]
-pytestmark = pytest.mark.usefixtures("open_lane")
+pytestmark = pytest.mark.usefixtures("fast_path_always_open")
 WRITERS = 8
 APPENDS = 25
 FAULTS = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED}]
@@ -35,7 +42,7 @@ def at_random(rate: float, seed: int, faults: Sequence[Fault]) -> Callable[[Seen
     return lambda seen: chance.choice(faults) if chance.random() < rate else Fault.NONE
 
 
-async def write_all(histories: list[Face]) -> tuple[list[str], list[str]]:
+async def write_all(histories: list[Variant]) -> tuple[list[str], list[str]]:
     """Append from all writers at once; return what was acknowledged and what was not."""
     acknowledged, failed = [], []
 
@@ -56,7 +63,7 @@ async def write_all(histories: list[Face]) -> tuple[list[str], list[str]]:
 @pytest.mark.parametrize("rate", [0.1, 0.33])
 @pytest.mark.parametrize("attempts", [10, 2])
 async def test_every_acknowledged_message_is_there_exactly_once(
-    face: type[Face],
+    variant: type[Variant],
     through: Callable[..., DynamoDBChatMessageHistory],
     make: Make,
     proxy: Proxy,
@@ -64,7 +71,7 @@ async def test_every_acknowledged_message_is_there_exactly_once(
     attempts: int,
 ) -> None:
     proxy.schedule = at_random(rate, seed=int(rate * 100) + attempts, faults=FAULTS)
-    acknowledged, failed = await write_all([face(through(attempts)) for _ in range(WRITERS)])
+    acknowledged, failed = await write_all([variant(through(attempts)) for _ in range(WRITERS)])
     await asyncio.to_thread(proxy.wait_for_zombies)
     stored = texts(await make().aget_messages())
 
@@ -82,12 +89,12 @@ async def test_every_acknowledged_message_is_there_exactly_once(
 
 
 async def test_history_size_is_exact_all_the_same(
-    face: type[Face], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy
+    variant: type[Variant], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy
 ) -> None:
     proxy.schedule = at_random(0.33, seed=7, faults=[*FAULTS, *[Fault.LOST_ANSWER] * 10])
-    acknowledged, _ = await write_all([face(through(10, history_size=20)) for _ in range(WRITERS)])
+    acknowledged, _ = await write_all([variant(through(10, history_size=20)) for _ in range(WRITERS)])
     await asyncio.to_thread(proxy.wait_for_zombies)
-    stored = texts(await make(history_size=20 if face.collection else None).aget_messages())
+    stored = texts(await make(history_size=20 if variant.collection else None).aget_messages())
     assert len(stored) == 20
     assert len(set(stored)) == 20
     assert stored[1::2] == [f"{text}b" for text in stored[::2]]
@@ -98,9 +105,9 @@ async def test_history_size_is_exact_all_the_same(
 
 
 async def test_reads_and_clears_survive_too(
-    face: type[Face], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy
+    variant: type[Variant], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy
 ) -> None:
-    history: Any = face(through(10))
+    history: Any = variant(through(10))
     proxy.schedule = at_random(0.33, seed=3, faults=[fault for fault in FAULTS if fault is not Fault.ZOMBIE])
     for number in range(20):
         await history.add(humans(number))

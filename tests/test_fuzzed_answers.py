@@ -263,7 +263,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[Operation]]] = {
 }
 
 
-@pytest.mark.usefixtures("open_lane")
+@pytest.mark.usefixtures("fast_path_always_open")
 @pytest.mark.parametrize("fast_path", [True, False], ids=["fast", "sdk"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 async def test_end_in_an_error_of_ours_or_not_at_all(

@@ -12,31 +12,33 @@ from typing import Any
 
 import pytest
 from conftest import Make
-from faces import ALL_FACES, SDK_FACES, Face
 from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy, Seen
 from samples import humans, texts
+from variants import ALL_VARIANTS, SDK_VARIANTS, Variant
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, IdempotencyKeyReusedError, KeySchemaError
 from chathistory_async._item_collection.sort_keys import Clock
 from chathistory_async._single_item.requests import WRITES_KEPT, WRITES_LIMIT
 
-FACES = [*ALL_FACES, *SDK_FACES]
+VARIANTS = [*ALL_VARIANTS, *SDK_VARIANTS]
 FAULTS = [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CAPACITY, Fault.CONFLICT]
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 
 
-async def test_the_same_key_is_stored_once(face: type[Face], make: Make) -> None:
+async def test_the_same_key_is_stored_once(variant: type[Variant], make: Make) -> None:
     for _ in range(3):
         await make().aadd_messages(humans(1, 2), idempotency_key="a")
     await asyncio.to_thread(make().add_messages, humans(1, 2), idempotency_key="a")
     await make().aadd_messages(humans(3), idempotency_key="b")
     await make().aadd_messages(humans(1, 2))
-    assert texts(await face(make()).read()) == ["1", "2", "3", "1", "2"]
+    assert texts(await variant(make()).read()) == ["1", "2", "3", "1", "2"]
 
 
-async def test_the_second_call_writes_nothing(face: type[Face], through: Through, make: Make, stored: Any) -> None:
+async def test_the_second_call_writes_nothing(
+    variant: type[Variant], through: Through, make: Make, stored: Any
+) -> None:
     await make().aadd_messages(humans(1), idempotency_key="a")
     before = stored()
     await through().aadd_messages(humans(1), idempotency_key="a")
@@ -46,41 +48,43 @@ async def test_the_second_call_writes_nothing(face: type[Face], through: Through
 @pytest.mark.parametrize(
     "other", [humans(2), humans(1, 1), humans("1 "), [HumanMessage("1", id="x")]], ids=["text", "two", "space", "id"]
 )
-async def test_other_content_is_an_error_that_writes_nothing(face: type[Face], make: Make, other: Any) -> None:
+async def test_other_content_is_an_error_that_writes_nothing(variant: type[Variant], make: Make, other: Any) -> None:
     await make().aadd_messages(humans(1), idempotency_key="a")
     await make().aadd_messages(humans("between"))
     for _ in range(2):
         with pytest.raises(IdempotencyKeyReusedError, match="take a new key for new content") as caught:
             await make().aadd_messages(other, idempotency_key="a")
         assert caught.value.session_key == make().key
-    assert texts(await face(make()).read()) == ["1", "between"]
+    assert texts(await variant(make()).read()) == ["1", "between"]
 
 
-async def test_keys_are_of_a_session(face: type[Face], make: Make, session_id: str) -> None:
+async def test_keys_are_of_a_session(variant: type[Variant], make: Make, session_id: str) -> None:
     await make().aadd_messages(humans(1), idempotency_key="a")
     other = f"{session_id}-other"
     await make(session=other).aadd_messages(humans(2), idempotency_key="a")
-    assert texts(await face(make()).read()) == ["1"]
-    assert texts(await face(make(session=other)).read()) == ["2"]
+    assert texts(await variant(make()).read()) == ["1"]
+    assert texts(await variant(make(session=other)).read()) == ["2"]
 
 
 @pytest.mark.parametrize("key", ["x" * 256, "名前", "\ud800", "#", "\x00", " "])
-async def test_any_text_is_a_key(face: type[Face], make: Make, key: str) -> None:
+async def test_any_text_is_a_key(variant: type[Variant], make: Make, key: str) -> None:
     for _ in range(2):
         await make().aadd_messages(humans(1), idempotency_key=key)
-    assert len(await face(make()).read()) == 1
+    assert len(await variant(make()).read()) == 1
 
 
 @pytest.mark.parametrize(
     ("key", "error"), [("", ValueError), ("x" * 257, ValueError), (5, TypeError), (b"x", TypeError)]
 )
-async def test_what_is_no_key_is_refused(face: type[Face], make: Make, key: Any, error: type[Exception]) -> None:
+async def test_what_is_no_key_is_refused(variant: type[Variant], make: Make, key: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="idempotency_key must"):
         await make().aadd_messages(humans(1), idempotency_key=key)
-    assert await face(make()).read() == []
+    assert await variant(make()).read() == []
 
 
-async def test_neither_key_nor_content_is_stored_beside_the_messages(face: type[Face], make: Make, items: Any) -> None:
+async def test_neither_key_nor_content_is_stored_beside_the_messages(
+    variant: type[Variant], make: Make, items: Any
+) -> None:
     await make().aadd_messages(humans("the content"), idempotency_key="the key")
     others = [{name: value for name, value in item.items() if name != "History"} for item in items()]
     assert "the key" not in repr(others)
@@ -89,30 +93,30 @@ async def test_neither_key_nor_content_is_stored_beside_the_messages(face: type[
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_it_holds_under_faults(
-    face: type[Face], through: Through, make: Make, proxy: Proxy, fault: Fault
+    variant: type[Variant], through: Through, make: Make, proxy: Proxy, fault: Fault
 ) -> None:
-    await face(make()).read()
+    await variant(make()).read()
     for number in range(3):
         proxy.script(fault)
         await through().aadd_messages(humans(number, -number), idempotency_key=str(number))
         proxy.script(fault)
         await through().aadd_messages(humans(number, -number), idempotency_key=str(number))
-    assert texts(await face(make()).read()) == ["0", "0", "1", "-1", "2", "-2"]
+    assert texts(await variant(make()).read()) == ["0", "0", "1", "-1", "2", "-2"]
 
 
 async def test_a_request_that_arrives_late_stores_nothing_more(
-    face: type[Face], through: Through, make: Make, proxy: Proxy
+    variant: type[Variant], through: Through, make: Make, proxy: Proxy
 ) -> None:
-    await face(make()).add(humans("before"))
+    await variant(make()).add(humans("before"))
     proxy.script(Fault.ZOMBIE)
     await through().aadd_messages(humans(1), idempotency_key="a")
     await make().aadd_messages(humans(1), idempotency_key="a")
     await asyncio.to_thread(proxy.wait_for_zombies)
-    assert texts(await face(make()).read()) == ["before", "1"]
+    assert texts(await variant(make()).read()) == ["before", "1"]
 
 
-async def test_many_at_once_store_one(face: type[Face], make: Make) -> None:
-    await face(make()).add(humans("before"))
+async def test_many_at_once_store_one(variant: type[Variant], make: Make) -> None:
+    await variant(make()).add(humans("before"))
     await asyncio.gather(*(make().aadd_messages(humans("one"), idempotency_key="a") for _ in range(8)))
     results = await asyncio.gather(
         *(make().aadd_messages(humans(number), idempotency_key="b") for number in range(6)), return_exceptions=True
@@ -120,8 +124,8 @@ async def test_many_at_once_store_one(face: type[Face], make: Make) -> None:
     refused = [result for result in results if result is not None]
     assert len(refused) == 5
     assert all(isinstance(result, IdempotencyKeyReusedError) for result in refused)
-    assert texts(await face(make()).read())[:2] == ["before", "one"]
-    assert len(await face(make()).read()) == 3
+    assert texts(await variant(make()).read())[:2] == ["before", "one"]
+    assert len(await variant(make()).read()) == 3
 
 
 class TestItemCollection:
@@ -188,10 +192,12 @@ class TestItemCollection:
     ) -> None:
         async with ChatHistoryStore(collection_table, idempotency_seconds=5000) as store:
             await store.session(session_id).aadd_messages(humans(1), idempotency_key="a")
-            [marker] = [item for item in items_in(collection_table) if item["MessageId"]["S"].startswith("k#")]
-            assert abs(int(marker["expireAt"]["N"]) - time.time() - 5000) < 30
+            [checkpoint] = [item for item in items_in(collection_table) if item["MessageId"]["S"].startswith("k#")]
+            assert abs(int(checkpoint["expireAt"]["N"]) - time.time() - 5000) < 30
             if expired:
-                dynamodb.put_item(TableName=collection_table, Item=marker | {"expireAt": {"N": str(int(time.time()))}})
+                dynamodb.put_item(
+                    TableName=collection_table, Item=checkpoint | {"expireAt": {"N": str(int(time.time()))}}
+                )
             await store.session(session_id).aadd_messages(humans(1), idempotency_key="a")
             assert len(await store.session(session_id).aget_messages()) == 1 + expired
 

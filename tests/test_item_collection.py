@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from botocore.config import Config
 from conftest import Make
-from faces import COLLECTION_FACES, Face
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from proxy import Fault, Proxy, Seen
 from samples import EVERY_TYPE, humans, texts
+from variants import COLLECTION_VARIANTS, Variant
 
 from chathistory_async import (
     AccessDeniedError,
@@ -34,11 +34,11 @@ from chathistory_async import (
     ServiceError,
     UndecodableItemError,
 )
-from chathistory_async._item_collection.requests import FENCE_SECONDS, PARTS, REMOVED_BY, REVISION
+from chathistory_async._item_collection.requests import PARTS, REMOVED_BY, REVISION, TOMBSTONE_SECONDS
 from chathistory_async._item_collection.session import slack
 from chathistory_async._item_collection.sort_keys import Clock, Clocks, SortKey, message_id_of, parse
 
-FACES = COLLECTION_FACES
+VARIANTS = COLLECTION_VARIANTS
 COPIES = "moto copies the whole table for every transaction, which takes it minutes here"
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED, Fault.CONFLICT]
@@ -63,7 +63,7 @@ def put(dynamodb: Any, collection_table: str, session_id: str) -> Callable[..., 
     return put
 
 
-def old_key(number: int = 0, age_seconds: int = 2 * FENCE_SECONDS) -> str:
+def old_key(number: int = 0, age_seconds: int = 2 * TOMBSTONE_SECONDS) -> str:
     return str(SortKey(int((time.time() - age_seconds) * 1000) << 16, f"{number:016x}"))
 
 
@@ -85,7 +85,7 @@ class TestStorage:
         assert abs(int(item.pop("expireAt")["N"]) - time.time() - 60) < 10
         assert item == {"SessionId": {"S": session_id}, "Type": {"S": "ai"}}
 
-    async def test_of_a_sealed_message_tells_no_type(self, make: Make, items: Items, kms_key: str) -> None:
+    async def test_of_a_encrypted_message_tells_no_type(self, make: Make, items: Items, kms_key: str) -> None:
         history = make(kms_key_id=kms_key)
         messages = [HumanMessage("x"), HumanMessage("y" * 10_000)]
         for message in messages:
@@ -108,73 +108,75 @@ class TestStorage:
         assert await history.aget_messages() == messages
 
     async def test_of_a_batch_is_one_put_and_of_a_large_one_a_transaction(
-        self, face: type[Face], through: Through, proxy: Proxy
+        self, variant: type[Variant], through: Through, proxy: Proxy
     ) -> None:
         for number in (1, 2, 500):
-            await face(through()).add(humans(*range(number)))
+            await variant(through()).add(humans(*range(number)))
         assert proxy.operations() == ["PutItem"] * 3
-        await face(through()).add(humans(secrets.token_hex(400_000)))
+        await variant(through()).add(humans(secrets.token_hex(400_000)))
         assert proxy.operations() == ["PutItem"] * 3 + ["TransactWriteItems"]
         assert len(proxy.seen[-1].body["ClientRequestToken"]) <= 36
 
-    async def test_of_a_thousand_messages(self, face: type[Face], through: Through, make: Make, proxy: Proxy) -> None:
+    async def test_of_a_thousand_messages(
+        self, variant: type[Variant], through: Through, make: Make, proxy: Proxy
+    ) -> None:
         batch = humans(*range(1000))
-        await face(through()).add(batch)
+        await variant(through()).add(batch)
         assert proxy.operations() == ["PutItem"]
-        assert await face(make()).read() == batch
+        assert await variant(make()).read() == batch
         assert texts(await make().aget_messages(limit=3)) == ["997", "998", "999"]
 
-    async def test_of_every_type_in_any_session(self, face: type[Face], make: Make) -> None:
+    async def test_of_every_type_in_any_session(self, variant: type[Variant], make: Make) -> None:
         awkward = ["a/b", "a#b", "m#", "'\"`", "\x00", " ", "名前", "💬", "%s{}", "a" * 2000, "m#~", "..", "\u2028"]
         for session in awkward:
-            await face(make(session=session)).clear()
-            await face(make(session=session)).add([HumanMessage(session), *EVERY_TYPE[:2]])
+            await variant(make(session=session)).clear()
+            await variant(make(session=session)).add([HumanMessage(session), *EVERY_TYPE[:2]])
         for session in awkward:
-            assert await face(make(session=session)).read() == [HumanMessage(session), *EVERY_TYPE[:2]]
+            assert await variant(make(session=session)).read() == [HumanMessage(session), *EVERY_TYPE[:2]]
 
     async def test_leaves_the_other_items_of_a_partition_alone(
-        self, face: type[Face], make: Make, put: Callable[..., None], items: Items
+        self, variant: type[Variant], make: Make, put: Callable[..., None], items: Items
     ) -> None:
         for foreign in ("METADATA", "m", "m#", "m#x", "m$", "n#1", "a"):
             put(foreign, title={"S": "kept"})
         # Of nothing but a key and a body, as a plain message is.
         put("m#y", **body("foreign"))
-        await face(make()).add(humans(1, 2))
-        assert texts(await face(make()).read()) == ["1", "2"]
-        await face(make()).clear()
+        await variant(make()).add(humans(1, 2))
+        assert texts(await variant(make()).read()) == ["1", "2"]
+        await variant(make()).clear()
         assert len([item for item in items() if item.get("title") == {"S": "kept"}]) == 7
 
     async def test_of_a_part_whose_message_was_removed_is_passed_over(
-        self, face: type[Face], make: Make, put: Callable[..., None]
+        self, variant: type[Variant], make: Make, put: Callable[..., None]
     ) -> None:
         put(SortKey(2**40, "f" * 16, part=1), **body("left over"))
-        await face(make()).add(humans(1, 2))
-        assert texts(await face(make()).read()) == ["1", "2"]
+        await variant(make()).add(humans(1, 2))
+        assert texts(await variant(make()).read()) == ["1", "2"]
 
-    async def test_of_one_kind_does_not_hide_another(self, face: type[Face], make: Make) -> None:
+    async def test_of_one_kind_does_not_hide_another(self, variant: type[Variant], make: Make) -> None:
         plain, compressed = humans(*range(3)), [HumanMessage("so on " * 2000)]
         in_parts = [HumanMessage(secrets.token_hex(300_000))]
         stored = [*plain, *compressed, *plain, *in_parts, *plain]
         for message in stored:
-            await face(make()).add([message])
-        assert await face(make()).read() == stored
+            await variant(make()).add([message])
+        assert await variant(make()).read() == stored
 
 
 class TestLargeMessages:
-    async def test_of_three_megabytes(self, face: type[Face], make: Make, items: Items) -> None:
+    async def test_of_three_megabytes(self, variant: type[Variant], make: Make, items: Items) -> None:
         large = HumanMessage([{"type": "image_url", "image_url": {"url": secrets.token_urlsafe(2_250_000)}}])
         batch: list[BaseMessage] = [HumanMessage("before"), large, HumanMessage("after")]
         for message in batch:
-            await face(make()).add([message])
+            await variant(make()).add([message])
         assert len([item for item in items() if PARTS in item]) == 1
         assert len(items()) > 4
-        assert await face(make()).read() == batch
+        assert await variant(make()).read() == batch
         assert await make().aget_messages(limit=2) == batch[1:]
         assert await make().aget_messages(limit=1) == batch[2:]
         page = await make().apage(1, (await make().apage(1)).cursor)
         assert [stored.message for stored in page.messages] == [large]
-        await face(make()).clear()
-        assert await face(make()).read() == []
+        await variant(make()).clear()
+        assert await variant(make()).read() == []
 
     @pytest.mark.real_engine(COPIES)
     async def test_is_read_whole_while_it_is_replaced(self, make: Make) -> None:
@@ -216,11 +218,11 @@ class TestLargeMessages:
         assert proxy.operations().count("Query") > 10
 
     async def test_of_more_than_a_transaction_holds_is_refused_before_any_write(
-        self, face: type[Face], through: Through, proxy: Proxy
+        self, variant: type[Variant], through: Through, proxy: Proxy
     ) -> None:
         batch = [*humans(*range(150)), HumanMessage(secrets.token_hex(4_500_000))]
         with pytest.raises(ItemTooLargeError, match=r"A record of 151 values .* does not fit into one transaction"):
-            await face(through()).add(batch)
+            await variant(through()).add(batch)
         assert not proxy.seen
 
     async def test_a_part_that_is_missing_is_an_error(
@@ -266,11 +268,13 @@ class TestDamage:
             (body("x") | {"Encoding": {"L": []}}, "its encoding is 'not text'"),
         ],
     )
-    async def test_is_an_error(self, face: type[Face], make: Make, put: Any, attributes: Any, reason: str) -> None:
-        await face(make()).add(humans("fine"))
+    async def test_is_an_error(
+        self, variant: type[Variant], make: Make, put: Any, attributes: Any, reason: str
+    ) -> None:
+        await variant(make()).add(humans("fine"))
         put(key := old_key(), **attributes)
         with pytest.raises(UndecodableItemError, match=reason) as caught:
-            await face(make()).read()
+            await variant(make()).read()
         error = caught.value
         assert error.session_key == make().key
         assert error.message_id == message_id_of(key, 0)
@@ -279,22 +283,22 @@ class TestDamage:
         assert texts(await make().aget_messages(limit=1)) == ["fine"]
         assert pickle.loads(pickle.dumps(error)).message_id == error.message_id
         await make().adelete_messages([error.message_id])
-        assert texts(await face(make()).read()) == ["fine"]
+        assert texts(await variant(make()).read()) == ["fine"]
 
     @pytest.mark.parametrize("tick", [2**64 - 1, 2**63, (253_402_300_799_000 << 16)], ids=["last", "2**63", "9999"])
     async def test_a_time_that_no_clock_can_tell_is_an_error(
-        self, face: type[Face], make: Make, put: Any, tick: int
+        self, variant: type[Variant], make: Make, put: Any, tick: int
     ) -> None:
         put(key := str(SortKey(tick, "f" * 16)), **body("x"))
         history = make()
-        await face(history).read()
+        await variant(history).read()
         with pytest.raises(UndecodableItemError, match="a time that no clock can have told") as caught:
-            await face(history).add(humans(1))
+            await variant(history).add(humans(1))
         assert caught.value.message_id == message_id_of(key, 0)
         assert len((await history.apage(1)).messages) == 1
-        await face(history).clear()
-        await face(history).add(humans("anew"))
-        assert texts(await face(history).read()) == ["anew"]
+        await variant(history).clear()
+        await variant(history).add(humans("anew"))
+        assert texts(await variant(history).read()) == ["anew"]
 
     @pytest.mark.parametrize("expired", [False, True])
     async def test_a_time_that_no_clock_can_tell_is_no_error_any_more_when_it_is_gone(
@@ -324,33 +328,35 @@ class TestDamage:
         await through().aadd_messages(humans("after"))
         assert proxy.operations() == ["PutItem"]
 
-    @pytest.mark.parametrize("what", ["changed", "not sealed", "of another session", "of another place", "another key"])
-    async def test_of_what_is_sealed_names_the_message(
+    @pytest.mark.parametrize(
+        "what", ["changed", "not encrypted", "of another session", "of another place", "another key"]
+    )
+    async def test_of_what_is_encrypted_names_the_message(
         self, make: Make, put: Any, items: Items, kms_key: str, session_id: str, dynamodb: Any, what: str
     ) -> None:
         history = make(kms_key_id=kms_key)
         for text in ("one", "two", "three"):
             await history.aadd_messages(humans(text))
         item, other = items()[1:]
-        sealed = item["History"]["B"]
+        encrypted = item["History"]["B"]
         if what == "changed":
-            sealed = sealed[:-1] + bytes([sealed[-1] ^ 1])
-        elif what == "not sealed":
-            sealed = b"x"
+            encrypted = encrypted[:-1] + bytes([encrypted[-1] ^ 1])
+        elif what == "not encrypted":
+            encrypted = b"x"
         elif what == "of another session":
             elsewhere = make(session=f"{session_id}-other", kms_key_id=kms_key)
             await elsewhere.aadd_messages(humans("stolen"))
             key = {"SessionId": {"S": elsewhere.session_id}, "MessageId": item["MessageId"]}
             query = {"ExpressionAttributeValues": {":s": key["SessionId"]}, "KeyConditionExpression": "SessionId = :s"}
             [stolen] = dynamodb.query(TableName=history.table_name, **query)["Items"]
-            sealed = stolen["History"]["B"]
+            encrypted = stolen["History"]["B"]
         elif what == "of another place":
-            sealed = other["History"]["B"]
+            encrypted = other["History"]["B"]
         else:
             # The data key, encrypted by KMS: KMS itself refuses to decrypt it, moto as if it were of a stranger's key.
-            at = sealed.index(kms_key.encode()) + len(kms_key) + 20
-            sealed = sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :]
-        put(item["MessageId"]["S"], History={"B": sealed}, Encoding=item["Encoding"])
+            at = encrypted.index(kms_key.encode()) + len(kms_key) + 20
+            encrypted = encrypted[:at] + bytes([encrypted[at] ^ 1]) + encrypted[at + 1 :]
+        put(item["MessageId"]["S"], History={"B": encrypted}, Encoding=item["Encoding"])
         with pytest.raises((DecryptionError, AccessDeniedError)) as caught:
             await make(kms_key_id=kms_key).aget_messages()
         assert caught.value.message_id == message_id_of(item["MessageId"]["S"], 0)
@@ -358,9 +364,9 @@ class TestDamage:
         await history.adelete_messages([caught.value.message_id])
         assert texts(await history.aget_messages()) == ["one", "three"]
 
-    async def test_of_the_settings_names_the_message_that_is_sealed(self, make: Make, kms_key: str) -> None:
+    async def test_of_the_settings_names_the_message_that_is_encrypted(self, make: Make, kms_key: str) -> None:
         await make().aadd_messages(humans("plain"))
-        await make(kms_key_id=kms_key).aadd_messages(humans("sealed"))
+        await make(kms_key_id=kms_key).aadd_messages(humans("encrypted"))
         with pytest.raises(ConfigurationError, match="give kms_key_id") as caught:
             await make().aget_messages()
         assert caught.value.message_id == (await make(kms_key_id=kms_key).apage(1)).messages[0].id
@@ -419,9 +425,9 @@ class TestExactlyOnce:
     @pytest.mark.parametrize("batch", [1, 3])
     @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
     async def test_a_retried_append_is_stored_once(
-        self, face: type[Face], through: Through, proxy: Proxy, fault: Fault, batch: int
+        self, variant: type[Variant], through: Through, proxy: Proxy, fault: Fault, batch: int
     ) -> None:
-        history, expected = face(through()), list[str]()
+        history, expected = variant(through()), list[str]()
         for number in range(3):
             proxy.script(fault)
             await history.add(humans(*[number] * batch))
@@ -429,46 +435,46 @@ class TestExactlyOnce:
             assert texts(await history.read()) == expected
 
     async def test_a_clear_waits_for_transactions_of_others(
-        self, face: type[Face], through: Through, make: Make, proxy: Proxy
+        self, variant: type[Variant], through: Through, make: Make, proxy: Proxy
     ) -> None:
-        await face(make()).add(humans(1, 2))
+        await variant(make()).add(humans(1, 2))
         proxy.script(Fault.CONFLICT, Fault.CONFLICT, operation="BatchWriteItem")
-        await face(through()).clear()
+        await variant(through()).clear()
         assert proxy.operations().count("BatchWriteItem") == 3
-        assert await face(make()).read() == []
+        assert await variant(make()).read() == []
 
     @pytest.mark.parametrize("batch", [1, 3])
     async def test_whose_answers_are_all_lost_is_stored_at_most_once(
-        self, face: type[Face], through: Through, make: Make, proxy: Proxy, batch: int
+        self, variant: type[Variant], through: Through, make: Make, proxy: Proxy, batch: int
     ) -> None:
         proxy.schedule = lambda seen: Fault.LOST_ANSWER
         with pytest.raises((EndpointError, ServiceError)):
-            await face(through(attempts=3)).add(humans(*range(batch)))
-        assert len(await face(make()).read()) == batch
+            await variant(through(attempts=3)).add(humans(*range(batch)))
+        assert len(await variant(make()).read()) == batch
 
     @pytest.mark.parametrize("batch", [1, 3])
     async def test_a_request_that_arrives_after_a_clear_brings_nothing_back(
-        self, face: type[Face], through: Through, make: Make, proxy: Proxy, batch: int
+        self, variant: type[Variant], through: Through, make: Make, proxy: Proxy, batch: int
     ) -> None:
-        history = face(through())
+        history = variant(through())
         await history.add(humans("before"))
         proxy.script(Fault.ZOMBIE)
         await history.add(humans(*["once"] * batch))
         assert len(await history.read()) == 1 + batch
         await history.clear()
         await asyncio.to_thread(proxy.wait_for_zombies)
-        assert await face(make()).read() == []
+        assert await variant(make()).read() == []
 
     async def test_a_batch_of_any_number_is_refused_or_stored_whole(
-        self, face: type[Face], through: Through, make: Make, proxy: Proxy
+        self, variant: type[Variant], through: Through, make: Make, proxy: Proxy
     ) -> None:
         proxy.schedule = lambda seen: Fault.ERROR_500
         with pytest.raises(ServiceError):
-            await face(through(attempts=2)).add(humans(*range(2500)))
-        assert await face(make()).read() == []
+            await variant(through(attempts=2)).add(humans(*range(2500)))
+        assert await variant(make()).read() == []
         proxy.schedule = lambda seen: Fault.NONE
-        await face(through()).add(humans(*range(2500)))
-        assert texts(await face(make()).read()) == [str(number) for number in range(2500)]
+        await variant(through()).add(humans(*range(2500)))
+        assert texts(await variant(make()).read()) == [str(number) for number in range(2500)]
 
     async def test_what_history_size_leaves_out_of_a_batch_is_not_stored(self, make: Make, items: Items) -> None:
         await make(history_size=250).aadd_messages(humans(*range(300)))
@@ -477,12 +483,12 @@ class TestExactlyOnce:
             await make(history_size=1).aadd_messages([*humans(0, 1), HumanMessage(secrets.token_hex(4_500_000))])
 
     async def test_what_took_too_long_to_encrypt_is_not_stored_behind_its_tombstone(
-        self, face: type[Face], make: Make, items: Items, monkeypatch: pytest.MonkeyPatch
+        self, variant: type[Variant], make: Make, items: Items, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        history, clock = face(make()), "chathistory_async._item_collection.writer.monotonic"
+        history, clock = variant(make()), "chathistory_async._item_collection.writer.monotonic"
         with monkeypatch.context() as slow:
             # From the making of the key to the sending of the record.
-            slow.setattr(clock, lambda: time.monotonic() + FENCE_SECONDS // 2 + 1)
+            slow.setattr(clock, lambda: time.monotonic() + TOMBSTONE_SECONDS // 2 + 1)
             for number in (1, 2):
                 with pytest.raises(EndpointError, match="took more than 900 s"):
                     await history.add(humans(*range(number)))
@@ -566,8 +572,8 @@ for line in sys.stdin:
         assert texts(history.messages) == [str(number) for number in range(12)]
 
     @pytest.mark.real_engine(COPIES)
-    async def test_a_batch_stays_together_among_others(self, face: type[Face], make: Make) -> None:
-        await asyncio.gather(*(face(make()).add(humans(*[writer] * 150)) for writer in range(4)))
+    async def test_a_batch_stays_together_among_others(self, variant: type[Variant], make: Make) -> None:
+        await asyncio.gather(*(variant(make()).add(humans(*[writer] * 150)) for writer in range(4)))
         stored = texts(await make().aget_messages())
         assert stored == [text for text in stored[::150] for _ in range(150)]
 
@@ -585,7 +591,7 @@ class TestWrongTable:
     @pytest.mark.parametrize("read_before", [False, True])
     async def test_the_first_append_is_refused_and_writes_nothing(
         self,
-        face: type[Face],
+        variant: type[Variant],
         make: Make,
         wrong: DynamoDBChatMessageHistory,
         item: Callable[[], Any],
@@ -602,17 +608,17 @@ class TestWrongTable:
                 await wrong.aget_messages()
         for _ in range(2):
             with pytest.raises(KeySchemaError, match="sort_key_name") as caught:
-                await face(wrong).add(humans(*range(batch)))
+                await variant(wrong).add(humans(*range(batch)))
             assert caught.value.session_key == wrong.key
         assert item() == before
         assert len(await single.aget_messages()) == stored
 
     async def test_the_first_append_of_one_message_reads_once_to_know(
-        self, face: type[Face], make: Make, proxy: Proxy
+        self, variant: type[Variant], make: Make, proxy: Proxy
     ) -> None:
         proxy.measure = True
         for number in range(3):
-            await face(make(endpoint_url=proxy.url)).add(humans(number))
+            await variant(make(endpoint_url=proxy.url)).add(humans(number))
         assert proxy.operations() == ["GetItem", "PutItem", "PutItem", "PutItem"]
         assert proxy.units[0] == 0.5
 
@@ -659,24 +665,24 @@ class TestWrongTable:
 
 
 class TestTTL:
-    async def test_each_message_expires_by_itself(self, face: type[Face], make: Make, put: Any) -> None:
+    async def test_each_message_expires_by_itself(self, variant: type[Variant], make: Make, put: Any) -> None:
         put(old_key(1), **body("expired"), expireAt={"N": str(int(time.time()))})
         put(old_key(2), **body("alive"), expireAt={"N": str(int(time.time()) + 60)})
         put(old_key(3), **body("no number"), expireAt={"S": "2020"})
-        await face(make(ttl=60)).add(humans("new"))
-        assert texts(await face(make()).read()) == ["alive", "no number", "new"]
+        await variant(make(ttl=60)).add(humans("new"))
+        assert texts(await variant(make()).read()) == ["alive", "no number", "new"]
         assert texts(await make().aget_messages(limit=3)) == ["alive", "no number", "new"]
         assert len((await make().apage(9)).messages) == 3
 
-    async def test_what_has_expired_does_not_count(self, face: type[Face], make: Make, put: Any) -> None:
+    async def test_what_has_expired_does_not_count(self, variant: type[Variant], make: Make, put: Any) -> None:
         for number in range(8):
             expired = {"expireAt": {"N": "1"}} if number % 2 else {}
             put(old_key(number, 9000 - number), **body(str(number)), **expired)
-        assert texts(await face(make(history_size=2)).read()) == ["4", "6"]
+        assert texts(await variant(make(history_size=2)).read()) == ["4", "6"]
         assert texts(await make().aget_messages(limit=3)) == ["2", "4", "6"]
 
-    async def test_without_it_no_expiry_is_stored(self, face: type[Face], make: Make, items: Items) -> None:
-        await face(make()).add(humans(1))
+    async def test_without_it_no_expiry_is_stored(self, variant: type[Variant], make: Make, items: Items) -> None:
+        await variant(make()).add(humans(1))
         assert "expireAt" not in items()[0]
 
 
@@ -699,30 +705,30 @@ class TestClear:
         assert items() == []
 
     async def test_leaves_only_tombstones_that_expire_and_hold_nothing(
-        self, face: type[Face], make: Make, items: Items
+        self, variant: type[Variant], make: Make, items: Items
     ) -> None:
         for number in range(30):
-            await face(make(ttl=9)).add(humans(number))
-        await face(make()).clear()
+            await variant(make(ttl=9)).add(humans(number))
+        await variant(make()).clear()
         for item in items():
             assert set(item) == {"SessionId", "MessageId", REMOVED_BY, "expireAt"}
-            assert abs(int(item["expireAt"]["N"]) - time.time() - FENCE_SECONDS) < 30
+            assert abs(int(item["expireAt"]["N"]) - time.time() - TOMBSTONE_SECONDS) < 30
         assert len(items()) == 30
-        await face(make()).add(humans("anew"))
-        assert texts(await face(make()).read()) == ["anew"]
+        await variant(make()).add(humans("anew"))
+        assert texts(await variant(make()).read()) == ["anew"]
 
     async def test_deletes_for_good_what_no_request_can_bring_back(
-        self, face: type[Face], make: Make, put: Any, items: Items
+        self, variant: type[Variant], make: Make, put: Any, items: Items
     ) -> None:
         for number in range(60):
             put(old_key(number), **(body("old") if number % 2 else {REMOVED_BY: {"S": "x"}}))
-        await face(make()).clear()
+        await variant(make()).clear()
         assert items() == []
 
     async def test_leaves_what_comes_after_it(
-        self, face: type[Face], through: Through, make: Make, proxy: Proxy
+        self, variant: type[Variant], through: Through, make: Make, proxy: Proxy
     ) -> None:
-        await face(make()).add(humans(*range(5)))
+        await variant(make()).add(humans(*range(5)))
 
         def append_before_the_removal(seen: Any) -> Fault:
             if seen.operation == "BatchWriteItem":
@@ -730,16 +736,18 @@ class TestClear:
             return Fault.NONE
 
         proxy.schedule = append_before_the_removal
-        await face(through()).clear()
-        assert texts(await face(make()).read()) == ["after"]
+        await variant(through()).clear()
+        assert texts(await variant(make()).read()) == ["after"]
 
     @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
-    async def test_is_retried(self, face: type[Face], through: Through, make: Make, proxy: Proxy, fault: Fault) -> None:
+    async def test_is_retried(
+        self, variant: type[Variant], through: Through, make: Make, proxy: Proxy, fault: Fault
+    ) -> None:
         for number in range(70):
-            await face(make()).add(humans(number))
+            await variant(make()).add(humans(number))
         proxy.script(fault, fault, operation="BatchWriteItem")
-        await face(through()).clear()
-        assert await face(make()).read() == []
+        await variant(through()).clear()
+        assert await variant(make()).read() == []
 
     async def test_takes_what_was_left_unprocessed_again(
         self, make: Make, monkeypatch: pytest.MonkeyPatch, collection_table: str
@@ -769,18 +777,18 @@ class TestClear:
 class TestHistorySize:
     @pytest.mark.parametrize("size", [1, 5, 20])
     async def test_stored_messages_stay_within_a_slack(
-        self, face: type[Face], make: Make, stored: Any, size: int
+        self, variant: type[Variant], make: Make, stored: Any, size: int
     ) -> None:
         most = 0
         for number in range(3 * size + 20):
-            history = face(make(history_size=size))
+            history = variant(make(history_size=size))
             assert len(await history.read()) == min(size, number)
             await history.add(humans(number))
             most = max(most, len(stored()))
         assert most < size + slack(size) + 1
 
-    async def test_leaves_what_others_made_room_for(self, face: type[Face], make: Make) -> None:
-        one, other = face(make(history_size=10)), make(history_size=10)
+    async def test_leaves_what_others_made_room_for(self, variant: type[Variant], make: Make) -> None:
+        one, other = variant(make(history_size=10)), make(history_size=10)
         await one.add(humans(*range(10)))
         await one.read()
         for _ in range(8):
@@ -815,9 +823,9 @@ class TestHistorySize:
         assert texts(await history.aget_messages()) == [str(number) for number in range(90, 100)]
 
     async def test_a_removal_that_fails_does_not_fail_the_append(
-        self, face: type[Face], through: Through, proxy: Proxy
+        self, variant: type[Variant], through: Through, proxy: Proxy
     ) -> None:
-        history = face(through(history_size=2, attempts=1))
+        history = variant(through(history_size=2, attempts=1))
         await history.read()
         proxy.schedule = lambda seen: Fault.ERROR_500 if seen.operation == "BatchWriteItem" else Fault.NONE
         for number in range(20):
@@ -881,10 +889,10 @@ class TestCost:
 
 @pytest.mark.real_engine(COPIES)
 async def test_a_long_session_is_read_whole_page_by_page(
-    face: type[Face], through: Through, make: Make, proxy: Proxy
+    variant: type[Variant], through: Through, make: Make, proxy: Proxy
 ) -> None:
     batch = [HumanMessage(secrets.token_hex(3000)) for _ in range(400)]
     for start in range(0, 400, 10):
-        await face(make()).add(batch[start : start + 10])
-    assert await face(through()).read() == batch
+        await variant(make()).add(batch[start : start + 10])
+    assert await variant(through()).read() == batch
     assert proxy.operations().count("Query") > 1

@@ -60,7 +60,7 @@ class Open(Protocol):
 
 
 @pytest.fixture(params=["plain", "encrypted", "indexed", "sdk"])
-def variant(request: pytest.FixtureRequest) -> dict[str, Any]:
+def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
     """What a store needs for sessions of this kind."""
     kinds: dict[str, Callable[[], dict[str, Any]]] = {
         "plain": dict,
@@ -72,12 +72,12 @@ def variant(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def open_session(collection_table: str, session_id: str, variant: dict[str, Any]) -> AsyncIterator[Open]:
+async def open_session(collection_table: str, session_id: str, storage: dict[str, Any]) -> AsyncIterator[Open]:
     """Opens the test's own session, in a store of its own each time."""
     stores: list[ChatHistoryStore] = []
 
     def open_session(name: str = "json", **options: Any) -> JsonSession:
-        stores.append(ChatHistoryStore(collection_table, **(variant | options)))
+        stores.append(ChatHistoryStore(collection_table, **(storage | options)))
         return stores[-1].json_session(session_id, format=name)
 
     yield open_session
@@ -248,9 +248,9 @@ class TestFormats:
         assert await open_session("agents").aget() == [1, 2, 3]
 
     async def test_of_messages_and_values_are_told_apart(
-        self, open_session: Open, collection_table: str, session_id: str, variant: dict[str, Any]
+        self, open_session: Open, collection_table: str, session_id: str, storage: dict[str, Any]
     ) -> None:
-        async with ChatHistoryStore(collection_table, **variant) as store:
+        async with ChatHistoryStore(collection_table, **storage) as store:
             await open_session().aadd([{"type": "human", "data": {"content": "x"}}])
             history = store.session(session_id)
             for attempt in (
@@ -284,16 +284,16 @@ class TestFormats:
         assert await open_session().aget() == []
 
     async def test_that_are_changed_in_the_table_are_refused(
-        self, open_session: Open, dynamodb: Any, items_in: Any, collection_table: str, variant: dict[str, Any]
+        self, open_session: Open, dynamodb: Any, items_in: Any, collection_table: str, storage: dict[str, Any]
     ) -> None:
         await open_session("mine").aadd([1, 2])
         [record] = [item for item in items_in(collection_table) if item["MessageId"]["S"].startswith("m#")]
         dynamodb.put_item(TableName=collection_table, Item=record | {"Format": {"S": "other"}})
-        if "kms_key_id" not in variant:
+        if "kms_key_id" not in storage:
             # Whoever may write to the table may say so.
             assert await open_session("other").aget() == [1, 2]
             return
-        with pytest.raises(UndecodableItemError, match=r'was sealed as .*"format":"mine"'):
+        with pytest.raises(UndecodableItemError, match=r'was encrypted as .*"format":"mine"'):
             await open_session("other").aget()
 
     @pytest.mark.parametrize("name", ["", "langchain", "Upper", "a b", "x" * 65, "a\n", None, 5])

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from conftest import Make, created_table, module_or_test
-from faces import ALL_FACES, SDK_FACES, Face
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -19,10 +18,11 @@ from langchain_core.runnables import ConfigurableFieldSpec, Runnable, RunnableCo
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from pydantic import BaseModel
 from samples import humans, texts
+from variants import ALL_VARIANTS, SDK_VARIANTS, Variant
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
 
-FACES = [*ALL_FACES, *SDK_FACES]
+VARIANTS = [*ALL_VARIANTS, *SDK_VARIANTS]
 
 
 def answer(messages: list[BaseMessage]) -> AIMessage:
@@ -105,7 +105,7 @@ def answering(reply: AIMessage, make: Make) -> Runnable[Any, Any]:
     return RunnableWithMessageHistory(model, lambda session_id: make(session=session_id))
 
 
-def test_a_turn_with_objects_is_stored_whole(face: type[Face], make: Make, session_id: str) -> None:
+def test_a_turn_with_objects_is_stored_whole(variant: type[Variant], make: Make, session_id: str) -> None:
     reply = AIMessage("Ada", additional_kwargs={"parsed": Person(name="Ada")}, response_metadata={"rows": [(1, "Ada")]})
     chain = answering(reply, make)
     assert chain.invoke([HumanMessage("who?")], config(session_id)).content == "Ada"
@@ -117,7 +117,7 @@ def test_a_turn_with_objects_is_stored_whole(face: type[Face], make: Make, sessi
 
 
 def test_a_turn_that_cannot_be_stored_is_told_at_error(
-    face: type[Face], make: Make, session_id: str, caplog: pytest.LogCaptureFixture
+    variant: type[Variant], make: Make, session_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     reply = AIMessage("Ada", additional_kwargs={"connection": [threading.Lock()]})
     chain = answering(reply, make)

@@ -20,12 +20,12 @@ import boto3
 import pytest
 from botocore.config import Config
 from conftest import Make
-from faces import ALL_FACES, Face
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy
 from samples import humans, texts
+from variants import ALL_VARIANTS, Variant
 
 from chathistory_async import (
     ChatHistoryStore,
@@ -34,10 +34,10 @@ from chathistory_async import (
     DynamoDBChatMessageHistory,
     JsonSession,
 )
-from chathistory_async._aws.clients import _open_slots
+from chathistory_async._aws.clients import _open_holders
 from chathistory_async._item_collection.sort_keys import Clock
 
-FACES = ALL_FACES
+VARIANTS = ALL_VARIANTS
 
 COPIES: dict[str, Callable[[Any], Any]] = {
     "copy": copy.copy,
@@ -51,8 +51,8 @@ def store(request: pytest.FixtureRequest) -> ChatHistoryStore:
     """A store of each layout, and an encrypted one."""
     if request.param == "single_item":
         return ChatHistoryStore(request.getfixturevalue("table"), layout="single_item")
-    sealed = {"kms_key_id": request.getfixturevalue("kms_key")} if request.param == "encrypted" else {}
-    return ChatHistoryStore(request.getfixturevalue("collection_table"), **sealed)
+    encrypted = {"kms_key_id": request.getfixturevalue("kms_key")} if request.param == "encrypted" else {}
+    return ChatHistoryStore(request.getfixturevalue("collection_table"), **encrypted)
 
 
 async def is_closed(history: DynamoDBChatMessageHistory) -> bool:
@@ -65,7 +65,7 @@ async def is_closed(history: DynamoDBChatMessageHistory) -> bool:
 
 class TestAStoreThatIsEnteredAgain:
     async def test_works_and_so_do_its_handles(self, store: ChatHistoryStore, session_id: str) -> None:
-        before = set(_open_slots)
+        before = set(_open_holders)
         async with store:
             history = store.session(session_id)
             await history.aadd_messages(humans(1))
@@ -75,7 +75,7 @@ class TestAStoreThatIsEnteredAgain:
                 await history.aadd_messages(humans(number))
                 assert texts(await store.session(session_id).aget_messages())[-1] == str(number)
         assert await is_closed(history)
-        assert set(_open_slots) == before
+        assert set(_open_holders) == before
 
     @pytest.mark.parametrize("by_itself", [True, False])
     async def test_also_after_a_close(self, store: ChatHistoryStore, session_id: str, by_itself: bool) -> None:
@@ -100,13 +100,13 @@ class TestAStoreThatIsEnteredAgain:
         assert [asyncio.run(lifespan()) for _ in range(3)] == [1, 2, 3]
 
     async def test_while_it_is_open_closes_with_the_last(self, store: ChatHistoryStore, session_id: str) -> None:
-        before = set(_open_slots)
+        before = set(_open_holders)
         history, first = store.session(session_id), await store.__aenter__()
         async with store:
             await first.__aexit__(None, None, None)
             assert not await is_closed(history)
         assert await is_closed(history)
-        assert set(_open_slots) == before
+        assert set(_open_holders) == before
 
     async def test_after_a_close_does_not_end_with_who_entered_before(self, store: ChatHistoryStore) -> None:
         history = store.session("x")
@@ -153,12 +153,12 @@ class TestAStoreThatIsEnteredAgain:
         assert await is_closed(store.session(session_id))
 
     async def test_in_vain_leaves_nothing_open(self, collection_table: str) -> None:
-        before = set(_open_slots)
+        before = set(_open_holders)
         store = ChatHistoryStore(collection_table, endpoint_url="not a URL")
         for _ in range(2):
             with pytest.raises(ConfigurationError):
                 await store.__aenter__()
-        assert set(_open_slots) == before
+        assert set(_open_holders) == before
         assert await is_closed(store.session("x"))
 
     def test_serves_each_lifespan_of_an_application(self, store: ChatHistoryStore, session_id: str) -> None:
@@ -183,7 +183,7 @@ class TestAStoreThatIsEnteredAgain:
             assert client.post("/").json() == 4
 
 
-async def test_a_handle_opens_again_too(face: type[Face], make: Make) -> None:
+async def test_a_handle_opens_again_too(variant: type[Variant], make: Make) -> None:
     history = make()
     async with history:
         await history.aadd_messages(humans(1))
@@ -221,7 +221,7 @@ def settings(history: DynamoDBChatMessageHistory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("how", COPIES)
 class TestCopies:
-    async def test_of_a_handle_are_handles_on_its_session(self, face: type[Face], make: Make, how: str) -> None:
+    async def test_of_a_handle_are_handles_on_its_session(self, variant: type[Variant], make: Make, how: str) -> None:
         config = Config(retries={"total_max_attempts": 4})
         history = make(ttl=1000, history_size=5, default=plain_form, config=config)
         await history.aadd_messages(humans(1))
@@ -232,7 +232,7 @@ class TestCopies:
         assert await history.aget_messages() == await other.aget_messages()
         assert (await history.aget_messages())[1].additional_kwargs == {"lock": "a plain form"}
 
-    async def test_of_a_handle_outlive_its_closing(self, face: type[Face], make: Make, how: str) -> None:
+    async def test_of_a_handle_outlive_its_closing(self, variant: type[Variant], make: Make, how: str) -> None:
         history = make()
         await history.aadd_messages(humans(1))
         early = COPIES[how](history)
@@ -281,14 +281,14 @@ class TestCopies:
         async with store:
             history = store.session(session_id)
             await history.aadd_messages(humans(1))
-            slots = set(_open_slots)
+            holders = set(_open_holders)
             other = COPIES[how](store)
-            assert set(_open_slots) == slots
+            assert set(_open_holders) == holders
             async with other:
                 assert settings(other.session(session_id)) == settings(history)
                 assert texts(await other.session(session_id).aget_messages()) == ["1"]
             await other.aclose()
-            assert set(_open_slots) == slots
+            assert set(_open_holders) == holders
             assert texts(await history.aget_messages()) == ["1"]
         async with COPIES[how](store) as late:
             assert texts(await late.session(session_id).aget_messages()) == ["1"]
@@ -316,16 +316,16 @@ class TestCopies:
             assert other._settings.clients.options.session is session
 
 
-async def test_deep_copies_of_a_handle_open_no_client(face: type[Face], make: Make) -> None:
+async def test_deep_copies_of_a_handle_open_no_client(variant: type[Variant], make: Make) -> None:
     """LangChain copies configurations, and what is in them, for each call."""
     history = make()
     await history.aget_messages()
-    slots = set(_open_slots)
+    holders = set(_open_holders)
     for _ in range(3):
         await copy.deepcopy({"configurable": {"message_history": history}})["configurable"][
             "message_history"
         ].aget_messages()
-    assert set(_open_slots) == slots
+    assert set(_open_holders) == holders
 
 
 def test_a_spawned_process_writes_with_a_pickled_handle(collection_table: str, session_id: str) -> None:

@@ -62,7 +62,7 @@ def encryption(request: pytest.FixtureRequest, kms_key: str) -> dict[str, Any]:
 
 
 async def test_a_full_item_is_read_in_slices(slow_callbacks: list[str], make: Make, encryption: dict[str, Any]) -> None:
-    # Sealed, a message is three times as long, and moto counts it twice.
+    # Encrypted, a message is three times as long, and moto counts it twice.
     stored = many_messages()[: 250 if encryption else None]
     for start in range(0, len(stored), 400):
         await make().aadd_messages(stored[start : start + 400])

@@ -34,17 +34,17 @@ from chathistory_async import (
     EndpointError,
     KeySchemaError,
     LayoutError,
-    MigratedSession,
+    MigrationResult,
     TableNotFoundError,
 )
 from chathistory_async._aws.calls import call
 from chathistory_async._codec.attribute_values import size_of
 from chathistory_async._codec.messages import decode_json, decode_message, encode_message
 from chathistory_async._item_collection.sort_keys import MAX_MOVED, SortKey, parse_id
-from chathistory_async._migration.checkpoint import Digests, Marker, Migration, known_of
+from chathistory_async._migration.checkpoint import Checkpoint, Digests, Migration, known_of
 from chathistory_async._request import ConditionFailed
 from chathistory_async._sync.bridge import run
-from chathistory_async.errors import Place
+from chathistory_async.errors import SessionRef
 
 COPIES = "moto copies the whole table for every transaction"
 
@@ -63,7 +63,7 @@ async def target(collection_table: str) -> AsyncIterator[ChatHistoryStore]:
 
 async def migrated(
     target: ChatHistoryStore, source: ChatHistoryStore, ids: Iterable[Any], **options: Any
-) -> list[MigratedSession]:
+) -> list[MigrationResult]:
     return [session async for session in target.migrate_from(source, ids, **options)]
 
 
@@ -80,7 +80,7 @@ async def read(store: ChatHistoryStore, session_id: str) -> list[BaseMessage]:
 
 async def mark_deleted(target: ChatHistoryStore, session_id: str) -> None:
     layout: Any = target.session(session_id)._layout
-    await call(target._settings.clients, Migration(layout).mark_deleted(), Place(target._layout.table_name))
+    await call(target._settings.clients, Migration(layout).mark_deleted(), SessionRef(target._layout.table_name))
 
 
 async def test_what_dynamodb_has_no_form_for_is_copied_compared_and_recognised(
@@ -104,20 +104,20 @@ async def test_what_dynamodb_has_no_form_for_is_copied_compared_and_recognised(
 def target_items(
     items_in: Callable[[str], list[dict[str, Any]]], collection_table: str
 ) -> Callable[[], list[dict[str, Any]]]:
-    """Reads the raw items of the test's own session in the target, the marker aside."""
+    """Reads the raw items of the test's own session in the target, the checkpoint aside."""
     return lambda: [item for item in items_in(collection_table) if "Migration" not in item]
 
 
 @pytest.fixture
-def marker(dynamodb: Any, collection_table: str, session_id: str) -> Callable[[], dict[str, Any]]:
+def checkpoint(dynamodb: Any, collection_table: str, session_id: str) -> Callable[[], dict[str, Any]]:
     """Reads the raw marker of the test's own session."""
 
-    def marker() -> dict[str, Any]:
+    def checkpoint() -> dict[str, Any]:
         key = {"SessionId": {"S": session_id}, "MessageId": {"S": "migration"}}
         found: dict[str, Any] = dynamodb.get_item(TableName=collection_table, Key=key, ConsistentRead=True)["Item"]
         return found
 
-    return marker
+    return checkpoint
 
 
 ONCE = Config(retries={"total_max_attempts": 1, "mode": "legacy"})
@@ -424,7 +424,7 @@ class TestOutcomes:
         assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, 4)
         assert texts(await read(target, session_id)) == ["1", "2", "overwritten", "later", "secret"]
 
-    @pytest.mark.parametrize("history", [{"L": [{"S": "no message"}]}, {"S": "no list"}, {"L": [{"B": b"sealed?"}]}])
+    @pytest.mark.parametrize("history", [{"L": [{"S": "no message"}]}, {"S": "no list"}, {"L": [{"B": b"encrypted?"}]}])
     async def test_failed_and_the_others_go_on(
         self,
         source: ChatHistoryStore,
@@ -451,7 +451,7 @@ class TestOutcomes:
         assert [texts(await read(target, other)) for other in others] == [[other] for other in others]
 
     async def test_deleted_does_not_come_back(
-        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, marker: Any
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, checkpoint: Any
     ) -> None:
         await source.session(session_id).aadd_messages(humans(1, 2))
         with pytest.raises(ConditionFailed):
@@ -459,7 +459,7 @@ class TestOutcomes:
         await outcome(target, source, session_id)
         await mark_deleted(target, session_id)
         await target.session(session_id).aclear()
-        assert "Copied" not in marker()["Migration"]["M"]
+        assert "Copied" not in checkpoint()["Migration"]["M"]
         await source.session(session_id).aadd_messages(humans(3))
         for options in ({}, {"dry_run": True}, {"dry_run": True, "delete_source": True}):
             assert await outcome(target, source, session_id, **options) == ("deleted", 0, 2)
@@ -500,7 +500,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "digests of another type": lambda state: state.update(Copied={"S": "x"}),
     "digests cut short": lambda state: state.update(Copied={"B": state["Copied"]["B"][:-3]}),
     "other digests": lambda state: state.update(Copied={"B": b"12345678"}),
-    "encrypted digests that are none": lambda state: state.update(Sealed={"B": b"x"}),
+    "encrypted digests that are none": lambda state: state.update(Encrypted={"B": b"x"}),
     "no base": lambda state: state.pop("Base"),
     "a base that is none": lambda state: state.update(Base={"S": "m#"}),
     "a base of another type": lambda state: state.update(Base={"N": "1"}),
@@ -552,27 +552,27 @@ class TestWhatIsDamaged:
         await migrated(target, source, sessions)
         for session, damage in sessions.items():
             key = {"SessionId": {"S": session}, "MessageId": {"S": "migration"}}
-            marker = dynamodb.get_item(TableName=collection_table, Key=key, ConsistentRead=True)["Item"]
-            damage(marker["Migration"]["M"])
-            dynamodb.put_item(TableName=collection_table, Item=marker)
+            checkpoint = dynamodb.get_item(TableName=collection_table, Key=key, ConsistentRead=True)["Item"]
+            damage(checkpoint["Migration"]["M"])
+            dynamodb.put_item(TableName=collection_table, Item=checkpoint)
         encrypted = f"{session_id}-encrypted digests that are none"
         await self.all_fail(target, source, [session for session in sessions if session != encrypted])
         await self.all_fail(target, source, [encrypted], "ConfigurationError")
 
     @pytest.mark.parametrize("damage", [{"Migration": {"S": "no map"}}, {"Revision": {"N": "1"}}, {"Migration": None}])
-    async def test_a_marker_of_another_form(
+    async def test_a_checkpoint_of_another_form(
         self,
         source: ChatHistoryStore,
         target: ChatHistoryStore,
         session_id: str,
         dynamodb: Any,
         collection_table: str,
-        marker: Any,
+        checkpoint: Any,
         damage: dict[str, Any],
     ) -> None:
         await source.session(session_id).aadd_messages(humans(1, 2))
         await outcome(target, source, session_id)
-        item = {name: value for name, value in (marker() | damage).items() if value is not None}
+        item = {name: value for name, value in (checkpoint() | damage).items() if value is not None}
         dynamodb.put_item(TableName=collection_table, Item=item)
         await self.all_fail(target, source, [session_id])
         async with ChatHistoryStore(collection_table, session_index=True) as indexed:
@@ -581,25 +581,25 @@ class TestWhatIsDamaged:
         assert await read(target, session_id) == []
 
     @pytest.mark.parametrize(
-        ("marker", "error"),
+        ("checkpoint", "error"),
         [
-            (Marker(SortKey(2**64 - 1, "0" * 16, 0), total=2), "UndecodableItemError"),
-            (Marker(SortKey(1, "0" * 16, 1), total=2), "UndecodableItemError"),
-            (Marker(SortKey(1, "0" * 16, 0), total=MAX_MOVED + 1), "UndecodableItemError"),
-            (Marker(SortKey(1, "0" * 16, 0), total=10**37), "UndecodableItemError"),
-            (Marker(SortKey(1, "0" * 16, 0), total=1, verified=2), "UndecodableItemError"),
-            (Marker(SortKey(1, "0" * 16, 0), total=MAX_MOVED - 1), "ItemTooLargeError"),
+            (Checkpoint(SortKey(2**64 - 1, "0" * 16, 0), total=2), "UndecodableItemError"),
+            (Checkpoint(SortKey(1, "0" * 16, 1), total=2), "UndecodableItemError"),
+            (Checkpoint(SortKey(1, "0" * 16, 0), total=MAX_MOVED + 1), "UndecodableItemError"),
+            (Checkpoint(SortKey(1, "0" * 16, 0), total=10**37), "UndecodableItemError"),
+            (Checkpoint(SortKey(1, "0" * 16, 0), total=1, verified=2), "UndecodableItemError"),
+            (Checkpoint(SortKey(1, "0" * 16, 0), total=MAX_MOVED - 1), "ItemTooLargeError"),
         ],
         ids=str,
     )
-    async def test_a_marker_that_somebody_made_up(
-        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, marker: Marker, error: str
+    async def test_a_checkpoint_that_somebody_made_up(
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, checkpoint: Checkpoint, error: str
     ) -> None:
         await source.session(session_id).aadd_messages(humans(1, 2))
         layout: Any = target.session(session_id)._layout
-        made_up = marker._changed()
-        request = Migration(layout).advance(marker, made_up, Digests(b"".join(made_up.copied), sealed=False))
-        await call(target._settings.clients, request, Place(layout.table_name))
+        made_up = checkpoint._changed()
+        request = Migration(layout).advance(checkpoint, made_up, Digests(b"".join(made_up.copied), encrypted=False))
+        await call(target._settings.clients, request, SessionRef(layout.table_name))
         await self.all_fail(target, source, [session_id], error)
 
     async def test_messages_in_the_target_that_were_compared_before(
@@ -798,8 +798,8 @@ class TestWhereAndWhen:
         [item] = target_items()
         assert 0 < int(item["expireAt"]["N"]) - datetime.now().timestamp() <= 61
 
-    async def test_the_marker_never_expires_and_is_no_message(
-        self, source: ChatHistoryStore, collection_table: str, session_id: str, marker: Any
+    async def test_the_checkpoint_never_expires_and_is_no_message(
+        self, source: ChatHistoryStore, collection_table: str, session_id: str, checkpoint: Any
     ) -> None:
         await source.session(session_id).aadd_messages(humans(1, 2))
         async with ChatHistoryStore(collection_table, ttl=60) as target:
@@ -808,7 +808,7 @@ class TestWhereAndWhen:
             await history.aclear()
             assert await history.aget_messages() == [message async for message in history.aiter()] == []
             assert await outcome(target, source, session_id) == ("unchanged", 0, 2)
-        assert "expireAt" not in marker()
+        assert "expireAt" not in checkpoint()
 
 
 class TestWhatIsCopied:
@@ -820,20 +820,20 @@ class TestWhatIsCopied:
         await outcome(target, source, session_id)
         assert await read(target, session_id) == await read(source, session_id)
 
-    @pytest.mark.parametrize(("sealed_source", "sealed_target"), [(True, True), (True, False), (False, True)])
-    async def test_sealed_and_plain(
+    @pytest.mark.parametrize(("encrypted_source", "encrypted_target"), [(True, True), (True, False), (False, True)])
+    async def test_encrypted_and_plain(
         self,
         table: str,
         collection_table: str,
         session_id: str,
         kms_key: str,
         target_items: Any,
-        marker: Any,
-        sealed_source: bool,
-        sealed_target: bool,
+        checkpoint: Any,
+        encrypted_source: bool,
+        encrypted_target: bool,
     ) -> None:
-        old = ChatHistoryStore(table, layout="single_item", kms_key_id=kms_key if sealed_source else None)
-        new = ChatHistoryStore(collection_table, kms_key_id=kms_key if sealed_target else None)
+        old = ChatHistoryStore(table, layout="single_item", kms_key_id=kms_key if encrypted_source else None)
+        new = ChatHistoryStore(collection_table, kms_key_id=kms_key if encrypted_target else None)
         async with old as source, new as target:
             copied = len(EVERY_TYPE) + 1
             for number in (1, 2):
@@ -841,10 +841,10 @@ class TestWhatIsCopied:
                 assert await outcome(target, source, session_id) == ("copied", copied, copied * number)
             assert await read(target, session_id) == await read(source, session_id)
             assert await outcome(target, source, session_id, delete_source=True) == ("moved", 0, 2 * copied)
-        assert {"Type" in item for item in target_items()} == {not sealed_target}
-        state = marker()["Migration"]["M"]
-        assert ("Copied" in state, "Sealed" in state) == (not sealed_target, sealed_target)
-        assert ("secret" in str(target_items())) != sealed_target
+        assert {"Type" in item for item in target_items()} == {not encrypted_target}
+        state = checkpoint()["Migration"]["M"]
+        assert ("Copied" in state, "Encrypted" in state) == (not encrypted_target, encrypted_target)
+        assert ("secret" in str(target_items())) != encrypted_target
 
     async def test_a_session_that_fills_its_item(
         self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, item: Any
@@ -887,12 +887,12 @@ class TestWhatIsCopied:
             assert info.message_count == len(left) == 5000
 
     async def test_a_record_says_which_of_the_messages_it_begins_with(
-        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, target_items: Any, marker: Any
+        self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, target_items: Any, checkpoint: Any
     ) -> None:
         for number in (40, 1, 17):
             await source.session(session_id).aadd_messages(humans(*range(number)))
             await outcome(target, source, session_id)
-        base = SortKey.of(marker()["Migration"]["M"]["Base"]["S"])
+        base = SortKey.of(checkpoint()["Migration"]["M"]["Base"]["S"])
         keys = [SortKey.of(item["MessageId"]["S"]) for item in target_items()]
         assert {key.nonce for key in keys} == {base.nonce}
         assert [key.tick - base.tick for key in keys] == [0, 16, 32, 40, 41, 57]
@@ -1049,7 +1049,7 @@ class TestWhoeverIsKilled:
 class TestOnlyWhatWasComparedIsDeleted:
     async def move_meeting(
         self, what: Callable[[], Any], when: Callable[[Seen], bool], proxied: Proxied, proxy: Proxy, session_id: str
-    ) -> MigratedSession:
+    ) -> MigrationResult:
         """Move a session, and do something when one of its requests arrives, before it is forwarded."""
         met = list[Seen]()
 
@@ -1379,7 +1379,7 @@ def digests_of(text: str) -> list[bytes]:
 def test_what_is_known_of_a_source(copied: str, source: str, known: int | None) -> None:
     before, there = digests_of(copied), digests_of(source)
     assert known_of(before, there) == known
-    assert Marker(SortKey(0, "0" * 16, 0), tuple(before)).known(there) == known
+    assert Checkpoint(SortKey(0, "0" * 16, 0), tuple(before)).known(there) == known
 
 
 @pytest.mark.parametrize(
@@ -1387,8 +1387,8 @@ def test_what_is_known_of_a_source(copied: str, source: str, known: int | None) 
     [("abc", "abcd", None), ("abc", "bcd", None), ("abc", "xa", None), ("abc", "xy", 0)],
 )
 def test_what_is_known_of_a_source_that_was_gone(copied: str, source: str, known: int | None) -> None:
-    marker = Marker(SortKey(0, "0" * 16, 0), tuple(digests_of(copied)), gone=True)
-    assert marker.known(digests_of(source)) == known
+    checkpoint = Checkpoint(SortKey(0, "0" * 16, 0), tuple(digests_of(copied)), gone=True)
+    assert checkpoint.known(digests_of(source)) == known
 
 
 class Compared(bytes):

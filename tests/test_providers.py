@@ -9,24 +9,24 @@ from typing import Any, Literal
 import httpx
 import pytest
 from conftest import Make
-from faces import ALL_FACES, SDK_FACES, Face
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_ollama import ChatOllama
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, ConfigDict, SecretStr
+from variants import ALL_VARIANTS, SDK_VARIANTS, Variant
 
-FACES = [*ALL_FACES, *SDK_FACES]
+VARIANTS = [*ALL_VARIANTS, *SDK_VARIANTS]
 
 
 @pytest.fixture
-async def there_and_back(face: type[Face], make: Make) -> Callable[[BaseMessage], Any]:
+async def there_and_back(variant: type[Variant], make: Make) -> Callable[[BaseMessage], Any]:
     """Stores a turn with a message and returns what is read of the message."""
 
     async def there_and_back(message: BaseMessage) -> BaseMessage:
-        await face(make()).add([HumanMessage("a question"), message])
-        question, back = await face(make()).read()
+        await variant(make()).add([HumanMessage("a question"), message])
+        question, back = await variant(make()).read()
         assert question == HumanMessage("a question")
         assert type(back) is type(message)
         assert back.content == message.content

@@ -41,7 +41,17 @@ def test_every_error_is_public_and_drawn_in_the_tree() -> None:
 
 
 PACKAGES = [
-    f"{name}.__init__" for name in ("_codec", "_item_collection", "_migration", "_session_index", "_single_item")
+    f"{name}.__init__"
+    for name in (
+        "_aws",
+        "_codec",
+        "_encryption",
+        "_item_collection",
+        "_migration",
+        "_session_index",
+        "_single_item",
+        "_sync",
+    )
 ]
 # From the top down: each imports only what stands below it.
 MODULES = [
@@ -52,7 +62,7 @@ MODULES = [
     "json_session",
     "_opening",
     "_migration.run",
-    "_table",
+    "_aws.table",
     "_session_index.listing",
     "_session_index.session",
     "_session_index.counting",
@@ -74,10 +84,10 @@ MODULES = [
     "_session",
     "_settings",
     *PACKAGES,
-    "_sealing",
-    "_binding",
-    "_data_keys",
-    "_slices",
+    "_encryption.message_cipher",
+    "_encryption.binding",
+    "_encryption.data_keys",
+    "_cooperative",
     "_codec.messages",
     "_codec.json_values",
     "_codec.format",
@@ -86,23 +96,24 @@ MODULES = [
     "_codec.json_text",
     "_codec.plain",
     "_codec.compression",
-    "_calls",
-    "_clients",
-    "_credentials",
-    "_lane",
-    "_fast_path_guard",
+    "_aws.calls",
+    "_aws.clients",
+    "_aws.credentials",
+    "_aws.fast_path",
+    "_aws.fast_path_guard",
     "_single_flight",
-    "_answers",
-    "_bounded",
-    "_signing",
-    "_bridge",
-    "_first_append",
-    "_fork",
-    "_aws_errors",
+    "_aws.answers",
+    "_aws.bounded",
+    "_aws.signing",
+    "_sync.bridge",
+    "_aws.first_append",
+    "_sync.fork",
+    "_aws.errors",
     "_request",
     "errors",
-    "_redaction",
+    "_aws.redaction",
     "local",
+    "_quick_moto",
 ]
 
 
@@ -167,8 +178,12 @@ def test_the_package_is_imported_without_langchain() -> None:
     assert output.split()[-1] == "False"
 
 
-def test_only_the_faces_know_the_bridge() -> None:
-    assert {module for module in MODULES if "_bridge" in imports_of(module)} == {"history", "json_session", "store"}
+def test_only_the_variants_know_the_bridge() -> None:
+    assert {module for module in MODULES if "_sync.bridge" in imports_of(module)} == {
+        "history",
+        "json_session",
+        "store",
+    }
 
 
 def public_members(kind: type) -> list[Any]:
@@ -231,7 +246,7 @@ from typing import assert_type  # Python 3.11
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import BaseMessage, HumanMessage
 from chathistory_async import (
-    ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, JsonSession, MigratedSession, Page, ValuePage
+    ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, JsonSession, MigrationResult, Page, ValuePage
 )
 from chathistory_async.local import local_engine
 
@@ -262,7 +277,7 @@ async def use() -> None:
         history.add_messages([HumanMessage("x")])
         old = ChatHistoryStore("old", endpoint_url=url, layout="single_item")
         moved = [session async for session in store.migrate_from(old, old.scan_session_ids(), dry_run=True)]
-        assert_type(moved, list[MigratedSession])
+        assert_type(moved, list[MigrationResult])
     async with DynamoDBChatMessageHistory("t", "s") as single:
         assert_type(single, DynamoDBChatMessageHistory)
     try:

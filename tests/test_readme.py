@@ -60,8 +60,8 @@ def test_the_statements_allow_what_is_called_and_no_more(
 ) -> None:
     history = make(kms_key_id=kms_key, kms_endpoint_url=proxy.url)
     history.add_user_message("x")
-    assert history._session.access.sealing is not None
-    history._session.access.sealing._keys._cache.forget()
+    assert history._session.access.cipher is not None
+    history._session.access.cipher._keys._cache.forget()
     assert len(history.messages) == 1
     assert [f"kms:{operation}" for operation in proxy.operations()] == statement["Action"]
     [condition] = statement["Condition"]["StringEquals"]

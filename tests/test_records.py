@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from conftest import Make
-from faces import COLLECTION_FACES, Face, IndexedFace, SdkCollectionFace
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage, messages_from_dict
 from proxy import Fault, Proxy, Seen
 from samples import EVERY_TYPE, humans, texts
+from variants import COLLECTION_VARIANTS, IndexedVariant, SdkCollectionVariant, Variant
 
 from chathistory_async import (
     DynamoDBChatMessageHistory,
@@ -30,11 +30,11 @@ from chathistory_async import (
     WriteOutcomeUnknownError,
 )
 from chathistory_async._item_collection.records import MAX_TYPES, PART_BYTES, positions_of, text_of
-from chathistory_async._item_collection.requests import CHANGES_KNOWN, FENCE_SECONDS, PARTS
+from chathistory_async._item_collection.requests import CHANGES_KNOWN, PARTS, TOMBSTONE_SECONDS
 from chathistory_async._item_collection.sort_keys import MAX_VALUES, parse_id
 from chathistory_async._item_collection.typical_counts import TypicalCounts
 
-FACES = [*COLLECTION_FACES, IndexedFace, SdkCollectionFace]
+VARIANTS = [*COLLECTION_VARIANTS, IndexedVariant, SdkCollectionVariant]
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
 COPIES = "moto copies the whole table for every transaction, which takes it minutes here"
 
@@ -44,9 +44,9 @@ Items = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def layout(request: pytest.FixtureRequest, collection_table: str) -> dict[str, Any]:
-    """Of an item collection for the tests without faces, too."""
-    face = request.getfixturevalue("face") if "face" in request.fixturenames else None
-    indexed = {"session_index": True} if face is not None and face.indexed else {}
+    """Of an item collection for the tests without variants, too."""
+    variant = request.getfixturevalue("variant") if "variant" in request.fixturenames else None
+    indexed = {"session_index": True} if variant is not None and variant.indexed else {}
     return {"table_name": collection_table, "sort_key_name": "MessageId", **indexed}
 
 
@@ -142,7 +142,7 @@ class TestForm:
         assert messages_from_dict(json.loads(zlib.decompress(record["History"]["B"]))) == batch
         assert len(record["History"]["B"]) < 5000
 
-    async def test_of_a_sealed_batch_tells_how_many_and_no_types(
+    async def test_of_a_encrypted_batch_tells_how_many_and_no_types(
         self, make: Make, records: Items, kms_key: str
     ) -> None:
         await make(kms_key_id=kms_key).aadd_messages(humans(1, 2))
@@ -151,7 +151,7 @@ class TestForm:
         assert texts(await make(kms_key_id=kms_key).aget_messages()) == ["1", "2"]
 
     @pytest.mark.parametrize("change", [{"Count": {"N": "3"}}, {"Positions": {"S": "0,2"}}, {"Format": {"S": "json"}}])
-    async def test_of_a_sealed_batch_cannot_be_relabelled(
+    async def test_of_a_encrypted_batch_cannot_be_relabelled(
         self, make: Make, records: Items, dynamodb: Any, layout: dict[str, Any], kms_key: str, change: Any
     ) -> None:
         await make(kms_key_id=kms_key).aadd_messages(humans(1, 2))
@@ -160,16 +160,16 @@ class TestForm:
             await make(kms_key_id=kms_key).aget_messages()
         assert parse_id(caught.value.message_id).position is None  # type: ignore[attr-defined]
 
-    async def test_of_every_type_together(self, face: type[Face], make: Make) -> None:
-        await face(make()).add(EVERY_TYPE)
-        assert await face(make()).read() == EVERY_TYPE
+    async def test_of_every_type_together(self, variant: type[Variant], make: Make) -> None:
+        await variant(make()).add(EVERY_TYPE)
+        assert await variant(make()).read() == EVERY_TYPE
 
-    async def test_of_many_small_messages_is_one_item(self, face: type[Face], make: Make, records: Items) -> None:
+    async def test_of_many_small_messages_is_one_item(self, variant: type[Variant], make: Make, records: Items) -> None:
         batch = humans(*range(5000))
-        await face(make()).add(batch)
+        await variant(make()).add(batch)
         assert len(records()) == 1
-        assert await face(make()).read() == batch
-        assert texts(await make().aget_messages(limit=3)) == ["4997", "4998", "4999"] or face.encrypted
+        assert await variant(make()).read() == batch
+        assert texts(await make().aget_messages(limit=3)) == ["4997", "4998", "4999"] or variant.encrypted
 
 
 class TestSizes:
@@ -201,14 +201,14 @@ class TestSizes:
         assert await make().aget_messages() == [message]
         assert await make().aget_messages(limit=1) == [message]
 
-    async def test_of_parts_of_a_batch_are_read_as_one(self, face: type[Face], make: Make, items: Items) -> None:
+    async def test_of_parts_of_a_batch_are_read_as_one(self, variant: type[Variant], make: Make, items: Items) -> None:
         batch = humans(*(f"{number} {secrets.token_hex(20_000)}" for number in range(60)))
-        await face(make()).add(humans("before"))
-        await face(make()).add(batch)
-        await face(make()).add(humans("after"))
+        await variant(make()).add(humans("before"))
+        await variant(make()).add(batch)
+        await variant(make()).add(humans("after"))
         assert len(items()) > 4
-        assert texts(await face(make()).read()) == ["before", *texts(batch), "after"]
-        if not face.encrypted:
+        assert texts(await variant(make()).read()) == ["before", *texts(batch), "after"]
+        if not variant.encrypted:
             assert await make().aget_messages(limit=3) == [*batch[-2:], HumanMessage("after")]
             page = await make().apage(4)
             assert [stored.message for stored in page.messages] == [*batch[-3:], HumanMessage("after")]
@@ -217,11 +217,11 @@ class TestSizes:
             assert page.cursor is None
 
     async def test_of_more_than_a_transaction_is_refused_and_nothing_written(
-        self, face: type[Face], through: Through, proxy: Proxy
+        self, variant: type[Variant], through: Through, proxy: Proxy
     ) -> None:
         batch = [HumanMessage(secrets.token_hex(50_000)) for _ in range(100)]
         with pytest.raises(ItemTooLargeError, match="Append smaller batches") as caught:
-            await face(through()).add(batch)
+            await variant(through()).add(batch)
         assert "A record of 100 values has" in str(caught.value)
         assert "PutItem" not in proxy.operations()
         assert "TransactWriteItems" not in proxy.operations()
@@ -236,10 +236,10 @@ class TestSizes:
         assert len(await make().aget_messages()) == 5
 
     @pytest.mark.real_engine(COPIES)
-    async def test_of_nearly_a_transaction(self, face: type[Face], make: Make) -> None:
+    async def test_of_nearly_a_transaction(self, variant: type[Variant], make: Make) -> None:
         batch = [HumanMessage(secrets.token_urlsafe(27_000)) for _ in range(100)]
-        await face(make()).add(batch)
-        assert await face(make()).read() == batch
+        await variant(make()).add(batch)
+        assert await variant(make()).read() == batch
 
     async def test_a_reader_never_meets_half_an_append(self, make: Make) -> None:
         done = False
@@ -317,11 +317,11 @@ class TestEdits:
         return humans(*(f"{at} {text}" for at, text in enumerate(noise)))
 
     async def test_at_random_leave_the_others_as_they_were(
-        self, face: type[Face], make: Make, records: Items, large: bool
+        self, variant: type[Variant], make: Make, records: Items, large: bool
     ) -> None:
         chance = random.Random(5)
         for _ in range(2):
-            await face(make()).add(self.batch(8, large))
+            await variant(make()).add(self.batch(8, large))
         expected = {one.id: one.message for one in await all_stored(make())}
         for step in range(9):
             message_id = chance.choice([*expected])
@@ -334,9 +334,9 @@ class TestEdits:
                 await make().adelete_messages([message_id])
                 del expected[message_id]
             assert {one.id: one.message for one in await all_stored(make())} == expected
-            assert await face(make()).read() == [expected[one] for one in sorted(expected)]
+            assert await variant(make()).read() == [expected[one] for one in sorted(expected)]
         await make().adelete_messages([*expected])
-        assert await face(make()).read() == []
+        assert await variant(make()).read() == []
         assert records() == []
 
     async def test_keep_the_types_and_the_count_true(self, make: Make, records: Items, large: bool) -> None:
@@ -363,7 +363,7 @@ class TestEdits:
         left = [item for item in items() if item["MessageId"]["S"].startswith("m#")]
         assert len(left) == 1
         assert "History" not in left[0]
-        assert abs(int(left[0]["expireAt"]["N"]) - time.time() - FENCE_SECONDS) < 30
+        assert abs(int(left[0]["expireAt"]["N"]) - time.time() - TOMBSTONE_SECONDS) < 30
 
     @pytest.mark.parametrize("fault", UNANSWERED)
     async def test_whose_answer_is_lost_are_made_once(
@@ -525,33 +525,33 @@ class TestDamage:
         ids=str,
     )
     async def test_of_a_record_names_it_and_is_deleted_by_that_name(
-        self, face: type[Face], make: Make, damage: Callable[..., None], changes: Any
+        self, variant: type[Variant], make: Make, damage: Callable[..., None], changes: Any
     ) -> None:
-        await face(make()).add(humans(0, 1))
+        await variant(make()).add(humans(0, 1))
         damage(**changes)
-        await face(make()).add(humans("fine"))
+        await variant(make()).add(humans("fine"))
         with pytest.raises(UndecodableItemError) as caught:
-            await face(make()).read()
+            await variant(make()).read()
         record_id = caught.value.message_id
         assert record_id is not None
         assert parse_id(record_id).position is None
         assert texts(await make().aget_messages(limit=1)) == ["fine"]
         await make().adelete_messages([record_id])
-        assert texts(await face(make()).read()) == ["fine"]
+        assert texts(await variant(make()).read()) == ["fine"]
 
     @pytest.mark.parametrize("positions", ["x", "0-1", "1000000000"])
     async def test_of_the_position_of_one_message_names_the_record(
-        self, face: type[Face], make: Make, damage: Callable[..., None], positions: str
+        self, variant: type[Variant], make: Make, damage: Callable[..., None], positions: str
     ) -> None:
-        await face(make()).add(humans(0))
+        await variant(make()).add(humans(0))
         damage(Positions={"S": positions})
-        await face(make()).add(humans("fine"))
+        await variant(make()).add(humans("fine"))
         with pytest.raises(UndecodableItemError, match="record") as caught:
-            await face(make()).read()
+            await variant(make()).read()
         record_id = str(caught.value.message_id)
         assert parse_id(record_id).position is None
         await make().adelete_messages([record_id])
-        assert texts(await face(make()).read()) == ["fine"]
+        assert texts(await variant(make()).read()) == ["fine"]
 
     async def test_of_a_message_that_is_no_unicode_does_not_keep_the_others_from_being_changed(
         self, make: Make, damage: Callable[..., None]

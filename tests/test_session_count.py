@@ -27,7 +27,7 @@ from chathistory_async import (
     WriteConflictError,
     WriteOutcomeUnknownError,
 )
-from chathistory_async._item_collection.requests import CHANGES_KNOWN, FENCE_SECONDS
+from chathistory_async._item_collection.requests import CHANGES_KNOWN, TOMBSTONE_SECONDS
 from chathistory_async._sync.bridge import run
 
 # Two requests of BatchWriteItem, because each message is a record of its own.
@@ -88,7 +88,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Has the leases of all sweeps be over."""
 
     def later() -> None:
-        after = time.time() + FENCE_SECONDS + 1
+        after = time.time() + TOMBSTONE_SECONDS + 1
         monkeypatch.setattr("chathistory_async._session_index.counting.now", lambda: int(after))
 
     return later

@@ -30,7 +30,7 @@ from chathistory_async import (
     ItemTooLargeError,
     KeySchemaError,
     MessageNotStorableError,
-    Purged,
+    PurgeResult,
     SessionInfo,
     SessionNotFoundError,
 )
@@ -44,8 +44,8 @@ COPIES = "moto copies the whole table for every transaction, and requests time o
 
 @pytest.fixture(params=["plain", "encrypted"])
 def store(request: pytest.FixtureRequest, new_store: NewStore) -> ChatHistoryStore:
-    sealed = request.param == "encrypted"
-    return new_store(kms_key_id=request.getfixturevalue("kms_key") if sealed else None)
+    encrypted = request.param == "encrypted"
+    return new_store(kms_key_id=request.getfixturevalue("kms_key") if encrypted else None)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ class TestCount:
         assert ids((await store.list_sessions(owner)).sessions) == [name, session_id]
         await store.session(session_id, owner="another").acopy_to(f"{session_id}-3")
         assert (await info_of(store, f"{session_id}-3")).owner == "another"
-        assert await store.purge_owner(owner) == Purged(2, 3)
+        assert await store.purge_owner(owner) == PurgeResult(2, 3)
         assert await branch.aget_messages() == []
 
     async def test_of_a_branch_of_nobodys_session_is_nobodys(self, store: ChatHistoryStore, session_id: str) -> None:
@@ -318,7 +318,7 @@ class TestListing:
         dynamodb.put_item(TableName=collection_table, Item={key: {"S": text} for key, text in stray.items()})
         page = await store.list_sessions(owner, 1)
         assert (ids(page.sessions), page.unreadable, page.cursor) == ([name], [], None)
-        assert await store.purge_owner(owner) == Purged(1, 1)
+        assert await store.purge_owner(owner) == PurgeResult(1, 1)
 
     async def test_has_titles_and_metadata(self, store: ChatHistoryStore, owner: str) -> None:
         names = await begin(store, owner, 3)
@@ -560,7 +560,7 @@ class TestKeysOfOtherTypes:
                 assert found == [(type(key), key, number + 1) for number, key in enumerate(keys)][::-1]
         await typed_store.set_title("", "t", key={"SessionId": keys[0]})
         assert await typed_store.delete_session("", key={"SessionId": keys[0]}) == 1
-        assert await typed_store.purge_owner(owner) == Purged(4, 14)
+        assert await typed_store.purge_owner(owner) == PurgeResult(4, 14)
 
 
 class TestTitleAndMetadata:
@@ -596,7 +596,7 @@ class TestTitleAndMetadata:
         await asyncio.gather(*(store.update_metadata(session_id, {f"n{number}": number}) for number in range(12)))
         assert (await info_of(store, session_id)).metadata == {f"n{number}": number for number in range(12)}
 
-    async def test_are_sealed_where_messages_are(
+    async def test_are_encrypted_where_messages_are(
         self, new_store: NewStore, session_id: str, dynamodb: Any, collection_table: str, kms_key: str
     ) -> None:
         store = new_store(kms_key_id=kms_key)
@@ -607,7 +607,7 @@ class TestTitleAndMetadata:
         item = dynamodb.get_item(TableName=collection_table, Key=key)["Item"]
         assert "secret" not in repr(item)
         assert set(item["Title"]) == set(item["Metadata"]) == {"B"}
-        with pytest.raises(ConfigurationError, match="Stored title is sealed: give kms_key_id"):
+        with pytest.raises(ConfigurationError, match="Stored title is encrypted: give kms_key_id"):
             await new_store().get_session_info(session_id)
 
     async def test_stay_when_messages_come_and_go(self, store: ChatHistoryStore, session_id: str) -> None:
@@ -846,10 +846,10 @@ class TestPurging:
         await begin(store, owner, 6)
         other = f"{owner}-other"
         await begin(store, other, 2)
-        assert await store.purge_owner(owner) == Purged(sessions=6, messages=21)
+        assert await store.purge_owner(owner) == PurgeResult(sessions=6, messages=21)
         assert (await store.list_sessions(owner, 9)).sessions == []
         assert len((await store.list_sessions(other, 9)).sessions) == 2
-        assert await store.purge_owner(owner) == Purged(0, 0)
+        assert await store.purge_owner(owner) == PurgeResult(0, 0)
 
     async def test_goes_on_where_it_was_cut_short(
         self, store_through: NewStore, new_store: NewStore, owner: str, proxy: Proxy
@@ -970,7 +970,7 @@ class TestKeys:
         branch = await history.acopy_to("s#2", key={"SessionId": (owner, "s#2")})
         assert branch.key == {"SessionId": f"{owner}#s%232"}
         assert await store.delete_session("s#1", key=key) == 1
-        assert await store.purge_owner(owner) == Purged(1, 1)
+        assert await store.purge_owner(owner) == PurgeResult(1, 1)
 
     @pytest.mark.parametrize("part", [1, None, b"x"])
     def test_are_made_of_text(self, part: Any) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from conftest import Make
-from faces import Face
 from proxy import Proxy
 from samples import humans, texts
+from variants import Variant
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
 from chathistory_async._single_item.requests import WRITES
@@ -19,9 +19,11 @@ from chathistory_async._single_item.requests import WRITES
 ODD_NAMES = ["Data", "ttl", "chat-history", "a.b", "with space", "#x", ":x", "[0]", "名前", "size", "AND"]
 
 
-async def test_attributes_of_others_survive_an_append(face: type[Face], make: Make, item: Any, update: Any) -> None:
+async def test_attributes_of_others_survive_an_append(
+    variant: type[Variant], make: Make, item: Any, update: Any
+) -> None:
     update(title={"S": "stored before any message"}, owner={"S": "someone"})
-    history = face(make())
+    history = variant(make())
     assert await history.read() == []
     await history.add(humans(1))
     await history.add(humans(2))
@@ -41,26 +43,26 @@ class TestCost:
 
         return cost
 
-    async def test_of_appends(self, face: type[Face], through: Any, cost: Any) -> None:
-        history = face(through())
+    async def test_of_appends(self, variant: type[Variant], through: Any, cost: Any) -> None:
+        history = variant(through())
         for number in range(5):
             await history.add(humans(number, number))
             assert cost() == ["UpdateItem"]
         for number in range(3):
-            await face(through()).add(humans(number))
+            await variant(through()).add(humans(number))
             assert cost() == ["UpdateItem"]
 
-    async def test_of_a_turn_with_history_size(self, face: type[Face], through: Any, cost: Any) -> None:
+    async def test_of_a_turn_with_history_size(self, variant: type[Variant], through: Any, cost: Any) -> None:
         for number in range(8):
-            history = face(through(history_size=5))
+            history = variant(through(history_size=5))
             await history.read()
             await history.add(humans(f"question {number}", f"answer {number}"))
             assert cost() == ["GetItem", "UpdateItem"]
 
     async def test_of_appends_with_history_size_that_never_read(
-        self, face: type[Face], through: Any, cost: Any
+        self, variant: type[Variant], through: Any, cost: Any
     ) -> None:
-        history = face(through(history_size=3))
+        history = variant(through(history_size=3))
         await history.add(humans(1, 2))
         assert cost() == ["UpdateItem"]
         await history.add(humans(3, 4))
@@ -69,8 +71,8 @@ class TestCost:
             await history.add(humans(number))
             assert cost() == ["UpdateItem"]
 
-    async def test_of_a_clear(self, face: type[Face], through: Any, cost: Any) -> None:
-        history = face(through())
+    async def test_of_a_clear(self, variant: type[Variant], through: Any, cost: Any) -> None:
+        history = variant(through())
         await history.clear()
         assert cost() == ["GetItem"]
         await history.add(humans(1))
@@ -78,14 +80,14 @@ class TestCost:
         await history.clear()
         assert cost() == ["GetItem", "DeleteItem"]
 
-    async def test_no_message_is_sent_back(self, face: type[Face], through: Any, proxy: Proxy) -> None:
-        await face(through()).add(humans(1))
+    async def test_no_message_is_sent_back(self, variant: type[Variant], through: Any, proxy: Proxy) -> None:
+        await variant(through()).add(humans(1))
         assert "ReturnValues" not in proxy.seen[0].body
 
 
 class TestTTL:
-    async def test_every_append_sets_it(self, face: type[Face], make: Make, item: Any, update: Any) -> None:
-        history = face(make(ttl=60))
+    async def test_every_append_sets_it(self, variant: type[Variant], make: Make, item: Any, update: Any) -> None:
+        history = variant(make(ttl=60))
         for _ in range(2):
             before = int(time.time())
             await history.add(humans(1))
@@ -93,21 +95,21 @@ class TestTTL:
             update(expireAt={"N": str(before + 5)})
 
     async def test_without_it_no_expiry_is_stored_and_a_stored_one_stays(
-        self, face: type[Face], make: Make, item: Any, update: Any
+        self, variant: type[Variant], make: Make, item: Any, update: Any
     ) -> None:
-        await face(make()).add(humans(1))
+        await variant(make()).add(humans(1))
         assert "expireAt" not in item()
         update(expireAt={"N": "9999999999"})
-        await face(make()).add(humans(2))
+        await variant(make()).add(humans(2))
         assert item()["expireAt"] == {"N": "9999999999"}
 
     @pytest.mark.parametrize("handle_ttl", [None, 60])
     async def test_an_expired_session_is_gone(
-        self, face: type[Face], make: Make, item: Any, update: Any, handle_ttl: int | None
+        self, variant: type[Variant], make: Make, item: Any, update: Any, handle_ttl: int | None
     ) -> None:
-        await face(make()).add(humans("old"))
+        await variant(make()).add(humans("old"))
         update(expireAt={"N": str(int(time.time()) - 1)}, title={"S": "gone too"})
-        history = face(make(ttl=handle_ttl))
+        history = variant(make(ttl=handle_ttl))
         assert await history.read() == []
         await history.add(humans("new"))
         assert texts(await history.read()) == ["new"]
@@ -117,27 +119,29 @@ class TestTTL:
         assert texts(await history.read()) == ["new", "newer"]
 
     async def test_a_handle_that_knew_the_session_does_not_revive_it(
-        self, face: type[Face], make: Make, update: Any
+        self, variant: type[Variant], make: Make, update: Any
     ) -> None:
-        history = face(make(history_size=3, ttl=60))
+        history = variant(make(history_size=3, ttl=60))
         await history.add(humans(1, 2, 3))
         await history.read()
         update(expireAt={"N": str(int(time.time()))})
         await history.add(humans("new"))
         assert texts(await history.read()) == ["new"]
 
-    async def test_clear_deletes_an_expired_session(self, face: type[Face], make: Make, item: Any, update: Any) -> None:
-        await face(make()).add(humans("old"))
+    async def test_clear_deletes_an_expired_session(
+        self, variant: type[Variant], make: Make, item: Any, update: Any
+    ) -> None:
+        await variant(make()).add(humans("old"))
         update(expireAt={"N": "1"})
-        await face(make()).clear()
+        await variant(make()).clear()
         assert item() is None
 
     async def test_an_attribute_of_that_name_that_is_no_number_is_no_expiry(
-        self, face: type[Face], make: Make, item: Any, update: Any
+        self, variant: type[Variant], make: Make, item: Any, update: Any
     ) -> None:
         update(expireAt={"S": "2020-01-01"})
-        await face(make()).add(humans(1))
-        assert texts(await face(make()).read()) == ["1"]
+        await variant(make()).add(humans(1))
+        assert texts(await variant(make()).read()) == ["1"]
         assert item()["expireAt"] == {"S": "2020-01-01"}
 
     @pytest.mark.parametrize("ttl", [0, -1, 1.5, True])
@@ -161,7 +165,7 @@ class TestKeys:
     )
     async def test_may_be_whole_and_of_any_key_type(
         self,
-        face: type[Face],
+        variant: type[Variant],
         dynamodb: Any,
         session_id: str,
         kinds: str,
@@ -181,12 +185,12 @@ class TestKeys:
         )
         try:
             history = DynamoDBChatMessageHistory(name, "not used", key=key, history_size=2, **encryption)
-            await face(history).add(humans(1, 2, 3))
-            await face(history).add(humans(4))
+            await variant(history).add(humans(1, 2, 3))
+            await variant(history).add(humans(4))
             store = ChatHistoryStore(name, primary_key_name="pk", layout="single_item", **encryption)
-            assert texts(await face(store.session("not used", key=key)).read()) == ["3", "4"]
-            await face(history).clear()
-            assert await face(history).read() == []
+            assert texts(await variant(store.session("not used", key=key)).read()) == ["3", "4"]
+            await variant(history).clear()
+            assert await variant(history).read() == []
         finally:
             dynamodb.delete_table(TableName=name)
 

@@ -22,9 +22,9 @@ from chathistory_async import (
     KeySchemaError,
     ServiceError,
     TableNotFoundError,
-    _table,
 )
-from chathistory_async._aws.clients import _open_slots
+from chathistory_async._aws import table
+from chathistory_async._aws.clients import _open_holders
 
 
 @pytest.fixture
@@ -147,8 +147,8 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(_table, "sleep", sleep)
-    monkeypatch.setattr(_table, "monotonic", lambda: sum(waited))
+    monkeypatch.setattr(table, "sleep", sleep)
+    monkeypatch.setattr(table, "monotonic", lambda: sum(waited))
     return waited
 
 
@@ -304,8 +304,8 @@ async def test_at_run_time_only_items_are_asked_for(collection_table: str, sessi
 
 async def test_entering_it_opens_the_client_but_sends_nothing(collection_table: str, proxy: Proxy) -> None:
     async with ChatHistoryStore(collection_table, endpoint_url=proxy.url) as store:
-        assert set(store._settings.clients._slots.values()) <= _open_slots
-        assert store._settings.clients._slots
+        assert set(store._settings.clients._holders.values()) <= _open_holders
+        assert store._settings.clients._holders
     assert not proxy.seen
 
 
@@ -316,7 +316,7 @@ async def test_closing_a_handle_leaves_the_stores_client_open(collection_table: 
         assert texts(await store.session(session_id).aget_messages()) == ["1"]
 
 
-def test_the_synchronous_face_needs_no_loop(collection_table: str, session_id: str) -> None:
+def test_the_synchronous_variant_needs_no_loop(collection_table: str, session_id: str) -> None:
     store = ChatHistoryStore(collection_table)
     store.session(session_id).add_user_message("x")
     assert texts(store.session(session_id).messages) == ["x"]

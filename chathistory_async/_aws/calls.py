@@ -1,8 +1,8 @@
 """The one place that sends requests: it maps every error and tells a failed condition from a failure.
 
 Throttles, HTTP 5xx and broken connections are retried by the SDK, within the bound of ``retries`` in its Config
-(or AWS_MAX_ATTEMPTS), after one attempt on the lean path of ``_lane``. What the SDK does not retry is retried here: a
-request that met a transaction on the same item, and a transaction that was throttled. A request may thus reach AWS more
+(or AWS_MAX_ATTEMPTS), after one attempt on the fast path. Two errors that the SDK does not retry are retried here: a
+conflict with a transaction on the same item, and a transaction that was throttled. A request may thus reach AWS more
 than once: the layouts make that harmless.
 """
 
@@ -23,7 +23,7 @@ from .._request import CONDITION_FAILED, DYNAMODB, ConditionFailed, Request, Ser
 from ..errors import (
     ClosedError,
     EndpointError,
-    Place,
+    SessionRef,
     ThrottledError,
     write_conflict,
 )
@@ -44,7 +44,7 @@ MAX_THROTTLED_ATTEMPTS = 12
 _LONGEST_THROTTLE_SECONDS = 5.0
 
 
-async def call(clients: Clients, request: Request, place: Place, *, maybe_stored: bool = False) -> dict[str, Any]:
+async def call(clients: Clients, request: Request, ref: SessionRef, *, maybe_stored: bool = False) -> dict[str, Any]:
     """Send a request on the running loop's client and return the response.
 
     The request is sent again where another transaction was in its way, and where DynamoDB throttled its transaction.
@@ -52,7 +52,7 @@ async def call(clients: Clients, request: Request, place: Place, *, maybe_stored
     Args:
         clients: what to send it with.
         request: the request.
-        place: what it concerns, for errors.
+        ref: what it concerns, for errors.
         maybe_stored: whether an earlier request of the same write, whose answer was lost, may have been stored.
 
     Raises:
@@ -63,22 +63,22 @@ async def call(clients: Clients, request: Request, place: Place, *, maybe_stored
     handled = sys.exc_info()[1]
     try:
         async with _Deadline(clients.longest_call_seconds(request.service)) as deadline:
-            return await _with_retries(clients, request, _Retries(place, maybe_stored), place, deadline)
+            return await _with_retries(clients, request, _Retries(ref, maybe_stored), ref, deadline)
     except asyncio.TimeoutError as error:
-        raise _took_too_long(request.service, place) from _without_frames(error, handled)
+        raise _took_too_long(request.service, ref) from _without_frames(error, handled)
 
 
-def _took_too_long(service: Service, place: Place) -> EndpointError:
+def _took_too_long(service: Service, ref: SessionRef) -> EndpointError:
     text = f"A call to {service.name} took too long: its endpoint does not answer, or what gives the credentials"
-    return EndpointError(text, place)
+    return EndpointError(text, ref)
 
 
 async def _with_retries(
-    clients: Clients, request: Request, retries: _Retries, place: Place, deadline: _Deadline
+    clients: Clients, request: Request, retries: _Retries, ref: SessionRef, deadline: _Deadline
 ) -> dict[str, Any]:
     while True:
         try:
-            return await _send(clients, request, place, deadline)
+            return await _send(clients, request, ref, deadline)
         except ConditionFailed as failed:
             failed.sent_before = failed.sent_before or retries.maybe_stored
             raise
@@ -87,7 +87,7 @@ async def _with_retries(
             if CONDITION_FAILED in canceled.codes:
                 raise
             if not canceled.codes <= _RETRYABLE:
-                raise from_cancelled_transaction(canceled.reasons, place, request.parameters) from canceled.__cause__
+                raise from_cancelled_transaction(canceled.reasons, ref, request.parameters) from canceled.__cause__
             await retries.wait_after(canceled)
 
 
@@ -103,11 +103,11 @@ class _Retries:
         maybe_stored: whether an earlier sending may have been stored all the same, because its answer was lost.
     """
 
-    __slots__ = ("_conflicts", "_place", "_throttles", "maybe_stored")
+    __slots__ = ("_conflicts", "_ref", "_throttles", "maybe_stored")
 
-    def __init__(self, place: Place, maybe_stored: bool) -> None:
+    def __init__(self, ref: SessionRef, maybe_stored: bool) -> None:
         self.maybe_stored = maybe_stored
-        self._place = place
+        self._ref = ref
         self._conflicts = 0
         self._throttles = 0
 
@@ -124,29 +124,29 @@ class _Retries:
             self._conflicts += 1
             if self._conflicts == MAX_CONFLICTS:
                 text = f"Transactions of other writers were in the way in {MAX_CONFLICTS} attempts in a row"
-                raise write_conflict(text, self._place, maybe_stored=self.maybe_stored) from canceled.__cause__
+                raise write_conflict(text, self._ref, maybe_stored=self.maybe_stored) from canceled.__cause__
             await pause(self._conflicts)
         else:
             self._throttles += 1
             if self._throttles == MAX_THROTTLED_ATTEMPTS:
                 text = "AWS throttled the transaction and every retry: raise the table's capacity"
-                raise ThrottledError(text, self._place) from canceled.__cause__
+                raise ThrottledError(text, self._ref) from canceled.__cause__
             await pause(self._throttles, _LONGEST_THROTTLE_SECONDS)
 
 
-async def _send(clients: Clients, request: Request, place: Place, deadline: _Deadline) -> dict[str, Any]:
-    _check_open(clients, place)
+async def _send(clients: Clients, request: Request, ref: SessionRef, deadline: _Deadline) -> dict[str, Any]:
+    _check_open(clients, ref)
     handled = sys.exc_info()[1]
     try:
-        async with clients.lend(request.service) as lent:
-            deadline.allow(lent.longest_call_seconds)
-            response = await lent.send(request.operation, request.parameters)
+        async with clients.acquire(request.service) as client:
+            deadline.allow(client.longest_call_seconds)
+            response = await client.send(request.operation, request.parameters)
     except _SDK_ERRORS as error:
-        raise _mapped(error, place, request.service, request.parameters) from _without_frames(error, handled)
+        raise _mapped(error, ref, request.service, request.parameters) from _without_frames(error, handled)
     try:
         check_answer(*request[:2], response, large=request.large)
     except NotAnAnswer:
-        raise not_an_answer(place) from None
+        raise not_an_answer(ref) from None
     return response
 
 
@@ -189,34 +189,34 @@ else:
             end.update(when)
 
 
-async def connect(clients: Clients, place: Place, service: Service = DYNAMODB) -> str:
+async def connect(clients: Clients, ref: SessionRef, service: Service = DYNAMODB) -> str:
     """Open the running loop's client of a service, so that the first call does not have to, and return its region.
 
     Raises:
         ChatHistoryError: the SDK cannot make one, or the clients' store was closed.
     """
-    _check_open(clients, place)
+    _check_open(clients, ref)
     handled = sys.exc_info()[1]
     try:
         async with timeout(clients.longest_opening_seconds):
-            return await _region_of(clients, service, place)
+            return await _region_of(clients, service, ref)
     except asyncio.TimeoutError as error:
-        raise _took_too_long(service, place) from _without_frames(error, handled)
+        raise _took_too_long(service, ref) from _without_frames(error, handled)
 
 
-async def _region_of(clients: Clients, service: Service, place: Place) -> str:
+async def _region_of(clients: Clients, service: Service, ref: SessionRef) -> str:
     handled = sys.exc_info()[1]
     try:
-        async with clients.lend(service) as lent:
-            region: str = lent.client.meta.region_name
+        async with clients.acquire(service) as client:
+            region: str = client.client.meta.region_name
     except _SDK_ERRORS as error:
-        raise _mapped(error, place, service) from _without_frames(error, handled)
+        raise _mapped(error, ref, service) from _without_frames(error, handled)
     return region
 
 
-def _check_open(clients: Clients, place: Place) -> None:
+def _check_open(clients: Clients, ref: SessionRef) -> None:
     if clients.retired:
-        raise ClosedError("The ChatHistoryStore is closed, and its histories with it", place)
+        raise ClosedError("The ChatHistoryStore is closed, and its histories with it", ref)
 
 
 _RETRYABLE = {"None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
@@ -273,7 +273,7 @@ def _forget_input(error: BaseException) -> None:
 
 
 def _mapped(
-    error: Exception, place: Place, service: Service, parameters: Mapping[str, Any] = MappingProxyType({})
+    error: Exception, ref: SessionRef, service: Service, parameters: Mapping[str, Any] = MappingProxyType({})
 ) -> Exception:
     """Return what an error of the SDK's means."""
     if isinstance(error, ClientError):
@@ -284,7 +284,7 @@ def _mapped(
         try:
             check_refusal(parameters, answer)
         except NotAnAnswer:
-            return not_an_answer(place)
+            return not_an_answer(ref)
         if code == "ConditionalCheckFailedException" and "ConditionExpression" in parameters:
             return ConditionFailed(answer.get("Item"), sent_before=sent_before)
         if code == "TransactionCanceledException":
@@ -293,8 +293,8 @@ def _mapped(
             reasons = [{"Code": "TransactionConflict"}]
             return TransactionCanceled(reasons, sent_before=sent_before or code == _IN_PROGRESS)
     if isinstance(error, asyncio.TimeoutError):
-        return _took_too_long(service, place)
-    ours = from_botocore(error, place, service.name, parameters)
+        return _took_too_long(service, ref)
+    ours = from_botocore(error, ref, service.name, parameters)
     if isinstance(error, ClientError) and service == DYNAMODB:
         # It is the cause of ours, and whoever logs that logs its text too.
         _quote_no_value(error, parameters)

@@ -30,11 +30,11 @@ from botocore.parsers import ResponseParserError
 
 from .._request import DYNAMODB, Service
 from .._single_flight import SingleFlight
-from .._sync.fork import after_fork_in_child, park
+from .._sync.fork import after_fork_in_child, keep_forever
 from .answers import has_shape
 from .bounded import bound_answers
 from .credentials import AnySession, SessionCredentials, core_of, load_from_boto3, loaded_of
-from .fast_path import ITEMS, NoFastPath, is_answer, json_object, lane_beside, send_by_sdk, streamed
+from .fast_path import ITEMS, NoFastPath, fast_path_beside, is_answer, json_object, send_by_sdk, streamed
 from .first_append import FirstAppend
 
 # The SDK's pool of 10 starves callers: with fewer connections than callers the slowest of them waited 18 to 73 times
@@ -71,7 +71,7 @@ class FastPathStatus(NamedTuple):
     reason: str | None
 
 
-class Lent(NamedTuple):
+class ReadyClient(NamedTuple):
     """A client for one call.
 
     Attributes:
@@ -92,7 +92,7 @@ class ClientOptions:
     """What clients are made of; None leaves the choice to the SDK.
 
     Attributes:
-        fast_path: whether calls to DynamoDB may take the lean path of ``_lane``.
+        fast_path: whether calls to DynamoDB may take the fast path.
     """
 
     endpoint_url: str | None = None
@@ -143,7 +143,7 @@ def _warn_of_slow_path(_: Hashable, reason: str) -> None:
     )
 
 
-class _Slot:
+class ClientHolder:
     """The client of one service on one event loop.
 
     Attributes:
@@ -155,15 +155,15 @@ class _Slot:
         self.loop = loop
         self.inherited = False
         self.service = service
-        self._client: Lent | None = None
-        self._keeper: AsyncGenerator[Lent, None] | None = None
+        self._client: ReadyClient | None = None
+        self._keeper: AsyncGenerator[ReadyClient, None] | None = None
         self._lock = asyncio.Lock()
         self._opening = SingleFlight()
         self._calls = 0
         self._idle = asyncio.Event()
 
     @property
-    def lent(self) -> Lent | None:
+    def client(self) -> ReadyClient | None:
         """The client, None where none is open."""
         return self._client
 
@@ -172,15 +172,15 @@ class _Slot:
         """Whether a client is open that no call has."""
         return self._client is not None and not self._calls
 
-    async def take(self, options: ClientOptions) -> Lent:
-        """Return the client, opened if need be, which is not closed until it is given back."""
+    async def acquire(self, options: ClientOptions) -> ReadyClient:
+        """Return the client, opened if need be, which is not closed until it is released."""
         while (client := self._client) is None:
             # Those who come meanwhile wait, and where it fails they fail too: it may have taken seconds to find out.
             await self._opening.run(functools.partial(self._open, options))
         self._calls += 1
         return client
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         self._calls -= 1
         if not self._calls:
             self._idle.set()
@@ -211,7 +211,7 @@ class _Slot:
                 self._client = await keeper.__anext__()
                 self._keeper = keeper
 
-    async def _keep(self, options: ClientOptions) -> AsyncGenerator[Lent, None]:
+    async def _keep(self, options: ClientOptions) -> AsyncGenerator[ReadyClient, None]:
         # A suspended generator is how to be told that a loop shuts down: asyncio.run(), like every other runner,
         # closes those that are left (loop.shutdown_asyncgens), and the client with this one.
         session = _session(options)
@@ -222,11 +222,11 @@ class _Slot:
             client.meta.events.register(f"before-send.{self.service.name}", _stream_large_body)
             await bound_answers(client)
             await _check_credentials(client, session)
-            lent = await _lent(client, session, options, self.service)
-            _open_slots.add(self)
-            yield lent
+            ready = await _ready_client(client, session, options, self.service)
+            _open_holders.add(self)
+            yield ready
         finally:
-            _open_slots.discard(self)
+            _open_holders.discard(self)
             self._client = None
             if not self.inherited:
                 await context.__aexit__(None, None, None)
@@ -243,23 +243,25 @@ async def _check_credentials(client: Any, session: aioboto3.Session | AioSession
         await client.generate_presigned_url(_WITHOUT_PARAMETERS[client.meta.service_model.service_name])
 
 
-async def _lent(client: Any, session: aioboto3.Session | AioSession, options: ClientOptions, service: Service) -> Lent:
+async def _ready_client(
+    client: Any, session: aioboto3.Session | AioSession, options: ClientOptions, service: Service
+) -> ReadyClient:
     reason, longest = "fast_path=False", _longest_call_seconds(client.meta.config)
     if options.fast_path and service == DYNAMODB:
         tell = functools.partial(_warn_of_slow_path, options.configuration())
         try:
-            lane = await lane_beside(client, session, tell)
+            fast_path = await fast_path_beside(client, session, tell)
         except NoFastPath as off:
             reason = str(off)
             if not off.fails:
                 tell(reason)
         else:
-            return Lent(client, lane.send, longest, lane.off)
-    return Lent(client, functools.partial(send_by_sdk, client), longest, lambda: reason)
+            return ReadyClient(client, fast_path.send, longest, fast_path.off)
+    return ReadyClient(client, functools.partial(send_by_sdk, client), longest, lambda: reason)
 
 
 # An open client is never left to the garbage collector: aiohttp complains of each that is.
-_open_slots: set[_Slot] = set()
+_open_holders: set[ClientHolder] = set()
 
 
 class Lifetime:
@@ -311,7 +313,7 @@ class Clients:
         # 0 until somebody asks: to merge the configurations takes half a millisecond.
         self._longest_opening_seconds: float | None = 0
         # By the loop itself, not by id(loop): ids are reused.
-        self._slots: dict[tuple[asyncio.AbstractEventLoop, Service], _Slot] = {}
+        self._holders: dict[tuple[asyncio.AbstractEventLoop, Service], ClientHolder] = {}
         _all.add(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Clients:
@@ -339,69 +341,73 @@ class Clients:
 
     def longest_call_seconds(self, service: Service) -> float | None:
         """Return how long a call may take, with the opening of its client where none is open; None for no limit."""
-        slot = self._slots.get((asyncio.get_running_loop(), service))
-        lent = None if slot is None else slot.lent
-        return self.longest_opening_seconds if lent is None else lent.longest_call_seconds
+        holder = self._holders.get((asyncio.get_running_loop(), service))
+        client = None if holder is None else holder.client
+        return self.longest_opening_seconds if client is None else client.longest_call_seconds
 
-    def lend(self, service: Service = DYNAMODB) -> _Loan:
-        """Lend the running loop's client of a service for one call.
+    def acquire(self, service: Service = DYNAMODB) -> _Acquisition:
+        """Acquire the running loop's client of a service for one call.
 
         Raises:
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError: the SDK cannot make one, or
                 cannot refresh its credentials.
         """
-        return _Loan(self, service)
+        return _Acquisition(self, service)
 
     def fast_path_status(self) -> FastPathStatus:
         """Tell whether the calls of all open clients of DynamoDB take the fast path now, on whatever event loop."""
         if not self.options.fast_path:
             return FastPathStatus(active=False, reason="fast_path=False")
-        slots = [slot for slot in self._all_slots() if slot.service == DYNAMODB and not slot.loop.is_closed()]
-        lent = [slot.lent for slot in slots if slot.lent is not None]
-        if not lent:
+        holders = [
+            holder for holder in self._all_holders() if holder.service == DYNAMODB and not holder.loop.is_closed()
+        ]
+        clients = [holder.client for holder in holders if holder.client is not None]
+        if not clients:
             return FastPathStatus(active=None, reason="no client is open yet")
-        reason = next(filter(None, (one.fast_path_off() for one in lent)), None)
+        reason = next(filter(None, (client.fast_path_off() for client in clients)), None)
         return FastPathStatus(active=reason is None, reason=reason)
 
-    async def slot_of(self, service: Service) -> _Slot:
-        """Return the running loop's slot for a service."""
+    async def holder_of(self, service: Service) -> ClientHolder:
+        """Return the running loop's holder for a service."""
         loop = asyncio.get_running_loop()
-        return self._slots.get((loop, service)) or await self._new_slot(loop, service)
+        return self._holders.get((loop, service)) or await self._new_holder(loop, service)
 
     async def aclose(self) -> None:
         """Close the running loop's clients, and have the other running loops close theirs."""
         here = asyncio.get_running_loop()
         self.close_soon(besides=here)
-        for slot in self._all_slots():
-            if slot.loop is here:
-                await slot.close()
+        for holder in self._all_holders():
+            if holder.loop is here:
+                await holder.close()
 
     def close_soon(self, besides: asyncio.AbstractEventLoop | None = None) -> None:
         """Have each running loop close its clients, but for one."""
-        for slot in self._all_slots():
-            if slot.loop is not besides and slot.loop.is_running():
+        for holder in self._all_holders():
+            if holder.loop is not besides and holder.loop.is_running():
                 # Not waited for: that loop may be blocked by a synchronous call that waits for this one.
-                asyncio.run_coroutine_threadsafe(slot.close(), slot.loop)
+                asyncio.run_coroutine_threadsafe(holder.close(), holder.loop)
 
     def can_close(self) -> bool:
         """Tell whether nobody uses these clients and their loops can close them."""
-        return not self.users and all(slot.loop.is_running() for slot in self._all_slots() if slot in _open_slots)
+        return not self.users and all(
+            holder.loop.is_running() for holder in self._all_holders() if holder in _open_holders
+        )
 
     def forget_in_child(self) -> None:
         self._lock = threading.Lock()
-        self._slots = {}
+        self._holders = {}
 
-    async def _new_slot(self, loop: asyncio.AbstractEventLoop, service: Service) -> _Slot:
+    async def _new_holder(self, loop: asyncio.AbstractEventLoop, service: Service) -> ClientHolder:
         await _close_left_behind()
         with self._lock:
-            # A slot keeps its loop alive: only here the closed ones are let go.
-            for closed in [key for key, slot in self._slots.items() if slot.loop.is_closed()]:
-                del self._slots[closed]
-            return self._slots.setdefault((loop, service), _Slot(loop, service))
+            # A holder keeps its loop alive: only here the closed ones are let go.
+            for closed in [key for key, holder in self._holders.items() if holder.loop.is_closed()]:
+                del self._holders[closed]
+            return self._holders.setdefault((loop, service), ClientHolder(loop, service))
 
-    def _all_slots(self) -> list[_Slot]:
+    def _all_holders(self) -> list[ClientHolder]:
         with self._lock:
-            return list(self._slots.values())
+            return list(self._holders.values())
 
 
 def _credentials_of(options: ClientOptions) -> SessionCredentials | None:
@@ -411,27 +417,27 @@ def _credentials_of(options: ClientOptions) -> SessionCredentials | None:
     return SessionCredentials(session, options.region_name, options.config)
 
 
-class _Loan:
+class _Acquisition:
     """A client for one call: a class, because as two generators this took a tenth of all that a small call costs."""
 
-    __slots__ = ("_clients", "_service", "_slot")
+    __slots__ = ("_clients", "_holder", "_service")
 
     def __init__(self, clients: Clients, service: Service) -> None:
         self._clients = clients
         self._service = service
 
-    async def __aenter__(self) -> Lent:
-        self._slot = await self._clients.slot_of(self._service)
+    async def __aenter__(self) -> ReadyClient:
+        self._holder = await self._clients.holder_of(self._service)
         credentials = self._clients.credentials
-        if credentials is not None and credentials.are_due(for_a_first_call=self._slot.lent is None):
+        if credentials is not None and credentials.are_due(for_a_first_call=self._holder.client is None):
             await credentials.refresh()
-        return await self._slot.take(self._clients.options)
+        return await self._holder.acquire(self._clients.options)
 
     async def __aexit__(self, *_: object) -> None:
-        self._slot.give_back()
-        if self._clients.retired and self._slot.is_idle:
+        self._holder.release()
+        if self._clients.retired and self._holder.is_idle:
             # The store was closed while this call waited for a client: nobody else closes that.
-            await self._slot.close()
+            await self._holder.close()
 
 
 _all: WeakSet[Clients] = WeakSet()
@@ -460,10 +466,10 @@ async def _close_left_behind() -> None:
     """Close the clients of loops that were closed without a shutdown; nothing of theirs needs those loops."""
     with _shared_lock:
         # Of a copy, which is made in one step: other threads open and close clients meanwhile.
-        left = [slot for slot in list(_open_slots) if slot.loop.is_closed()]
-        _open_slots.difference_update(left)
-    for slot in left:
-        await slot.abandon()
+        left = [holder for holder in list(_open_holders) if holder.loop.is_closed()]
+        _open_holders.difference_update(left)
+    for holder in left:
+        await holder.abandon()
 
 
 def _new_client(
@@ -642,22 +648,22 @@ class _Boto3Credentials(AioCredentials):  # type: ignore[misc]  # aiobotocore is
 
 def _close_at_exit() -> None:
     """Close the clients of loops that were never shut down, as scripts of the old style leave them."""
-    for slot in list(_open_slots):
-        if slot.loop.is_closed():
-            asyncio.run(slot.abandon())
-        elif not slot.loop.is_running():
-            slot.loop.run_until_complete(slot.abandon())
+    for holder in list(_open_holders):
+        if holder.loop.is_closed():
+            asyncio.run(holder.abandon())
+        elif not holder.loop.is_running():
+            holder.loop.run_until_complete(holder.abandon())
 
 
 def _forget_in_child() -> None:
-    global _shared_lock, _open_slots
+    global _shared_lock, _open_holders
     _shared_lock = threading.Lock()
-    for slot in _open_slots:
+    for holder in _open_holders:
         # A child that unwinds an inherited asyncio.run() shuts the parent's loop down, generators and all.
         # The client by itself too: the generator that holds it ends there, and lets go of it.
-        slot.inherited = True
-        park((slot, slot._client))
-    _open_slots = set()
+        holder.inherited = True
+        keep_forever((holder, holder._client))
+    _open_holders = set()
     for clients in list(_all):
         clients.forget_in_child()
 

@@ -18,8 +18,8 @@ from ..errors import (
     ItemTooLargeError,
     KeySchemaError,
     KmsKeyError,
-    Place,
     ServiceError,
+    SessionRef,
     TableNotFoundError,
     ThrottledError,
     wrong_key,
@@ -29,7 +29,7 @@ from .redaction import without_values
 
 def from_botocore(
     error: ClientError | BotoCoreError | ResponseParserError | ValueError,
-    place: Place,
+    ref: SessionRef,
     service: str = "dynamodb",
     parameters: Mapping[str, object] | None = None,
 ) -> ChatHistoryError:
@@ -37,7 +37,7 @@ def from_botocore(
 
     Args:
         error: botocore's error.
-        place: what the request concerned.
+        ref: what the request concerned.
         service: the service that was called.
         parameters: those of the request, of which the error quotes no value.
     """
@@ -46,27 +46,27 @@ def from_botocore(
     if isinstance(error, ClientError):
         if service == "kms":
             key_id = parameters.get("KeyId")
-            return _from_kms_error(error, place, key_id if isinstance(key_id, str) else None)
+            return _from_kms_error(error, ref, key_id if isinstance(key_id, str) else None)
         reason = without_values(_code_and_text(error)[1], parameters)
-        return _from_dynamodb_error(error, place, reason) or _from_client_error(error, place, _DYNAMODB_ADVICE, reason)
+        return _from_dynamodb_error(error, ref, reason) or _from_client_error(error, ref, _DYNAMODB_ADVICE, reason)
     if isinstance(error, _UNREACHABLE):
-        return EndpointError(f"{name}'s endpoint does not answer: {error}", place)
+        return EndpointError(f"{name}'s endpoint does not answer: {error}", ref)
     if isinstance(error, _SSO):
-        return ConfigurationError(f"No usable AWS credentials: {error}; log in with aws sso login", place)
+        return ConfigurationError(f"No usable AWS credentials: {error}; log in with aws sso login", ref)
     if isinstance(error, _CREDENTIALS):
         advice = "give a boto3_session, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        return ConfigurationError(f"No usable AWS credentials: {error}; {advice}", place)
+        return ConfigurationError(f"No usable AWS credentials: {error}; {advice}", ref)
     if isinstance(error, botocore_exceptions.NoRegionError):
-        return ConfigurationError("No AWS region: give region_name, or set AWS_DEFAULT_REGION", place)
+        return ConfigurationError("No AWS region: give region_name, or set AWS_DEFAULT_REGION", ref)
     if isinstance(error, ResponseParserError):
-        return not_an_answer(place, service)
-    return ConfigurationError(f"The AWS SDK cannot use its configuration: {error}", place)
+        return not_an_answer(ref, service)
+    return ConfigurationError(f"The AWS SDK cannot use its configuration: {error}", ref)
 
 
-def not_an_answer(place: Place, service: str = "dynamodb") -> ServiceError:
+def not_an_answer(ref: SessionRef, service: str = "dynamodb") -> ServiceError:
     """Return the error for what cannot be an answer of a service."""
     name, endpoint = _SERVICES[service]
-    return ServiceError(f"What answered is not {name}, or not in its form: check {endpoint}", place)
+    return ServiceError(f"What answered is not {name}, or not in its form: check {endpoint}", ref)
 
 
 _SERVICES = {"dynamodb": ("DynamoDB", "endpoint_url"), "kms": ("KMS", "kms_endpoint_url")}
@@ -162,64 +162,64 @@ _KMS_ADVICE = _Advice(
 
 
 def _from_client_error(
-    error: ClientError, place: Place, advice: _Advice, reason: str = "", with_what: str = ""
+    error: ClientError, ref: SessionRef, advice: _Advice, reason: str = "", with_what: str = ""
 ) -> ChatHistoryError:
     code, _ = _code_and_text(error)
     operation = error.operation_name + with_what
     if code in _DENIED:
-        return AccessDeniedError(f"AWS refused {operation} ({code}): {advice.denied}", place)
+        return AccessDeniedError(f"AWS refused {operation} ({code}): {advice.denied}", ref)
     if code in _THROTTLED:
         text = f"AWS throttled {operation} and every retry ({code}): {advice.throttled}, or the retries in config"
-        return ThrottledError(text, place)
+        return ThrottledError(text, ref)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     said = f"{code}: {reason}" if code == "ValidationException" and reason else code
-    return ServiceError(f"AWS failed {operation} with HTTP status {status} ({said})", place)
+    return ServiceError(f"AWS failed {operation} with HTTP status {status} ({said})", ref)
 
 
-def _from_dynamodb_error(error: ClientError, place: Place, reason: str) -> ChatHistoryError | None:
+def _from_dynamodb_error(error: ClientError, ref: SessionRef, reason: str) -> ChatHistoryError | None:
     code, text = _code_and_text(error)
     if _matches(text, _NO_INDEX_TEXTS):
         advice = "ChatHistoryStore.create_table() adds it and waits until it can be read"
-        return KeySchemaError(f"The table has no session index: {advice}", place)
+        return KeySchemaError(f"The table has no session index: {advice}", ref)
     if code == "ResourceNotFoundException":
         advice = "check the name, region and endpoint, or create it with ChatHistoryStore.create_table()"
-        return TableNotFoundError(f"The table does not exist: {advice}", place)
+        return TableNotFoundError(f"The table does not exist: {advice}", ref)
     if code == "ValidationException" and _matches(text, _KEY_SCHEMA_TEXTS):
-        return wrong_key(reason, place)
+        return wrong_key(reason, ref)
     if code == "ValidationException" and _matches(text, _ITEM_SIZE_TEXTS):
-        return ItemTooLargeError("The session would outgrow DynamoDB's 400 KB for an item", place)
+        return ItemTooLargeError("The session would outgrow DynamoDB's 400 KB for an item", ref)
     return None
 
 
-def _from_kms_error(error: ClientError, place: Place, key_id: str | None) -> ChatHistoryError:
+def _from_kms_error(error: ClientError, ref: SessionRef, key_id: str | None) -> ChatHistoryError:
     code, text = _code_and_text(error)
     stored = error.operation_name == "Decrypt"
     if code in _KMS_KEY:
-        whose = "under which stored messages were sealed" if stored else "of kms_key_id"
+        whose = "under which stored messages were encrypted" if stored else "of kms_key_id"
         return KmsKeyError(
             f"KMS cannot use the key {key_id}, {whose} ({code}: {text}): check its name, region and state, and that"
             " kms_endpoint_url is where you mean it to be",
-            place,
+            ref,
         )
     if code in _KMS_SEALED:
         return DecryptionError(
             f"KMS does not open the data key of a stored message with {key_id} ({code}): it was changed, or is of"
             " another session",
-            place,
+            ref,
         )
-    return _from_client_error(error, place, _KMS_ADVICE, with_what=f" with the key {key_id}" if key_id else "")
+    return _from_client_error(error, ref, _KMS_ADVICE, with_what=f" with the key {key_id}" if key_id else "")
 
 
 def from_cancelled_transaction(
-    reasons: Iterable[Mapping[str, object]], place: Place, parameters: Mapping[str, object]
+    reasons: Iterable[Mapping[str, object]], ref: SessionRef, parameters: Mapping[str, object]
 ) -> ChatHistoryError:
     """Return our error for a transaction that cannot be tried again."""
     told = [(str(reason.get("Code")), str(reason.get("Message"))) for reason in reasons if reason.get("Code") != "None"]
     texts = [f"{code}: {without_values(text, parameters)}" for code, text in told]
     for (_, text), shown in zip(told, texts, strict=True):
         if _matches(text, _KEY_SCHEMA_TEXTS):
-            return wrong_key(shown, place)
-    return ServiceError(f"DynamoDB cancelled the transaction ({'; '.join(sorted(set(texts)))})", place)
+            return wrong_key(shown, ref)
+    return ServiceError(f"DynamoDB cancelled the transaction ({'; '.join(sorted(set(texts)))})", ref)
 
 
 def _matches(text: str, parts: tuple[str, ...]) -> bool:

@@ -40,7 +40,7 @@ _OPERATIONS = {"put_item", "update_item", "delete_item", "get_item", "query", "t
 # 2 to 5.
 ITEMS: Mapping[str, type] = {"Item": dict, "Items": list}
 # After which nothing is stored, and the SDK would not try again.
-_REFUSALS = {
+_FINAL_ERRORS = {
     "ConditionalCheckFailedException",
     "ResourceNotFoundException",
     "TransactionCanceledException",
@@ -66,7 +66,7 @@ class NoFastPath(Exception):
         self.fails = fails
 
 
-class Lane:
+class FastPath:
     """The lean path beside one client.
 
     Args:
@@ -156,8 +156,8 @@ class Lane:
         if status == 200:
             return _as_by_sdk(response, model) if is_answer(response, model) else None
         code = str(response.pop("__type", "")).rpartition("#")[2]
-        if status == 400 and code in _REFUSALS:
-            raise self._refusal(code, model.name, response, answer_headers)
+        if status == 400 and code in _FINAL_ERRORS:
+            raise self._final_error(code, model.name, response, answer_headers)
         return None
 
     async def _exchange(self, target: str, body: bytes) -> tuple[int, Mapping[str, str], bytes] | None:
@@ -178,7 +178,7 @@ class Lane:
         except Exception:  # noqa: BLE001  # the SDK's own attempt tells of it, or does better
             return None
 
-    def _refusal(self, code: str, name: str, response: dict[str, Any], headers: Mapping[str, str]) -> ClientError:
+    def _final_error(self, code: str, name: str, response: dict[str, Any], headers: Mapping[str, str]) -> ClientError:
         metadata = {
             "RequestId": headers.get("x-amzn-requestid", ""),
             "HTTPStatusCode": 400,
@@ -194,13 +194,13 @@ class Lane:
         return kind(answer, name)
 
 
-async def lane_beside(client: Any, session: Any, tell: Callable[[str], None]) -> Lane:
-    """Return the lane beside a client.
+async def fast_path_beside(client: Any, session: Any, tell: Callable[[str], None]) -> FastPath:
+    """Return the fast path beside a client.
 
     Args:
         client: the SDK's client of DynamoDB.
         session: the asynchronous session that made the client.
-        tell: as for ``Lane``.
+        tell: as for ``FastPath``.
 
     Raises:
         NoFastPath: something watches or replaces the client, or the SDK or its configuration is not of the form that is
@@ -216,13 +216,13 @@ async def lane_beside(client: Any, session: Any, tell: Callable[[str], None]) ->
         credentials = await session.get_credentials()
     if credentials is None:
         raise NoFastPath("there are no credentials")
-    # What fails here fails this call, and the next one tries again: it must not keep the lane off for good.
+    # What fails here fails this call, and the next one tries again: it must not keep the fast path off for good.
     await credentials.get_frozen_credentials()
     # What the SDK notes of a request while it signs one is part of its User-Agent.
     with _unknown_is_off(BotoCoreError, ClientError, ValueError), start_as_current_context():
         signer = await _signer_of(client)
         user_agent = client._user_agent_creator.to_string()
-        return Lane(client, http, credentials, signer, user_agent, guard, tell)
+        return FastPath(client, http, credentials, signer, user_agent, guard, tell)
 
 
 async def send_by_sdk(client: Any, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from .._request import Request
 from ..errors import (
     ConfigurationError,
     KeySchemaError,
-    Place,
     ServiceError,
+    SessionRef,
     TableNotFoundError,
 )
 from .calls import call, connect
@@ -40,17 +40,17 @@ class _Waiting:
     """Waits between looks at a table, longer each time, and tells the log.
 
     Args:
-        place: the table.
+        ref: the table.
         limit_seconds: when to give up, None for never.
 
     Raises:
         ValueError: the limit is negative.
     """
 
-    def __init__(self, place: Place, limit_seconds: float | None) -> None:
+    def __init__(self, ref: SessionRef, limit_seconds: float | None) -> None:
         if limit_seconds is not None and not limit_seconds >= 0:
             raise ValueError(f"wait_seconds must be at least 0, or None, not {limit_seconds!r}")
-        self._place = place
+        self._ref = ref
         self._limit_seconds = limit_seconds
         self._started = monotonic()
         self._pause_seconds = _FIRST_POLL_SECONDS
@@ -66,10 +66,10 @@ class _Waiting:
         if left is not None and left <= 0:
             raise ServiceError(
                 f"{what} after {waited:.0f} s of waiting. AWS goes on with it: call again to wait for it, or look with"
-                f" `aws dynamodb describe-table --table-name {self._place.table_name}`",
-                self._place,
+                f" `aws dynamodb describe-table --table-name {self._ref.table_name}`",
+                self._ref,
             )
-        _log.info("Waiting for %s since %.0f s: %s", self._place, waited, what)
+        _log.info("Waiting for %s since %.0f s: %s", self._ref, waited, what)
         await sleep(self._pause_seconds if left is None else min(self._pause_seconds, left))
         self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_POLL_SECONDS)
 
@@ -85,13 +85,13 @@ class Table:
 
     def __init__(self, name: str, clients: Clients, wait_seconds: float | None = None) -> None:
         self._name = name
-        self._place = Place(name)
+        self._ref = SessionRef(name)
         self._clients = clients
-        self._waiting = _Waiting(self._place, wait_seconds)
+        self._waiting = _Waiting(self._ref, wait_seconds)
 
     async def connect(self) -> None:
         """Open the running loop's client."""
-        await connect(self._clients, self._place)
+        await connect(self._clients, self._ref)
 
     async def create(
         self,
@@ -110,7 +110,7 @@ class Table:
             if not description:
                 await self._create(schema, index, kms_key_id, tags)
             elif description["TableStatus"] not in {"CREATING", "DELETING"}:
-                raise ServiceError(f"The table is {description['TableStatus']}", self._place)
+                raise ServiceError(f"The table is {description['TableStatus']}", self._ref)
             else:
                 await self._waiting.go_on(f"the table is {description['TableStatus']}")
         self._check_key_schema("A table of this name", description, description, schema)
@@ -165,7 +165,7 @@ class Table:
                 await self._waiting.go_on(f"the index {index.name!r} was added")
             elif found["Projection"]["ProjectionType"] != "ALL":
                 raise KeySchemaError(
-                    f"An index {index.name!r} exists that does not hold all attributes: delete it first", self._place
+                    f"An index {index.name!r} exists that does not hold all attributes: delete it first", self._ref
                 )
             elif found.get("IndexStatus") == "ACTIVE":
                 return self._check_key_schema(f"An index {index.name!r}", description, found, index.schema)
@@ -193,9 +193,7 @@ class Table:
         ]
         wanted = [(name, role, "S") for name, role in schema]
         if there != wanted:
-            raise KeySchemaError(
-                f"{what} exists with the key {_described(there)}, not {_described(wanted)}", self._place
-            )
+            raise KeySchemaError(f"{what} exists with the key {_described(there)}, not {_described(wanted)}", self._ref)
 
     async def _enable_ttl(self, expiry_name: str) -> None:
         if await self._has_ttl(expiry_name):
@@ -216,7 +214,7 @@ class Table:
         if description["AttributeName"] != expiry_name:
             raise ConfigurationError(
                 f"The table's TTL is on the attribute {description['AttributeName']!r}, not on {expiry_name!r}",
-                self._place,
+                self._ref,
             )
         return True
 
@@ -228,7 +226,7 @@ class Table:
         return description
 
     async def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        return await call(self._clients, Request(operation, {"TableName": self._name, **parameters}), self._place)
+        return await call(self._clients, Request(operation, {"TableName": self._name, **parameters}), self._ref)
 
 
 def _key_schema(schema: Schema) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from .json_text import from_text, is_unicode, to_text
 from .plain import (
     FIRST_AMBIGUOUS_INTEGER,
     Encoder,
-    Refused,
+    Unstorable,
     are_of_one_hash,
     encode_elements,
     encode_entries,
@@ -56,7 +56,7 @@ class Marking:
             level: how many lists and maps lie around it.
 
         Raises:
-            Refused: a name in it is none that DynamoDB has.
+            Unstorable: a name in it is none that DynamoDB has.
         """
         can_be_map = level < MAX_NESTING - 1
         try:
@@ -67,7 +67,7 @@ class Marking:
                 entries = {extra + map_name(name): element for name, element in value.items()}
                 return {"M": encode_entries(self.encode, entries, level + 1)}
             return encode_plain(value, level)
-        except Refused:
+        except Unstorable:
             if not can_be_map:
                 # Too deep even for a mark: the list or dict around it becomes one.
                 raise
@@ -83,7 +83,7 @@ def encode_plain(value: object, level: int) -> AttributeValue:
     """Encode a plain value, and refuse any other, and what DynamoDB has no form for."""
     encode = _ENCODERS.get(type(value))
     if encode is None:
-        raise Refused(f"{type(value).__name__} has no stored form")
+        raise Unstorable(f"{type(value).__name__} has no stored form")
     encoded_value: AttributeValue = encode(value, level)
     return encoded_value
 
@@ -96,7 +96,7 @@ def plain_text(value: str) -> str:
     """Return a text itself, of a subclass of str too."""
     text = value if type(value) is str else str.__str__(value)
     if not is_unicode(text):
-        raise Refused("the text holds surrogates, which UTF-8 cannot represent")
+        raise Unstorable("the text holds surrogates, which UTF-8 cannot represent")
     return text
 
 
@@ -108,7 +108,7 @@ def _encode_number(value: Any, level: int) -> AttributeValue:
         return {"N": repr(value)}
     text = number_text(value)
     if _decode_number(text) != value:
-        raise Refused(f"the {type(value).__name__} would come back as another number")
+        raise Unstorable(f"the {type(value).__name__} would come back as another number")
     return {"N": text}
 
 
@@ -116,13 +116,13 @@ def number_text(value: int | float | Decimal) -> str:
     """Return the text of a number attribute, and refuse what DynamoDB would not keep exactly."""
     number = _decimal_of(value)
     if not number.is_finite():
-        raise Refused("DynamoDB has no number for NaN and infinity")
+        raise Unstorable("DynamoDB has no number for NaN and infinity")
     if number and not _MIN_EXPONENT <= number.adjusted() <= _MAX_EXPONENT:
-        raise Refused("the number is outside DynamoDB's range (1E-130 to 9.99E+125)")
+        raise Unstorable("the number is outside DynamoDB's range (1E-130 to 9.99E+125)")
     try:
         exact = _EXACT.create_decimal(number)
     except Inexact:
-        raise Refused(f"the number has more than DynamoDB's {_MAX_DIGITS} digits") from None
+        raise Unstorable(f"the number has more than DynamoDB's {_MAX_DIGITS} digits") from None
     return str(exact)
 
 
@@ -138,7 +138,7 @@ def _encode_set(value: Any, level: int) -> AttributeValue:
     elements = [encode_plain(element, level + 1) for element in value]
     kinds = {kind for element in elements for kind in element}
     if len(kinds) != 1 or not kinds <= {"S", "N", "B"}:
-        raise Refused("DynamoDB has sets of text, of numbers and of bytes only, and none that is empty")
+        raise Unstorable("DynamoDB has sets of text, of numbers and of bytes only, and none that is empty")
     kind = kinds.pop()
     return {f"{kind}S": [element[kind] for element in elements]}
 
@@ -167,17 +167,17 @@ def _encode_map(value: Any, level: int) -> AttributeValue:
 def map_name(name: object) -> str:
     """Return a name, and refuse one that DynamoDB has none of in a map."""
     if type(name) is not str:
-        raise Refused(f"a map's keys must be text, not {type(name).__name__}")
+        raise Unstorable(f"a map's keys must be text, not {type(name).__name__}")
     if not name:
-        raise Refused("DynamoDB has no empty names in a map", "['']")
+        raise Unstorable("DynamoDB has no empty names in a map", "['']")
     if not is_unicode(name):
-        raise Refused("DynamoDB has no names with surrogates in a map", path_step(name))
+        raise Unstorable("DynamoDB has no names with surrogates in a map", path_step(name))
     return name
 
 
 def _check_nesting(level: int) -> None:
     if level >= MAX_NESTING - 1:
-        raise Refused(f"it is nested deeper than DynamoDB's {MAX_NESTING} levels")
+        raise Unstorable(f"it is nested deeper than DynamoDB's {MAX_NESTING} levels")
 
 
 _ENCODERS: dict[type, Encoder] = {

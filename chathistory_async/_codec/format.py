@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ..errors import MessageNotStorableError, UndecodableItemError
 from .attribute_values import Undecodable
 from .json_text import BadMark, from_text
-from .plain import Default, Refused
+from .plain import Default, Unstorable
 
 # The format of LangChain's messages.
 LANGCHAIN_NAME = "langchain"
@@ -54,7 +54,7 @@ def encoded(encode: Callable[[In], Out], value: In, name: str) -> Out:
     """Return what ``encode`` makes of a value, with a refusal turned into an error that names the whole path."""
     try:
         return encode(value)
-    except Refused as refused:
+    except Unstorable as refused:
         text = f"{name}{refused.path} cannot be stored: {refused.reason}"
     except RecursionError:
         text = f"{name} cannot be stored: it is nested too deeply"

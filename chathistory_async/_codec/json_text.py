@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from .plain import MAX_NESTING, Refused, are_of_one_hash, encode_elements, encode_entries
+from .plain import MAX_NESTING, Unstorable, are_of_one_hash, encode_elements, encode_entries
 
 # orjson's options for a value of which it is not known that it is plain: what is of other types than JSON's own is
 # refused, such as a subclass of str, whose value may be another.
@@ -38,7 +38,7 @@ def to_text(value: object) -> bytes:
     """Return the JSON text of a plain value.
 
     Raises:
-        Refused: it is nested too deeply.
+        Unstorable: it is nested too deeply.
     """
     return orjson.dumps(_encode(value, 0))
 
@@ -119,7 +119,7 @@ def _encode_dict(value: dict[str, object], level: int) -> dict[str, Any]:
 
 def _check_nesting(level: int) -> None:
     if level >= MAX_NESTING:
-        raise Refused(f"it is nested deeper than {MAX_NESTING} levels")
+        raise Unstorable(f"it is nested deeper than {MAX_NESTING} levels")
 
 
 _ENCODERS: dict[type, Callable[[Any, int], Any]] = {

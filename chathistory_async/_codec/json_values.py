@@ -13,7 +13,7 @@ import orjson
 
 from .format import LANGCHAIN_NAME, Format, decoded, elements, encoded, is_name, parsed
 from .json_text import PLAIN_ONLY, BadMark, from_text, to_text
-from .plain import Default, Refused, first_loss, plain_value
+from .plain import Default, Unstorable, first_loss, plain_value
 
 
 def encode_value(value: object, name: str, default: Default | None = None) -> bytes:
@@ -52,7 +52,7 @@ def _encode_value(value: object, default: Default | None) -> bytes:
     plain = plain_value(value, default)
     text = to_text(plain)
     if (path := first_loss(plain, from_text(text))) is not None:
-        raise Refused("it would not read back equal to what it is now", path)
+        raise Unstorable("it would not read back equal to what it is now", path)
     return text
 
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from .attribute_values import MAX_KEY_BYTES, AttributeValue, bytes_of, number_text, plain_text, size_of
-from .plain import Refused, with_article
+from .plain import Unstorable, with_article
 
 KeyValue: TypeAlias = "str | int | Decimal | bytes"
 
@@ -77,7 +77,7 @@ def _encode_key_value(name: str, value: object) -> AttributeValue:
         if isinstance(value, (int, Decimal)):
             return {"N": number_text(value)}
         return {"S": plain_text(value)} if isinstance(value, str) else {"B": bytes(value)}
-    except Refused as refused:
+    except Unstorable as refused:
         raise ValueError(f"The key attribute {name!r} cannot be stored: {refused.reason}") from None
 
 

@@ -37,7 +37,7 @@ from pydantic import ValidationError
 from .attribute_values import AttributeValue, Marking, Undecodable, decode_plain, encode_plain, map_name
 from .format import LANGCHAIN_NAME, Format, Out, decoded, elements, encoded, parsed
 from .json_text import PLAIN_ONLY, to_text
-from .plain import Default, Refused, encode_entries, fields_of, first_loss, path_step, plain_value, with_iterators
+from .plain import Default, Unstorable, encode_entries, fields_of, first_loss, path_step, plain_value, with_iterators
 
 # The list of messages, a message's map and its "data" map lie around every value of a message.
 _LEVELS_AROUND_DATA = 3
@@ -110,12 +110,12 @@ def _encode_json(message: BaseMessage, default: Default | None) -> bytes:
         text = orjson.dumps(form, option=PLAIN_ONLY)
         if reads_back(_decode_json(text), message, data):
             return text
-    except (orjson.JSONEncodeError, Refused, Undecodable, RecursionError):
+    except (orjson.JSONEncodeError, Unstorable, Undecodable, RecursionError):
         pass
     plain = plain_message(message, default)
     try:
         return _marked_json(plain, _without_defaults(plain["type"], plain["data"]))
-    except Refused:
+    except Unstorable:
         return _marked_json(plain, plain["data"])
 
 
@@ -156,23 +156,23 @@ def _decode_array(text: str | bytes) -> list[BaseMessage]:
 def dump_of(message: BaseMessage) -> dict[str, Any]:
     """Return what ``message_to_dict`` has under "data", objects among it."""
     if not isinstance(message, BaseMessage):
-        raise Refused(f"{type(message).__name__} is not a langchain_core message")
+        raise Unstorable(f"{type(message).__name__} is not a langchain_core message")
     try:
         # As message_to_dict() does, but pydantic's warnings would print the values they warn of.
         return message.model_dump(warnings=False)
     except Exception as error:  # noqa: BLE001  # a serializer may be anybody's code
-        raise Refused(f"its model_dump() fails with {type(error).__name__}") from None
+        raise Unstorable(f"its model_dump() fails with {type(error).__name__}") from None
 
 
 def plain_message(message: BaseMessage, default: Default | None = None) -> dict[str, Any]:
     """Return what ``message_to_dict`` has of a message, made plain.
 
     Raises:
-        Refused: something in it has no plain form.
+        Unstorable: something in it has no plain form.
     """
     try:
         data = with_iterators(dump_of(message), message)
-    except Refused:
+    except Unstorable:
         if not isinstance(message, BaseMessage):
             raise
         data = fields_of(message)
@@ -190,7 +190,7 @@ def _encode_message(message: BaseMessage, default: Default | None) -> AttributeV
         value = _map_of(message.type, encode_plain(data, _LEVELS_AROUND_DATA - 1)["M"])
         if reads_back(_message(value), message, data):
             return value
-    except (Refused, Undecodable, RecursionError):
+    except (Unstorable, Undecodable, RecursionError):
         pass
     return _encode_with_marks(plain_message(message, default))
 
@@ -214,9 +214,9 @@ def check_reads_back(decode: Callable[[Out], BaseMessage], stored: Out, plain: d
     try:
         back = plain_message(decode(stored))
     except Undecodable as error:
-        raise Refused(f"nothing could read it back ({error})", error.path or _unreadable_field(plain)) from None
+        raise Unstorable(f"nothing could read it back ({error})", error.path or _unreadable_field(plain)) from None
     if (path := first_loss(plain["data"], back["data"])) is not None:
-        raise Refused("langchain-core would not read it back as it is", path)
+        raise Unstorable("langchain-core would not read it back as it is", path)
 
 
 def _unreadable_field(plain: dict[str, Any]) -> str:
@@ -245,7 +245,7 @@ def _encode_with_marks(plain: dict[str, Any]) -> AttributeValue:
                 data[name], fields[name] = unicode[name], without[name]
         if not _can_others_read(_map_of(kind, fields)):
             reason = "DynamoDB has no form for a value in it, and langchain-core reads no other"
-            raise Refused(reason, _unreadable_field(TypeDeserializer().deserialize(_map_of(kind, fields))))
+            raise Unstorable(reason, _unreadable_field(TypeDeserializer().deserialize(_map_of(kind, fields))))
     stored = _map_of(kind, fields)
     check_reads_back(_message, stored, {"type": kind, "data": data})
     return stored

@@ -38,14 +38,14 @@ _DUMP = SchemaSerializer(core_schema.any_schema())
 _DUMPED_ITERATOR = type(_DUMP.to_python(iter(())))
 
 
-class Refused(Exception):
+class Unstorable(Exception):
     """A value that cannot be stored: what is wrong with it, and the path to it, built from the inside out."""
 
     def __init__(self, reason: str, path: str = "") -> None:
         self.reason = reason
         self.path = path
 
-    def inside(self, step: str) -> Refused:
+    def inside(self, step: str) -> Unstorable:
         self.path = step + self.path
         return self
 
@@ -65,12 +65,12 @@ def encode_elements(encode: Encoder, elements: Iterable[object], level: int) -> 
     for index, element in enumerate(elements):
         try:
             results.append(encode(element, level))
-        except Refused as refused:
+        except Unstorable as refused:
             raise refused.inside(f"[{index}]") from None
         except RecursionError:
-            raise Refused(_NESTED_TOO_DEEPLY, f"[{index}]") from None
+            raise Unstorable(_NESTED_TOO_DEEPLY, f"[{index}]") from None
         except Exception as error:  # noqa: BLE001  # such as of a proxy that stands for nothing here
-            raise Refused(_unreadable(error), f"[{index}]") from None
+            raise Unstorable(_unreadable(error), f"[{index}]") from None
     return results
 
 
@@ -80,10 +80,10 @@ def encode_entries(encode: Encoder, entries: Mapping[str, object], level: int) -
     for name, element in entries.items():
         try:
             results[name] = encode(element, level)
-        except Refused as refused:
+        except Unstorable as refused:
             raise refused.inside(path_step(name)) from None
         except RecursionError:
-            raise Refused(_NESTED_TOO_DEEPLY, path_step(name)) from None
+            raise Unstorable(_NESTED_TOO_DEEPLY, path_step(name)) from None
     return results
 
 
@@ -129,7 +129,7 @@ def plain_value(value: object, default: Default | None = None) -> Any:
     """Return the plain form of a value.
 
     Raises:
-        Refused: something in it has none.
+        Unstorable: something in it has none.
     """
     return _Conversion(default).of(value, 0)
 
@@ -165,9 +165,9 @@ class _Conversion:
         if _is_binary(value):
             return bytes(value)
         if id(value) in self._around:
-            raise Refused("it contains itself")
+            raise Unstorable("it contains itself")
         if level >= MAX_NESTING:
-            raise Refused(f"it is nested deeper than {MAX_NESTING} levels")
+            raise Unstorable(f"it is nested deeper than {MAX_NESTING} levels")
         self._around.add(id(value))
         try:
             return self._of_container(value, level + 1)
@@ -187,7 +187,7 @@ class _Conversion:
                 # Of lists, which tuples have become.
                 return elements
             if are_of_one_hash(converted):
-                raise Refused(f"more than {MAX_OF_ONE_HASH} numbers in the set have the hash of another one")
+                raise Unstorable(f"more than {MAX_OF_ONE_HASH} numbers in the set have the hash of another one")
             return converted
         return self._of_object(value, level)
 
@@ -196,12 +196,12 @@ class _Conversion:
         for key, element in value.items():
             try:
                 results[_free_name(key, results)] = self.of(element, level)
-            except Refused as refused:
+            except Unstorable as refused:
                 raise refused.inside(path_step(key)) from None
             except RecursionError:
-                raise Refused(_NESTED_TOO_DEEPLY, path_step(key)) from None
+                raise Unstorable(_NESTED_TOO_DEEPLY, path_step(key)) from None
             except Exception as error:  # noqa: BLE001  # such as of a proxy that stands for nothing here
-                raise Refused(_unreadable(error), path_step(key)) from None
+                raise Unstorable(_unreadable(error), path_step(key)) from None
         return results
 
     def _of_object(self, value: Any, level: int) -> Any:
@@ -217,18 +217,18 @@ class _Conversion:
         if self._default is not None:
             return self.of(self._by_default(self._default, value), level)
         if not _names_of(value):
-            raise Refused(f"{with_article(value)} has no plain form, and there is no default= that converts it")
+            raise Unstorable(f"{with_article(value)} has no plain form, and there is no default= that converts it")
         # Which refuses the value that is at fault.
         self.of(fields_of(value), level)
-        raise Refused(f"the dump of {with_article(value)} fails with {failure}, and there is no default=")
+        raise Unstorable(f"the dump of {with_article(value)} fails with {failure}, and there is no default=")
 
     def _by_default(self, default: Default, value: Any) -> Any:
         try:
             converted = default(value)
         except Exception as error:  # noqa: BLE001  # its text may hold content
-            raise Refused(f"default= fails on {with_article(value)} with {type(error).__name__}") from None
+            raise Unstorable(f"default= fails on {with_article(value)} with {type(error).__name__}") from None
         if converted is value:
-            raise Refused(f"default= returns the {type(value).__name__} itself")
+            raise Unstorable(f"default= returns the {type(value).__name__} itself")
         return converted
 
 
@@ -262,7 +262,7 @@ _ABSTRACT: list[tuple[Any, Callable[[Any], Any]]] = [(Mapping, dict), (AbstractS
 def _free_name(key: Any, taken: Mapping[str, object]) -> str:
     name = key if type(key) is str else _name_of(key)
     if name in taken:
-        raise Refused("another name of this dict has the same text")
+        raise Unstorable("another name of this dict has the same text")
     return name
 
 
@@ -273,7 +273,7 @@ def _name_of(key: Any) -> str:
     try:
         (name,) = to_jsonable_python({_unboxed(key) if _is_numpy(key) else key: None})
     except Exception:  # noqa: BLE001  # whatever it is, the key has no text
-        raise Refused(f"{with_article(key)} has no form as the name of an entry") from None
+        raise Unstorable(f"{with_article(key)} has no form as the name of an entry") from None
     return str(name)
 
 
@@ -360,7 +360,7 @@ def fields_of(value: Any) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001  # a serializer may be anybody's code
             fields[name] = _field_of(value, name)
             if _can_be_dumped(fields[name]):
-                raise Refused(f"its serializer fails with {type(error).__name__}", path_step(name)) from None
+                raise Unstorable(f"its serializer fails with {type(error).__name__}", path_step(name)) from None
     return fields
 
 
@@ -368,7 +368,7 @@ def _field_of(value: Any, name: str) -> Any:
     try:
         return getattr(value, name)
     except Exception as error:  # noqa: BLE001  # a field of a dataclass may never have been set, or be anybody's code
-        raise Refused(_unreadable(error), path_step(name)) from None
+        raise Unstorable(_unreadable(error), path_step(name)) from None
 
 
 def _dump_of_field(value: Any, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a sealed value is bound to, pure: the first line of what is encrypted.
+"""What an encrypted value is bound to, pure: the first line of what is encrypted.
 
 The encryption context is one for all values of a session, because each context needs a data key of its own from KMS.
 It binds a value to its session, and not to its place in the session. The plaintext does: it is one line of JSON, a
@@ -43,12 +43,12 @@ class Binding(NamedTuple):
         return f"{'message' if self.length == 1 else 'record'} {message}"
 
 
-# A body, opened or sealed, with its binding.
+# A body, opened or encrypted, with its binding.
 Bound: TypeAlias = "tuple[Binding, bytes]"
 
 
 class BoundElsewhere(Exception):
-    """A value was sealed to be something else, or for another place. The text holds no content."""
+    """A value was encrypted to be something else, or for another place. The text holds no content."""
 
 
 def bind(binding: Binding, body: bytes) -> bytes:
@@ -66,8 +66,8 @@ def body_of(binding: Binding, plaintext: bytes) -> bytes:
     if plaintext.startswith(line):
         return plaintext[len(line) :]
     found = _FORM.match(plaintext)
-    sealed_as = "without a binding" if found is None else f"as {found[1].decode()}"
-    raise BoundElsewhere(f"was sealed {sealed_as}, and is stored where {line.decode().rstrip()} belongs")
+    bound_as = "without a binding" if found is None else f"as {found[1].decode()}"
+    raise BoundElsewhere(f"was encrypted {bound_as}, and is stored where {line.decode().rstrip()} belongs")
 
 
 def _line(binding: Binding) -> bytes:

@@ -19,7 +19,7 @@ from .._aws.clients import Clients, known_regions
 from .._aws.errors import not_an_answer
 from .._request import Request, Service
 from .._sync.fork import after_fork_in_child
-from ..errors import DecryptionError, Place
+from ..errors import DecryptionError, SessionRef
 
 Context: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -40,7 +40,7 @@ _ARN = re.compile(
 _REGION = re.compile(r"arn:[a-z-]+:kms:([a-z0-9-]+):")
 
 
-class WrappedKey(NamedTuple):
+class EncryptedDataKey(NamedTuple):
     """A data key as it is stored with a message: encrypted under a KMS key."""
 
     key_arn: str
@@ -49,13 +49,13 @@ class WrappedKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DataKey:
-    wrapped: WrappedKey
+    encrypted_key: EncryptedDataKey
     plaintext: bytes = field(repr=False)
 
 
 @dataclass(slots=True)
 class _InUse:
-    """The data key that seals a session's next messages, and what it may still seal."""
+    """The data key that encrypts a session's next messages, and what it may still encrypt."""
 
     key: DataKey
     messages_left: int
@@ -63,7 +63,7 @@ class _InUse:
 
 
 @dataclass(slots=True)
-class _Flight:
+class _SharedCall:
     """A call to KMS that is under way, and how many wait for it."""
 
     task: asyncio.Task[DataKey]
@@ -80,8 +80,10 @@ class KeyCache:
     def forget(self) -> None:
         self._lock = threading.Lock()
         self._in_use: TTLCache[tuple[str, Context], _InUse] = TTLCache(MAX_CACHED, MAX_AGE_SECONDS, self._clock)
-        self._opened: TTLCache[tuple[WrappedKey, Context], DataKey] = TTLCache(MAX_CACHED, MAX_AGE_SECONDS, self._clock)
-        self._flights: dict[Any, _Flight] = {}
+        self._opened: TTLCache[tuple[EncryptedDataKey, Context], DataKey] = TTLCache(
+            MAX_CACHED, MAX_AGE_SECONDS, self._clock
+        )
+        self._shared_calls: dict[Any, _SharedCall] = {}
 
     def take(self, key_id: str, context: Context, size: int) -> DataKey | None:
         """Return the data key in use and count a message of ``size`` bytes, unless that is one too many for it."""
@@ -102,37 +104,37 @@ class KeyCache:
             self._in_use[key_id, context] = _InUse(key, MAX_MESSAGES, MAX_BYTES)
         self.add_opened(key, context)
 
-    def opened(self, wrapped: WrappedKey, context: Context) -> DataKey | None:
+    def opened(self, encrypted_key: EncryptedDataKey, context: Context) -> DataKey | None:
         with self._lock:
             self._opened.expire()
-            return self._opened.get((wrapped, context))
+            return self._opened.get((encrypted_key, context))
 
     def add_opened(self, key: DataKey, context: Context) -> None:
         with self._lock:
-            self._opened[key.wrapped, context] = key
+            self._opened[key.encrypted_key, context] = key
 
-    async def together(self, what: object, ask: Callable[[], Coroutine[Any, Any, DataKey]]) -> DataKey:
+    async def single_flight(self, what: object, ask: Callable[[], Coroutine[Any, Any, DataKey]]) -> DataKey:
         """Return what KMS is asked once for all on the running loop who want the same, its refusal too.
 
         The call ends with the last who waits for it: none of them is harmed by another's cancellation.
         """
         name = asyncio.get_running_loop(), what
-        flight = self._flights.get(name)
-        if flight is None:
-            flight = self._flights[name] = _Flight(asyncio.create_task(ask()))
-            flight.task.add_done_callback(lambda _: self._land(name, flight))
-        flight.waiting += 1
+        shared = self._shared_calls.get(name)
+        if shared is None:
+            shared = self._shared_calls[name] = _SharedCall(asyncio.create_task(ask()))
+            shared.task.add_done_callback(lambda _: self._end(name, shared))
+        shared.waiting += 1
         try:
-            return await asyncio.shield(flight.task)
+            return await asyncio.shield(shared.task)
         finally:
-            flight.waiting -= 1
-            if not flight.waiting:
-                self._land(name, flight)
-                flight.task.cancel()
+            shared.waiting -= 1
+            if not shared.waiting:
+                self._end(name, shared)
+                shared.task.cancel()
 
-    def _land(self, name: object, flight: _Flight) -> None:
-        if self._flights.get(name) is flight:
-            del self._flights[name]
+    def _end(self, name: object, shared: _SharedCall) -> None:
+        if self._shared_calls.get(name) is shared:
+            del self._shared_calls[name]
 
 
 _caches: WeakKeyDictionary[Clients, KeyCache] = WeakKeyDictionary()
@@ -152,54 +154,56 @@ class DataKeys:
         clients: what to ask KMS with.
         key_id: the KMS key that new data keys are encrypted under: an id, an ARN or an alias.
         context: the encryption context.
-        place: the session's name in errors.
+        ref: the session's name in errors.
     """
 
-    def __init__(self, clients: Clients, key_id: str, context: Context, place: Place) -> None:
+    def __init__(self, clients: Clients, key_id: str, context: Context, ref: SessionRef) -> None:
         self._clients = clients
         self._cache = cache_of(clients)
         self._key_id = key_id
         self._context = context
-        self._place = place
+        self._ref = ref
 
-    def opened(self, wrapped: WrappedKey) -> DataKey | None:
+    def opened(self, encrypted_key: EncryptedDataKey) -> DataKey | None:
         """Return a data key that KMS has opened lately."""
-        return self._cache.opened(wrapped, self._context)
+        return self._cache.opened(encrypted_key, self._context)
 
-    async def for_sealing(self, size: int) -> DataKey:
+    async def for_encryption(self, size: int) -> DataKey:
         """Return the data key for a message of ``size`` bytes, a new one where the one in use has reached a bound."""
         request = self._key_id, self._context
         while (key := self._cache.take(*request, size)) is None:
-            await self._cache.together(request, self._generate)
+            await self._cache.single_flight(request, self._generate)
         return key
 
-    async def open(self, wrapped: WrappedKey) -> DataKey:
+    async def decrypt(self, encrypted_key: EncryptedDataKey) -> DataKey:
         """Return a stored data key, opened by KMS unless that was done lately."""
-        opened = self._cache.opened(wrapped, self._context)
-        return opened or await self._cache.together((wrapped, self._context), lambda: self._decrypt(wrapped))
+        opened = self._cache.opened(encrypted_key, self._context)
+        return opened or await self._cache.single_flight(
+            (encrypted_key, self._context), lambda: self._ask_to_decrypt(encrypted_key)
+        )
 
     async def _generate(self) -> DataKey:
         parameters = {"KeyId": self._key_id, "KeySpec": "AES_256", "EncryptionContext": dict(self._context)}
         kms = await self._kms_of(self._key_id)
-        answer = await call(self._clients, Request("generate_data_key", parameters, kms), self._place)
+        answer = await call(self._clients, Request("generate_data_key", parameters, kms), self._ref)
         key = self._data_key(answer, answer.get("KeyId"), answer.get("CiphertextBlob"))
         self._cache.use(self._key_id, self._context, key)
         return key
 
-    async def _decrypt(self, wrapped: WrappedKey) -> DataKey:
+    async def _ask_to_decrypt(self, encrypted_key: EncryptedDataKey) -> DataKey:
         # By its name, as the AWS Encryption SDK does: KMS could find the key by the ciphertext alone, but then a
         # ciphertext made under anybody's key would do.
-        key_arn = await self._trusted(wrapped.key_arn)
+        key_arn = await self._trusted(encrypted_key.key_arn)
         parameters = {
             "KeyId": key_arn,
-            "CiphertextBlob": wrapped.ciphertext,
+            "CiphertextBlob": encrypted_key.ciphertext,
             "EncryptionContext": dict(self._context),
         }
-        answer = await call(self._clients, Request("decrypt", parameters, await self._kms_of(key_arn)), self._place)
-        key = self._data_key(answer, *wrapped)
+        answer = await call(self._clients, Request("decrypt", parameters, await self._kms_of(key_arn)), self._ref)
+        key = self._data_key(answer, *encrypted_key)
         if answer.get("KeyId") != key_arn:
             del key
-            raise DecryptionError(f"KMS opened a data key with {answer.get('KeyId')}, not {key_arn}", self._place)
+            raise DecryptionError(f"KMS opened a data key with {answer.get('KeyId')}, not {key_arn}", self._ref)
         self._cache.add_opened(key, self._context)
         return key
 
@@ -211,14 +215,14 @@ class DataKeys:
             plaintext = b""
         if not key_arn or not ciphertext or len(plaintext) != _KEY_BYTES:
             del plaintext
-            raise not_an_answer(self._place, "kms")
-        return DataKey(WrappedKey(key_arn, ciphertext), plaintext)
+            raise not_an_answer(self._ref, "kms")
+        return DataKey(EncryptedDataKey(key_arn, ciphertext), plaintext)
 
     async def _trusted(self, key_arn: str) -> str:
         """Return the ARN of the key to ask for: a stored one is anybody's text until KMS has proved it."""
         stored = _ARN.fullmatch(key_arn)
         if stored is None:
-            raise DecryptionError("A stored message does not name a KMS key", self._place)
+            raise DecryptionError("A stored message does not name a KMS key", self._ref)
         region = stored["region"]
         own_region = (await self._kms_of(self._key_id)).region_name
         in_own_region = key_arn.replace(f":{region}:", f":{own_region}:", 1)
@@ -227,17 +231,17 @@ class DataKeys:
             return in_own_region
         # A made-up region shall not have us look for its endpoint.
         if region != own_region and region not in await known_regions("kms", stored["partition"]):
-            raise DecryptionError(f"A stored message names a KMS key in an unknown region: {region}", self._place)
+            raise DecryptionError(f"A stored message names a KMS key in an unknown region: {region}", self._ref)
         return key_arn
 
     async def _kms_of(self, key_id: str) -> Service:
-        return await kms_of(key_id, self._clients, self._place)
+        return await kms_of(key_id, self._clients, self._ref)
 
 
-async def kms_of(key_id: str, clients: Clients, place: Place) -> Service:
+async def kms_of(key_id: str, clients: Clients, ref: SessionRef) -> Service:
     """Return the KMS of a key's region, which is DynamoDB's for a key that is given without one."""
     region = _REGION.match(key_id)
-    return Service("kms", region[1] if region else await connect(clients, place))
+    return Service("kms", region[1] if region else await connect(clients, ref))
 
 
 def _forget_in_child() -> None:

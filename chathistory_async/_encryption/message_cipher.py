@@ -1,4 +1,4 @@
-"""Client-side encryption: each value sealed by itself, in the message format of the AWS Encryption SDK.
+"""Client-side encryption: each value encrypted by itself, in the message format of the AWS Encryption SDK.
 
 https://docs.aws.amazon.com/encryption-sdk/latest/developer-guide/message-format.html
 The encryption context binds a value to its table, to the names of the key attributes and to the session. AWS's
@@ -27,15 +27,16 @@ from aws_encryption_sdk.materials_managers import (
 )
 from aws_encryption_sdk.materials_managers.base import CryptoMaterialsManager
 from aws_encryption_sdk.structures import DataKey as SDKDataKey
-from aws_encryption_sdk.structures import EncryptedDataKey, MasterKeyInfo
+from aws_encryption_sdk.structures import EncryptedDataKey as SDKEncryptedDataKey
+from aws_encryption_sdk.structures import MasterKeyInfo
 
 from .._aws.calls import connect
 from .._aws.clients import Clients
 from .._codec.attribute_values import AttributeValue
 from .._cooperative import at_most, in_slices
-from ..errors import AccessDeniedError, DecryptionError, EncryptionContextError, KmsKeyError, Place
+from ..errors import AccessDeniedError, DecryptionError, EncryptionContextError, KmsKeyError, SessionRef
 from .binding import Bound, BoundElsewhere, bind, body_of
-from .data_keys import DataKey, DataKeys, WrappedKey, kms_of
+from .data_keys import DataKey, DataKeys, EncryptedDataKey, kms_of
 
 SUITE = AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY
 POLICY = CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT
@@ -50,96 +51,96 @@ _DIGITS = DecimalContext(prec=38)
 _sdk = EncryptionSDKClient(commitment_policy=POLICY, max_encrypted_data_keys=1)
 
 
-class Sealing:
-    """Seals and opens the values of one session: messages, title, metadata, digests.
+class MessageCipher:
+    """Encrypts and opens the values of one session: messages, title, metadata, digests.
 
     Args:
-        key_id: the KMS key to seal with: an id, an ARN or an alias.
+        key_id: the KMS key to encrypt with: an id, an ARN or an alias.
         key: the session's primary key.
         clients: what to ask KMS with.
-        place: the table's and session's name in errors.
+        ref: the table's and session's name in errors.
     """
 
-    def __init__(self, key_id: str, key: Mapping[str, AttributeValue], clients: Clients, place: Place) -> None:
-        self.context = encryption_context(place.table_name, key)
-        self._place = place
-        self._keys = DataKeys(clients, key_id, tuple(self.context.items()), place)
+    def __init__(self, key_id: str, key: Mapping[str, AttributeValue], clients: Clients, ref: SessionRef) -> None:
+        self.context = encryption_context(ref.table_name, key)
+        self._ref = ref
+        self._keys = DataKeys(clients, key_id, tuple(self.context.items()), ref)
 
     @staticmethod
-    async def connect(key_id: str, clients: Clients, place: Place) -> None:
+    async def connect(key_id: str, clients: Clients, ref: SessionRef) -> None:
         """Open the running loop's KMS client, so that the first message does not have to."""
-        await connect(clients, place, await kms_of(key_id, clients, place))
+        await connect(clients, ref, await kms_of(key_id, clients, ref))
 
-    async def seal(self, bodies: Sequence[Bound]) -> list[bytes]:
-        """Seal each body with its binding.
+    async def encrypt(self, bodies: Sequence[Bound]) -> list[bytes]:
+        """Encrypt each body with its binding.
 
         Raises:
             ChatHistoryError: KMS gives no data key.
         """
-        keys = [await self._keys.for_sealing(len(body)) for _, body in bodies]
-        return await in_slices(self._seal, zip(keys, bodies, strict=True))
+        keys = [await self._keys.for_encryption(len(body)) for _, body in bodies]
+        return await in_slices(self._encrypt, zip(keys, bodies, strict=True))
 
-    async def open(self, sealed: Mapping[Name, Bound]) -> dict[Name, bytes]:
-        """Open what is sealed, each under its id or its position in the session, with the binding that belongs there.
+    async def decrypt(self, encrypted: Mapping[Name, Bound]) -> dict[Name, bytes]:
+        """Decrypt values, given by their ids or positions in the session, each with the binding that belongs there.
 
         Raises:
-            DecryptionError: one is not as it was sealed.
-            EncryptionContextError: one was sealed for another session or table, or as another value of this session.
+            DecryptionError: one is not as it was encrypted.
+            EncryptionContextError: one was encrypted for another session or table, or as another value of this session.
             ChatHistoryError: KMS does not open a data key.
         """
         bodies: dict[Name, bytes] = {}
-        missing: dict[Name, WrappedKey] = {}
+        missing: dict[Name, EncryptedDataKey] = {}
 
-        def open_if_known(name: Name, _: int) -> None:
+        def decrypt_if_known(name: Name, _: int) -> None:
             try:
-                bodies[name] = self._open(sealed[name], name)
+                bodies[name] = self._decrypt(encrypted[name], name)
             except _UnknownKey as unknown:
-                missing[name] = unknown.wrapped
+                missing[name] = unknown.encrypted_key
 
-        async def fetch(wrapped: WrappedKey) -> DataKey:
+        async def fetch(encrypted_key: EncryptedDataKey) -> DataKey:
             try:
-                return await self._keys.open(wrapped)
+                return await self._keys.decrypt(encrypted_key)
             except (DecryptionError, KmsKeyError, AccessDeniedError) as error:
                 # Whoever writes to the table may have stored one message under a key that nobody here may use.
-                error.message_id = _id_of(next(name for name in missing if missing[name] == wrapped))
+                error.message_id = _id_of(next(name for name in missing if missing[name] == encrypted_key))
                 raise
 
-        await in_slices(open_if_known, sealed)
+        await in_slices(decrypt_if_known, encrypted)
         fetched = await at_most(_KEYS_AT_ONCE, fetch, dict.fromkeys(missing.values()))
-        keys = {key.wrapped: key for key in fetched}
-        opened = await in_slices(lambda name, _: self._open(sealed[name], name, keys), missing)
-        return bodies | dict(zip(missing, opened, strict=True))
+        keys = {key.encrypted_key: key for key in fetched}
+        decrypted = await in_slices(lambda name, _: self._decrypt(encrypted[name], name, keys), missing)
+        return bodies | dict(zip(missing, decrypted, strict=True))
 
-    def _seal(self, keyed: tuple[DataKey, Bound], position: int) -> bytes:
+    def _encrypt(self, keyed: tuple[DataKey, Bound], position: int) -> bytes:
         key, (binding, body) = keyed
-        sealed: bytes
-        sealed, _ = _sdk.encrypt(
+        encrypted: bytes
+        encrypted, _ = _sdk.encrypt(
             source=bind(binding, body),
             materials_manager=_Materials(self.context, self._keys.opened, key),
             encryption_context=self.context,
             algorithm=SUITE,
             frame_length=_FRAME_BYTES,
         )
-        return sealed
+        return encrypted
 
-    def _open(self, bound: Bound, name: int | str, keys: Mapping[WrappedKey, DataKey] | None = None) -> bytes:
+    def _decrypt(self, bound: Bound, name: int | str, keys: Mapping[EncryptedDataKey, DataKey] | None = None) -> bytes:
         materials = _Materials(self.context, self._keys.opened if keys is None else keys.get)
-        binding, sealed = bound
+        binding, encrypted = bound
         stored = f"Stored {binding.name(name)}"
         try:
-            return body_of(binding, _opened(sealed, materials))
+            return body_of(binding, _decrypted(encrypted, materials))
         except _UnknownKey:
             raise
         except BoundElsewhere as elsewhere:
             raise EncryptionContextError(
-                f"{stored} {elsewhere}: who may write to the table has moved or copied it", self._place, _id_of(name)
+                f"{stored} {elsewhere}: who may write to the table has moved or copied it", self._ref, _id_of(name)
             ) from None
         except _OtherContext as other:
             raise EncryptionContextError(
-                f"{stored} was sealed for another session or table: its encryption context is"
+                f"{stored} was encrypted for another session or table: its encryption context is"
                 f" {other.context}, here it is {self.context}. A table that was restored under another name has to get"
                 " its own back",
-                self._place,
+                self._ref,
                 _id_of(name),
             ) from None
         except Exception as error:  # noqa: BLE001
@@ -148,9 +149,9 @@ class Sealing:
             # the message's key in them.
             error.__context__ = None
             raise DecryptionError(
-                f"{stored} cannot be opened: it was changed or cut short since it was sealed, or is"
+                f"{stored} cannot be opened: it was changed or cut short since it was encrypted, or is"
                 f" not in the AWS Encryption SDK's format ({type(error).__name__})",
-                self._place,
+                self._ref,
                 _id_of(name),
                 # The SDK's frames hold data keys and what was opened before the fault, and those who record errors
                 # record local variables too.
@@ -163,9 +164,9 @@ def _id_of(name: int | str) -> str | None:
 
 
 class _UnknownKey(Exception):
-    def __init__(self, wrapped: WrappedKey) -> None:
+    def __init__(self, encrypted_key: EncryptedDataKey) -> None:
         super().__init__()
-        self.wrapped = wrapped
+        self.encrypted_key = encrypted_key
 
 
 class _OtherContext(Exception):
@@ -178,50 +179,50 @@ class _Materials(CryptoMaterialsManager):  # type: ignore[misc]  # the SDK is no
     """Hands the SDK the data keys of one session.
 
     Args:
-        context: what a message must have been sealed for.
+        context: what a message must have been encrypted for.
         find: returns a stored data key, opened, or None.
-        sealing_key: the data key to seal with, where a message is to be sealed.
+        encryption_key: the data key to encrypt with, where a message is to be encrypted.
     """
 
     def __init__(
         self,
         context: Mapping[str, str],
-        find: Callable[[WrappedKey], DataKey | None],
-        sealing_key: DataKey | None = None,
+        find: Callable[[EncryptedDataKey], DataKey | None],
+        encryption_key: DataKey | None = None,
     ) -> None:
         self._context = context
         self._find = find
-        self._sealing_key = sealing_key
+        self._encryption_key = encryption_key
 
     def get_encryption_materials(self, request: EncryptionMaterialsRequest) -> EncryptionMaterials:
-        if self._sealing_key is None:
-            raise ValueError("There is no data key to seal with")
-        key = _for_sdk(self._sealing_key)
+        if self._encryption_key is None:
+            raise ValueError("There is no data key to encrypt with")
+        key = _for_sdk(self._encryption_key)
         return EncryptionMaterials(
             algorithm=SUITE,
             data_encryption_key=key,
-            encrypted_data_keys={EncryptedDataKey(key.key_provider, key.encrypted_data_key)},
+            encrypted_data_keys={SDKEncryptedDataKey(key.key_provider, key.encrypted_data_key)},
             encryption_context=request.encryption_context,
         )
 
     def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
         if request.algorithm is not SUITE:
-            raise ValueError("It is sealed in another algorithm suite")
+            raise ValueError("It is encrypted in another algorithm suite")
         if request.encryption_context != self._context:
             # Before KMS is asked: whoever copied it here chose what the request would say.
             raise _OtherContext(request.encryption_context)
         (stored,) = request.encrypted_data_keys
         if stored.key_provider.provider_id != _KMS:
             raise ValueError("Its data key is not encrypted by KMS")
-        wrapped = WrappedKey(stored.key_provider.key_info.decode(), stored.encrypted_data_key)
-        key = self._find(wrapped)
+        encrypted_key = EncryptedDataKey(stored.key_provider.key_info.decode(), stored.encrypted_data_key)
+        key = self._find(encrypted_key)
         if key is None:
-            raise _UnknownKey(wrapped)
+            raise _UnknownKey(encrypted_key)
         return DecryptionMaterials(data_key=_for_sdk(key))
 
 
 def _for_sdk(key: DataKey) -> SDKDataKey:
-    return SDKDataKey(MasterKeyInfo(_KMS, key.wrapped.key_arn), key.plaintext, key.wrapped.ciphertext)
+    return SDKDataKey(MasterKeyInfo(_KMS, key.encrypted_key.key_arn), key.plaintext, key.encrypted_key.ciphertext)
 
 
 class _Decryptor(StreamDecryptor):  # type: ignore[misc]  # the SDK is not typed
@@ -230,13 +231,13 @@ class _Decryptor(StreamDecryptor):  # type: ignore[misc]  # the SDK is not typed
         io.IOBase.close(self)
 
 
-def _opened(sealed: bytes, materials: CryptoMaterialsManager) -> bytes:
+def _decrypted(encrypted: bytes, materials: CryptoMaterialsManager) -> bytes:
     config = DecryptorConfig(
-        source=sealed, materials_manager=materials, commitment_policy=POLICY, max_encrypted_data_keys=1
+        source=encrypted, materials_manager=materials, commitment_policy=POLICY, max_encrypted_data_keys=1
     )
     with _Decryptor(config=config) as decryptor:
         # As many as there could be at most: without a number it reads 8 KB at a time, and copies the rest each time.
-        body: bytes = decryptor.read(len(sealed))
+        body: bytes = decryptor.read(len(encrypted))
         if decryptor.source_stream.read(1):
             raise ValueError("There are bytes behind its end")
     return body

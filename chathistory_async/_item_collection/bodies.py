@@ -75,12 +75,12 @@ class Bodies(Generic[Value]):
         if size > MAX_BYTES or len(texts) > MAX_VALUES:
             raise self.too_large(len(texts), size)
         data, encoding = await _packed(texts[0] if len(texts) == 1 else b"[%b]" % _BETWEEN.join(texts))
-        if self.access.sealing is None:
+        if self.access.cipher is None:
             return Body(data if encoding else _in_the_clear(data), encoding, positions, self.format_name, types)
         binding = Binding("record", key, encoding, self.format_name, len(positions), text_of(positions))
-        [sealed] = await self.access.sealing.seal([(binding, data)])
+        [encrypted] = await self.access.cipher.encrypt([(binding, data)])
         encoding = ",".join(filter(None, (encoding, _SEALED)))
-        return Body(sealed, encoding, positions, self.format_name, ())
+        return Body(encrypted, encoding, positions, self.format_name, ())
 
     def too_large(self, number: int, size: int) -> ItemTooLargeError:
         """Return the error of a record that no transaction takes."""
@@ -88,7 +88,7 @@ class Bodies(Generic[Value]):
             f"A record of {number:,} values has {size:,} bytes and does not fit into one transaction, for which"
             f" DynamoDB's limit is {MAX_TRANSACTION_BYTES:,} bytes after compression; nothing was written. Append"
             " smaller batches, or store large content elsewhere",
-            self.access.place,
+            self.access.ref,
         )
 
     @leaves_nothing_opened
@@ -116,7 +116,7 @@ class Bodies(Generic[Value]):
                     record = Record(SortKey.of(key), length=count)
                     values += await self._one_by_one(Wanted(record), text.encode())
                 if clock() > over:
-                    await slices.breathe()
+                    await slices.checkpoint()
                     over = clock() + SLICE_SECONDS
         except UndecodableItemError as error:
             raise self.access.located(error) from None
@@ -133,18 +133,18 @@ class Bodies(Generic[Value]):
         for one in wanted:
             text = await self._text_in(one.record, contents.pop(one.record.id))
             results.append(await self._values(one, text))
-            await slices.breathe()
+            await slices.checkpoint()
         return results
 
     async def _contents(self, records: Sequence[Record]) -> dict[str, bytes]:
-        """Return the bodies of records by their ids, opened where they are sealed."""
+        """Return the bodies of records by their ids, opened where they are encrypted."""
         slices = Slices()
         for record in records:
             self._check(record)
-            await slices.breathe()
+            await slices.checkpoint()
         contents = {record.id: as_bytes(record.content or b"") for record in records}
-        sealed = {record.id: self._bound(record) for record in records if record.encoding.endswith(_SEALED)}
-        return contents | await self.access.open(sealed)
+        encrypted = {record.id: self._bound(record) for record in records if record.encoding.endswith(_SEALED)}
+        return contents | await self.access.decrypt(encrypted)
 
     def _check(self, record: Record) -> None:
         if record.encoding not in _KNOWN_ENCODINGS:
@@ -155,12 +155,12 @@ class Bodies(Generic[Value]):
             stored, ours = (name or LANGCHAIN_NAME for name in (record.format, self.format_name))
             call = "session(...)" if stored == LANGCHAIN_NAME else f"json_session(..., format={stored!r})"
             text = f"stored {record.name} has the format {stored!r}, and was read as {ours!r}: ChatHistoryStore"
-            raise FormatError(f"{text}.{call} reads it", self.access.place, record.id)
+            raise FormatError(f"{text}.{call} reads it", self.access.ref, record.id)
         if record.all_positions() is None:
             raise self.undecodable(record, "the number or the positions of its messages are damaged")
 
     def _bound(self, record: Record) -> Bound:
-        """Return a sealed body with the binding that belongs to its place."""
+        """Return an encrypted body with the binding that belongs to its place."""
         encoding = record.encoding.removesuffix(_SEALED).rstrip(",")
         binding = Binding("record", record.key, encoding, record.format, record.length, record.positions)
         return binding, as_bytes(record.content or b"")
@@ -219,7 +219,7 @@ class Bodies(Generic[Value]):
                 stop = end if stop == -1 else stop
             texts += text[start:stop].split(_BETWEEN)
             start = stop + len(_BETWEEN)
-            await slices.breathe()
+            await slices.checkpoint()
         if len(texts) != record.length or text[:1] != b"[" or text[-1:] != b"]":
             raise self.undecodable(record, f"it is not an array with a line for each of {record.length:,} messages")
         return texts

@@ -63,7 +63,7 @@ class Edits(Generic[Value]):
             positions = self._positions(record) if record is not None else ()
             if record is None or position not in positions:
                 text = "There is no message of this id, or not any more"
-                raise MessageNotFoundError(text, self._access.place, value_id)
+                raise MessageNotFoundError(text, self._access.ref, value_id)
             texts, types = await self._bodies.texts(record), list(record.types)
             place = positions.index(position)
             texts[place] = new
@@ -166,7 +166,7 @@ class Edits(Generic[Value]):
     def _check_positions(self, body: Body) -> None:
         if len(body.positions_text()) > MAX_POSITIONS_BYTES:
             text = "Too many single messages are removed from one record: remove all of its messages, or fewer"
-            raise ItemTooLargeError(text, self._access.place)
+            raise ItemTooLargeError(text, self._access.ref)
 
     async def _remove_whatever_is_there(self, key: SortKey) -> None:
         """Remove a record that may be damaged."""
@@ -224,7 +224,7 @@ class _Change:
                 raise WriteOutcomeUnknownError(
                     "An answer was lost, and the record was changed much or removed since, so that it cannot be told if"
                     " this change was stored: read the session before you try again",
-                    self._access.place,
+                    self._access.ref,
                 ) from None
             return outcome == "stored"
         return True

@@ -1,6 +1,6 @@
 """Idempotency keys in an item collection, pure: one marker for each key, in the transaction that stores its record.
 
-A marker lies in the session's partition, under ``k#`` and a digest of the key, outside of the range of records:
+A checkpoint lies in the session's partition, under ``k#`` and a digest of the key, outside of the range of records:
 clearing the session leaves it. It holds a digest of what was stored, into which the key itself goes, and the sort key
 of the record, and expires. The transaction's condition is that there is no marker of the key, or an expired one. So of
 all who append by one key, from whatever process, one stores its record. The others meet its marker, which tells whether
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from .._idempotency import check_key, content_digest_of, key_digest_of, key_reused
 from .._request import Item, Request
-from ..errors import Place
+from ..errors import SessionRef
 from .requests import CONTENT, RECORD, Action, ItemCollection
 from .sort_keys import SortKey, parse
 
@@ -47,7 +47,7 @@ class Once(NamedTuple):
         return cls(key_digest_of(key), content_digest_of(key, format_name, texts), seconds)
 
     def put(self, layout: ItemCollection, record: SortKey, now: int) -> Action:
-        """Store the marker of a record, unless there is one of the key that has not expired."""
+        """Store the checkpoint of a record, unless there is one of the key that has not expired."""
         ((partition, _),) = layout.key.items()
         return {
             "Put": {
@@ -66,23 +66,23 @@ class Once(NamedTuple):
             }
         }
 
-    def check(self, found: Item | None, place: Place) -> SortKey | None:
+    def check(self, found: Item | None, ref: SessionRef) -> SortKey | None:
         """Return the sort key of the record that was stored by this key, None where its marker does not tell it.
 
         Raises:
             IdempotencyKeyReusedError: another batch was stored by it.
         """
-        marker = found or {}
-        if marker.get(CONTENT) != {"S": self.content_digest}:
-            raise key_reused(place)
-        return parse(marker.get(RECORD, {}).get("S", ""))
+        checkpoint = found or {}
+        if checkpoint.get(CONTENT) != {"S": self.content_digest}:
+            raise key_reused(ref)
+        return parse(checkpoint.get(RECORD, {}).get("S", ""))
 
 
-def query_markers(layout: ItemCollection, start_key: dict[str, Any] | None) -> Request:
+def query_checkpoints(layout: ItemCollection, start_key: dict[str, Any] | None) -> Request:
     """Read a page of the sort keys of a session's markers."""
     return layout.query_between(PREFIX, f"{PREFIX}~", start_key)
 
 
-def delete_markers(layout: ItemCollection, items: Sequence[Item]) -> list[Request]:
+def delete_checkpoints(layout: ItemCollection, items: Sequence[Item]) -> list[Request]:
     """Delete the markers of a page."""
     return layout.delete_items([item[layout.sort_key_name]["S"] for item in items])

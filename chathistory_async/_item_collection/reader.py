@@ -50,7 +50,7 @@ class Reader:
         self.clock = clock_of(*self._session)
         self.found_nothing = False
         # Of all the handle's reads together: any items begin the counting anew.
-        self._empty_pages = EmptyPages(access.place)
+        self._empty_pages = EmptyPages(access.ref)
         self._format_name = format_name
 
     async def check_sort_key(self, key: SortKey) -> None:
@@ -83,7 +83,7 @@ class Reader:
                 raise UndecodableItemError(
                     f"stored {latest[0].name} claims a time that no clock can have told, and nothing can come"
                     " behind it; nothing was written. adelete_messages([error.message_id]) deletes it",
-                    self.access.place,
+                    self.access.ref,
                     latest[0].id,
                 )
             self.clock.recover()
@@ -276,9 +276,9 @@ async def _joined(parts: Iterable[Record]) -> list[Record]:
     slices = Slices()
     records, others = records_of(parts)
     for position, rest in others.items():
-        await slices.breathe()
+        await slices.checkpoint()
         records[position] = joined(records[position], rest)
-    await slices.breathe()
+    await slices.checkpoint()
     return records
 
 

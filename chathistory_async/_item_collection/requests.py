@@ -8,8 +8,8 @@ writes.
 
 Exactly once. Sort keys are unique, and every item is put on condition that there is none of its key: a request that is
 sent again changes nothing, whether DynamoDB still knows a transaction's token or not. So that this holds for what was
-removed in the meantime too, a record that is younger than FENCE_SECONDS is not deleted but emptied: a tombstone stays
-in its place, which readers skip and DynamoDB's TTL deletes.
+removed in the meantime too, a record that is younger than TOMBSTONE_SECONDS is not deleted but emptied. This tombstone
+stays in its place; readers skip it, and DynamoDB's TTL deletes it.
 
 Changes. A record is changed on condition of its REVISION, which holds the ids of its latest changes, the last one
 first. Each change has an id of its own, so no revision ever comes back, and a request that arrives late changes
@@ -42,7 +42,7 @@ MAX_BATCH_WRITE_ITEMS = 25
 MAX_LIMIT = 20_000
 # AWS refuses a request that was signed more than five minutes ago, and the SDK's own retries end within minutes. The
 # rest is for clocks that differ.
-FENCE_SECONDS = 1800
+TOMBSTONE_SECONDS = 1800
 # Changes whose ids a record keeps. A retry is told from a late one while no more come between.
 CHANGES_KNOWN = 16
 
@@ -294,7 +294,7 @@ class ItemCollection:
             "#encoding": ENCODING,
             "#type": TYPE,
         }
-        values: dict[str, AttributeValue] = {":write": {"S": write}, ":fence": {"N": str(now + FENCE_SECONDS)}}
+        values: dict[str, AttributeValue] = {":write": {"S": write}, ":fence": {"N": str(now + TOMBSTONE_SECONDS)}}
         if known is not None:
             condition += f" AND {_same(known.revision)}"
             names["#revision"] = REVISION
@@ -328,10 +328,10 @@ class ItemCollection:
             key = self._key(part.key)
             # A request that stores parts stores the first one too, and fails on its tombstone.
             is_over = part.removed_by is not None and has_passed(part.expiry, now)
-            if is_over or part.key.created_at < now - FENCE_SECONDS or part.key.part > 0:
+            if is_over or part.key.created_at < now - TOMBSTONE_SECONDS or part.key.part > 0:
                 actions.append({"DeleteRequest": {"Key": key}})
             elif part.removed_by is None or _may_have_a_body(part, now):
-                tombstone = {REMOVED_BY: {"S": write}, self.expiry_name: {"N": str(now + FENCE_SECONDS)}}
+                tombstone = {REMOVED_BY: {"S": write}, self.expiry_name: {"N": str(now + TOMBSTONE_SECONDS)}}
                 actions.append({"PutRequest": {"Item": {**key, **tombstone}}})
         return self._batches(actions)
 
@@ -396,7 +396,7 @@ class ItemCollection:
         return records if is_plain and are_of_first_parts(keys) else None
 
     def is_stored(self, item: Mapping[str, AttributeValue], found: Item | None) -> bool:
-        """Tell whether what was found in an item's place has its key: no other request puts an item there.
+        """Tell whether what was found in an item's ref has its key: no other request puts an item there.
 
         In a table without a sort key it is another item, or another one of the same transaction.
         """
@@ -532,7 +532,7 @@ _READ = ("#body", *_READ_NAMES)
 def _may_have_a_body(tombstone: Record, now: int) -> bool:
     """Tell whether a tombstone is damaged: it has what a body has beside it, or expires later than any tombstone."""
     has_more = tombstone.encoding or tombstone.types
-    return bool(has_more) or not has_passed(tombstone.expiry, now + 2 * FENCE_SECONDS)
+    return bool(has_more) or not has_passed(tombstone.expiry, now + 2 * TOMBSTONE_SECONDS)
 
 
 def _same(revision: AttributeValue | None) -> str:

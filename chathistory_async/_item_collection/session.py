@@ -113,7 +113,7 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
             # Of all values: another batch of which history_size keeps the same ones is another batch.
             once = Once.of(idempotency_key, self._bodies.format_name, texts, self._idempotency_seconds)
         texts = texts[left_out:]
-        # Before the values are sealed: their record is bound to its key.
+        # Before the values are encrypted: their record is bound to its key.
         key, began = await self._reader.next_key(), monotonic()
         types = self._bodies.types_of(values[left_out : left_out + MAX_TYPES])
         body = await self._bodies.pack(key, texts, range(len(texts)), types)

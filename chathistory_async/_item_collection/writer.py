@@ -13,13 +13,13 @@ from .._session import MAX_ATTEMPTS, Access, now
 from ..errors import EndpointError, ThrottledError, wrong_key
 from .idempotency import Once
 from .records import Record
-from .requests import FENCE_SECONDS, MAX_TRANSACTION_ITEMS, Action, ItemCollection, Items, new_token, request_of
+from .requests import MAX_TRANSACTION_ITEMS, TOMBSTONE_SECONDS, Action, ItemCollection, Items, new_token, request_of
 from .sort_keys import SortKey
 
 # Of 25 items each; more at once would only meet the throttle of the partition.
 _SWEEPS_AT_ONCE = 4
 # Half of it is left for the requests that are sent then.
-_OLDEST_SECONDS = FENCE_SECONDS // 2
+_OLDEST_SECONDS = TOMBSTONE_SECONDS // 2
 
 
 class NewRecord(NamedTuple):
@@ -46,7 +46,7 @@ class NotWritten(Exception):
     """A change was refused, because its record has changed or gone.
 
     Attributes:
-        found: what is in the record's place, None where there is nothing.
+        found: what is in the record's ref, None where there is nothing.
         sent_before: whether an earlier sending may have been stored.
     """
 
@@ -150,7 +150,7 @@ class Writer:
                 return
             request = self._layout.batch_write(unprocessed)
             await pause(attempt)
-        raise ThrottledError("AWS throttled BatchWriteItem and every retry", self._access.place)
+        raise ThrottledError("AWS throttled BatchWriteItem and every retry", self._access.ref)
 
 
 class SortKeyCheck(Protocol):
@@ -171,7 +171,7 @@ def check_age(access: Access, record: NewRecord) -> None:
     """
     if monotonic() - record.began > _OLDEST_SECONDS:
         text = f"Encrypting and storing the batch took more than {_OLDEST_SECONDS:,} s, and is given up"
-        raise EndpointError(f"{text}: read the session before you try again, in smaller batches", access.place)
+        raise EndpointError(f"{text}: read the session before you try again, in smaller batches", access.ref)
 
 
 def was_refused(record: NewRecord, reasons: Sequence[Mapping[str, Any]]) -> bool:
@@ -201,8 +201,8 @@ def check_stored(
     items = [action["Put"]["Item"] for action in record.actions(layout)]
     for item, reason in zip(items, reasons):  # noqa: B905  # other actions follow
         if reason.get("Code") == CONDITION_FAILED and not layout.is_stored(item, reason.get("Item")):
-            raise wrong_key(f"it has no sort key {layout.sort_key_name!r}", access.place)
+            raise wrong_key(f"it has no sort key {layout.sort_key_name!r}", access.ref)
     number = len(record.items)
     if record.once is not None and reasons[number].get("Code") == CONDITION_FAILED:
-        return record.once.check(reasons[number].get("Item"), access.place)
+        return record.once.check(reasons[number].get("Item"), access.ref)
     return None

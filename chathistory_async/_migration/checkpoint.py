@@ -1,14 +1,14 @@
 """Moving sessions from single items into an item collection, pure: what is known of a move, and its requests.
 
-Beside the records that have been moved into a session's partition lies one more item, the marker, whose sort key is
+Beside the records that have been moved into a session's partition lies one more item, the checkpoint, whose sort key is
 outside of the range of the records'. It says under which sort keys the messages are stored, how many there are, and
 which of them the source held when it was last looked at, as digests in the source's order. A checksum covers all of
-that: a marker in which anything was changed is refused, because it decides what is deleted.
+that: a checkpoint in which anything was changed is refused, because it decides what is deleted.
 
-Exactly once. Messages are stored in one transaction with the marker that counts them, on condition that the marker is
-still what was read. So whoever is killed, sends a request again or works at the same time as another stores what the
-marker counts, or nothing. And because the marker counts what was stored, whatever became of it, nothing that users
-have removed comes back.
+Exactly once. One transaction stores messages and the checkpoint that counts them, on condition that the checkpoint is
+still what was read. So a process that is killed, that repeats a request, or that works beside another one stores what
+the checkpoint counts, or nothing. The checkpoint counts every message that was stored, also those that users have
+removed since: none of them is copied again.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 # Behind "m#~", the end of the messages.
 SORT_KEY = "migration"
-# The marker, and what else may have to be stored with a session's messages: its item in the index. Both fit into the
-# 190 KB by which MAX_TRANSACTION_BYTES stays below DynamoDB's 4 MB: the marker has 8 bytes for each of the source's
+# The checkpoint, and the session's item in the index, which may have to be stored with messages. Both fit into the
+# 190 KB by which MAX_TRANSACTION_BYTES stays below DynamoDB's 4 MB: the checkpoint has 8 bytes for each of the source's
 # messages, which are no more than 400 KB.
 OTHER_ACTIONS = 2
 # Of one session's few thousand messages, two have the same digest once in 2**41 sessions.
 _DIGEST_BYTES = 8
 _LONGEST_DECIMAL_BITS = 128
-_BASE, _COPIED, _SEALED, _TOTAL, _VERIFIED = "Base", "Copied", "Sealed", "Total", "Verified"
+_BASE, _COPIED, _SEALED, _TOTAL, _VERIFIED = "Base", "Copied", "Encrypted", "Total", "Verified"
 _GONE, _DELETED, _CHECK = "Gone", "Deleted", "Check"
 
 
 @dataclass(frozen=True, slots=True)
-class Marker:
+class Checkpoint:
     """How far a session has been moved.
 
     Attributes:
@@ -51,7 +51,7 @@ class Marker:
         copied: the digests of the source's messages that were copied, in the source's order when it was last seen.
         total: how many messages were copied, which is the index of the next one.
         verified: how many of these, from the first one on, were compared with the source.
-        revision: the id of the write that stored the marker, None where it is not stored.
+        revision: the id of the write that stored the checkpoint, None where it is not stored.
         gone: whether the source was gone, or had expired, when it was last looked for.
         deleted: whether the session was deleted here, so that nothing is copied any more.
     """
@@ -72,14 +72,14 @@ class Marker:
         """Return the index of the message at a position of a record."""
         return key.tick - self.base.tick + position
 
-    def after_copying(self, number: int, source: Sequence[bytes]) -> Marker:
-        """Return the marker that counts so many more, when these of the source's messages are copied."""
+    def after_copying(self, number: int, source: Sequence[bytes]) -> Checkpoint:
+        """Return the checkpoint that counts so many more, when these of the source's messages are copied."""
         return self._changed(copied=tuple(source), total=self.total + number, gone=False)
 
-    def after_verifying(self) -> Marker:
+    def after_verifying(self) -> Checkpoint:
         return self._changed(verified=self.total)
 
-    def without_source(self) -> Marker:
+    def without_source(self) -> Checkpoint:
         return self._changed(gone=True)
 
     def known(self, source: Sequence[bytes]) -> int | None:
@@ -91,7 +91,7 @@ class Marker:
         known = known_of(self.copied, source)
         return None if self.gone and known else known
 
-    def _changed(self, **changes: Any) -> Marker:
+    def _changed(self, **changes: Any) -> Checkpoint:
         # At most 36 characters, because it is a transaction's ClientRequestToken too.
         return replace(self, revision=secrets.token_urlsafe(18), **changes)
 
@@ -126,7 +126,7 @@ def digest(stored: AttributeValue, message: BaseMessage) -> bytes:
             anew, in the form of its langchain-core, so empty fields that others know do not count either.
     """
     if "B" in stored:
-        # Sealed, which langchain-community cannot write anew.
+        # Encrypted, which langchain-community cannot write anew.
         return _hash(bytes_of(stored["B"]))
     fields = {name: value for name, value in message.model_dump(warnings=False).items() if value}
     return _hash(repr((type(message).__name__, _canonical(fields))).encode())
@@ -150,15 +150,15 @@ def _canonical(value: Any) -> Any:
 
 
 class Digests(NamedTuple):
-    """The digests of a marker as they are stored: sealed where messages are, because short texts could be guessed."""
+    """A checkpoint's digests as they are stored. They are encrypted if messages are: short texts could be guessed."""
 
     data: bytes
-    sealed: bool
+    encrypted: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """The marker's requests, and those that write it together with messages."""
+    """The checkpoint's requests, and those that write it together with messages."""
 
     layout: ItemCollection
 
@@ -171,18 +171,18 @@ class Migration:
         return Request(query.operation, query.parameters | {"Limit": limit})
 
     def digests(self, item: Item) -> Digests:
-        """Read the digests that are in a marker.
+        """Read the digests that are in a checkpoint.
 
         Raises:
             KeyError, ValueError: it is damaged.
         """
         state = item[MIGRATION]["M"]
         if _SEALED in state:
-            return Digests(bytes_of(state[_SEALED]["B"]), sealed=True)
-        return Digests(bytes_of(state[_COPIED]["B"]) if _COPIED in state else b"", sealed=False)
+            return Digests(bytes_of(state[_SEALED]["B"]), encrypted=True)
+        return Digests(bytes_of(state[_COPIED]["B"]) if _COPIED in state else b"", encrypted=False)
 
-    def marker(self, item: Item, copied: bytes) -> Marker:
-        """Read a marker with its digests, opened.
+    def checkpoint(self, item: Item, copied: bytes) -> Checkpoint:
+        """Read a checkpoint with its digests, opened.
 
         Raises:
             KeyError, ValueError: it is damaged.
@@ -191,7 +191,7 @@ class Migration:
         base = parse(state[_BASE]["S"])
         if base is None or not base.is_first_part:
             raise ValueError("its base is not the sort key of a record")
-        marker = Marker(
+        checkpoint = Checkpoint(
             base=base,
             copied=tuple(copied[at : at + _DIGEST_BYTES] for at in range(0, len(copied), _DIGEST_BYTES)),
             total=int(state[_TOTAL]["N"]),
@@ -200,21 +200,27 @@ class Migration:
             gone=_GONE in state,
             deleted=_DELETED in state,
         )
-        if not 0 <= marker.verified <= marker.total <= MAX_MOVED or len(marker.copied) > marker.total:
+        if not 0 <= checkpoint.verified <= checkpoint.total <= MAX_MOVED or len(checkpoint.copied) > checkpoint.total:
             raise ValueError("its numbers contradict each other")
-        # mark_deleted() does not read the marker, and leaves the checksum as it was.
-        if not marker.deleted and state[_CHECK] != _check(marker, self.digests(item)):
+        # mark_deleted() does not read the checkpoint, and leaves the checksum as it was.
+        if not checkpoint.deleted and state[_CHECK] != _check(checkpoint, self.digests(item)):
             raise ValueError("it was changed")
-        return marker
+        return checkpoint
 
     def copy(
-        self, items: Items, before: Marker, after: Marker, digests: Digests, token: str, *counting: Mapping[str, Any]
+        self,
+        items: Items,
+        before: Checkpoint,
+        after: Checkpoint,
+        digests: Digests,
+        token: str,
+        *counting: Mapping[str, Any],
     ) -> Request:
-        """Store records with the marker that counts them, unless that has changed. The marker is the last action."""
+        """Store records with the checkpoint that counts them, unless it has changed. It is the last action."""
         return transaction([*self.layout.put(items), *counting, {"Put": self._put(before, after, digests)}], token)
 
-    def advance(self, before: Marker, after: Marker, digests: Digests) -> Request:
-        """Store the marker alone, unless it has changed."""
+    def advance(self, before: Checkpoint, after: Checkpoint, digests: Digests) -> Request:
+        """Store the checkpoint alone, unless it has changed."""
         return Request("put_item", self._put(before, after, digests))
 
     def mark_deleted(self) -> Request:
@@ -229,7 +235,7 @@ class Migration:
                 "TableName": self.layout.table_name,
                 "Key": self._key(),
                 "UpdateExpression": (
-                    "SET #migration.#deleted = :true, #revision = :new REMOVE #migration.#copied, #migration.#sealed"
+                    "SET #migration.#deleted = :true, #revision = :new REMOVE #migration.#copied, #migration.#encrypted"
                 ),
                 # What is no map is damaged, and no migrator copies anything there.
                 "ConditionExpression": "attribute_type(#migration, :map)",
@@ -237,7 +243,7 @@ class Migration:
                     "#migration": MIGRATION,
                     "#deleted": _DELETED,
                     "#copied": _COPIED,
-                    "#sealed": _SEALED,
+                    "#encrypted": _SEALED,
                     "#revision": REVISION,
                 },
                 "ExpressionAttributeValues": {
@@ -248,11 +254,11 @@ class Migration:
             },
         )
 
-    def is_stored(self, found: Item | None, marker: Marker) -> bool:
-        """Tell whether what was found in the marker's place is this one."""
-        return found is not None and found.get(REVISION) == {"S": marker.revision}
+    def is_stored(self, found: Item | None, checkpoint: Checkpoint) -> bool:
+        """Tell whether what was found in the checkpoint's place is this one."""
+        return found is not None and found.get(REVISION) == {"S": checkpoint.revision}
 
-    def _put(self, before: Marker, after: Marker, digests: Digests) -> dict[str, Any]:
+    def _put(self, before: Checkpoint, after: Checkpoint, digests: Digests) -> dict[str, Any]:
         condition: dict[str, Any] = {
             "ConditionExpression": "attribute_not_exists(#revision)",
             "ExpressionAttributeNames": {"#revision": REVISION},
@@ -269,24 +275,32 @@ class Migration:
             **condition,
         }
 
-    def _item(self, marker: Marker, digests: Digests) -> dict[str, AttributeValue]:
+    def _item(self, checkpoint: Checkpoint, digests: Digests) -> dict[str, AttributeValue]:
         state: dict[str, AttributeValue] = {
-            _BASE: {"S": str(marker.base)},
-            _SEALED if digests.sealed else _COPIED: {"B": digests.data},
-            _TOTAL: {"N": str(marker.total)},
-            _VERIFIED: {"N": str(marker.verified)},
-            _CHECK: _check(marker, digests),
+            _BASE: {"S": str(checkpoint.base)},
+            _SEALED if digests.encrypted else _COPIED: {"B": digests.data},
+            _TOTAL: {"N": str(checkpoint.total)},
+            _VERIFIED: {"N": str(checkpoint.verified)},
+            _CHECK: _check(checkpoint, digests),
         }
-        if marker.gone:
+        if checkpoint.gone:
             state[_GONE] = {"BOOL": True}
         # It never expires: as long as the source is there, or may come back, it would be copied again.
-        return {**self._key(), MIGRATION: {"M": state}, REVISION: {"S": marker.revision}}
+        return {**self._key(), MIGRATION: {"M": state}, REVISION: {"S": checkpoint.revision}}
 
     def _key(self) -> dict[str, AttributeValue]:
         return {**self.layout.key, self.layout.sort_key_name: {"S": SORT_KEY}}
 
 
-def _check(marker: Marker, digests: Digests) -> AttributeValue:
-    """Return the checksum of all that a marker says, its digests as they are stored."""
-    told = (str(marker.base), marker.total, marker.verified, marker.revision, marker.gone, digests.sealed, digests.data)
+def _check(checkpoint: Checkpoint, digests: Digests) -> AttributeValue:
+    """Return the checksum of all that a checkpoint says, its digests as they are stored."""
+    told = (
+        str(checkpoint.base),
+        checkpoint.total,
+        checkpoint.verified,
+        checkpoint.revision,
+        checkpoint.gone,
+        digests.encrypted,
+        digests.data,
+    )
     return {"S": _hash(repr(told).encode()).hex()}

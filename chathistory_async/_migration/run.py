@@ -22,9 +22,9 @@ from .._item_collection.bodies import Bodies
 from .._item_collection.reader import Reader
 from .._item_collection.records import wanted_of
 from .._item_collection.requests import (
-    FENCE_SECONDS,
     MAX_TRANSACTION_BYTES,
     MAX_TRANSACTION_ITEMS,
+    TOMBSTONE_SECONDS,
     ItemCollection,
     Items,
     may_be_replaced,
@@ -44,14 +44,14 @@ from ..errors import (
     ItemTooLargeError,
     KmsKeyError,
     MessageNotStorableError,
-    Place,
     ServiceError,
+    SessionRef,
     UndecodableItemError,
     WriteConflictError,
     WriteOutcomeUnknownError,
     wrong_key,
 )
-from .checkpoint import OTHER_ACTIONS, SORT_KEY, Digests, Marker, Migration, digest
+from .checkpoint import OTHER_ACTIONS, SORT_KEY, Checkpoint, Digests, Migration, digest
 
 # Each holds its session's 400 KB a few times over, and the event loop for as long as the SDK takes to write a request.
 _SESSIONS_AT_ONCE = 8
@@ -71,7 +71,7 @@ Outcome: TypeAlias = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class MigratedSession:
+class MigrationResult:
     """What became of a session.
 
     Attributes:
@@ -101,8 +101,8 @@ class MigratedSession:
     error: str | None = None
 
 
-class _Overtaken(Exception):
-    """Somebody has changed the marker or the source since it was read."""
+class ConcurrentChange(Exception):
+    """Somebody has changed the checkpoint or the source since it was read."""
 
 
 class _Ended(Exception):
@@ -184,7 +184,7 @@ class Source:
             # Not "absent": its messages may be in another attribute than was said.
             others = ", ".join(map(repr, self._layout.others(item)))
             reason = f"the source has no attribute {self._layout.messages_name!r}, but {others}"
-            raise _Ended("failed", f"{reason}: check history_messages_key [{self.access.place}]")
+            raise _Ended("failed", f"{reason}: check history_messages_key [{self.access.ref}]")
         if not stored.messages:
             return "absent"
         messages = await self._session.decode(stored.messages, 0)
@@ -201,13 +201,13 @@ class Source:
         if found.others:
             names = ", ".join(map(repr, found.others))
             reason = f"the source is not deleted, because it has attributes of others: {names}"
-            raise _Ended("kept", f"{reason} [{self.access.place}]")
+            raise _Ended("kept", f"{reason} [{self.access.ref}]")
         try:
             await self.access.call(self._layout.delete_unchanged(found.stored))
         except ConditionFailed as failed:
             # Where it is gone, an attempt whose answer was lost may have done it, or another migrator.
             if failed.item is not None:
-                raise _Overtaken from None
+                raise ConcurrentChange from None
 
 
 class Copy(NamedTuple):
@@ -237,28 +237,28 @@ class Target:
 
     @leaves_nothing_opened
     @reads_stored
-    async def marker(self) -> Marker | None:
+    async def checkpoint(self) -> Checkpoint | None:
         migration = Migration(self._layout)
         item: Item | None = (await self.access.call(migration.read())).get("Item")
         if item is None:
             return None
         try:
-            data, sealed = migration.digests(item)
-            marker = migration.marker(item, (await self.access.open({0: (_DIGESTS, data)}))[0] if sealed else data)
-        except (KeyError, ValueError):
-            marker = None
-        if marker is None or not self._reader.clock.is_possible(marker.base):
-            raise UndecodableItemError(
-                "The item 'migration', which says what was copied, is damaged", self.access.place
+            data, encrypted = migration.digests(item)
+            checkpoint = migration.checkpoint(
+                item, (await self.access.decrypt({0: (_DIGESTS, data)}))[0] if encrypted else data
             )
-        return marker
+        except (KeyError, ValueError):
+            checkpoint = None
+        if checkpoint is None or not self._reader.clock.is_possible(checkpoint.base):
+            raise UndecodableItemError("The item 'migration', which says what was copied, is damaged", self.access.ref)
+        return checkpoint
 
     @reads_stored
-    async def begin(self) -> Marker:
-        """Return the marker, not stored yet, of a session that comes before all that is there and will be written."""
+    async def begin(self) -> Checkpoint:
+        """Return a new checkpoint, not stored yet: what is copied comes before all that the target has and will get."""
         first = await self._first_key()
         self._is_empty = first is None
-        return Marker(key_of_first_moved(first, _BEFORE_NOW_SECONDS))
+        return Checkpoint(key_of_first_moved(first, _BEFORE_NOW_SECONDS))
 
     async def _first_key(self) -> SortKey | None:
         """Return the first sort key of a record, a tombstone or not, between which others may have put items."""
@@ -271,21 +271,21 @@ class Target:
                 return first
             limit = _FIRST_KEYS_AT_ONCE
 
-    async def prepare(self, found: Found, done: int, marker: Marker) -> Copy:
+    async def prepare(self, found: Found, done: int, checkpoint: Checkpoint) -> Copy:
         """Return the records of the source's messages but for the first ones."""
         new = found.messages[done:]
         if not new:
             return Copy([], 0)
         if self._summary is not None:
-            await check_index(self.access.clients, self._summary, self.access.place)
-        if marker.total + len(new) > MAX_MOVED:
+            await check_index(self.access.clients, self._summary, self.access.ref)
+        if checkpoint.total + len(new) > MAX_MOVED:
             text = f"More than {MAX_MOVED:,} messages of one session cannot be copied"
-            raise ItemTooLargeError(text, self.access.place)
+            raise ItemTooLargeError(text, self.access.ref)
         texts = await self._bodies.encode(new)
         expiry = self._layout.expiry(now()) if found.expiry is None else {"N": found.expiry}
         items: Items = []
         for start, end in _divided(len(new)):
-            key = marker.key(marker.total + start)
+            key = checkpoint.key(checkpoint.total + start)
             types = self._bodies.types_of(new[start:end])
             body = await self._bodies.pack(key, texts[start:end], range(end - start), types)
             items += self._layout.items_of(key, body, expiry)
@@ -294,7 +294,7 @@ class Target:
             raise self._bodies.too_large(len(new), size)
         return Copy(items, len(new))
 
-    async def copy(self, copy: Copy, before: Marker, after: Marker, expiry: str | None) -> None:
+    async def copy(self, copy: Copy, before: Checkpoint, after: Checkpoint, expiry: str | None) -> None:
         digests = await self._digests(after)
         countings = self._countings(copy.number, before.key(before.total), after, expiry)
         # What fitted last first: a transaction that is refused costs as much as another.
@@ -303,19 +303,21 @@ class Target:
             try:
                 request = Migration(self._layout).copy(copy.items, before, after, digests, token, *countings[turn])
                 await self._advance(request, after)
-            except _Overtaken:
+            except ConcurrentChange:
                 continue
             self._fitted = turn
             return
         await self.check_format()
-        raise _Overtaken
+        raise ConcurrentChange
 
     async def check_format(self) -> None:
         """Refuse a session that has values of another format, as far as the index knows."""
         if self._summary is not None:
             check_format(self.access, self._summary, (await self.access.call(self._summary.get())).get("Item"))
 
-    def _countings(self, number: int, first: SortKey, after: Marker, expiry: str | None) -> list[list[dict[str, Any]]]:
+    def _countings(
+        self, number: int, first: SortKey, after: Checkpoint, expiry: str | None
+    ) -> list[list[dict[str, Any]]]:
         """Return how the session's item may have to be written, of which one is right; what it says stays true."""
         if self._summary is None:
             return [[]]
@@ -323,42 +325,42 @@ class Target:
         if expiry is None and self._layout.ttl is not None:
             expiry = str(now() + self._layout.ttl)
         # The copies' time is before that of all that is there.
-        flag = None if self._is_empty else new_flag(now() + FENCE_SECONDS)
+        flag = None if self._is_empty else new_flag(now() + TOMBSTONE_SECONDS)
         begin = self._summary.begin_anew(number, first, now(), revision, expiry, is_first=self._is_empty, flag=flag)
         extend = [] if expiry is None else [[self._summary.count_on(number, now(), revision, expiry)]]
         return [[begin], *extend, [self._summary.count_on(number, now(), revision)]]
 
-    async def verify(self, originals: Mapping[int, BaseMessage], marker: Marker, new: int) -> Marker:
-        """Compare messages with what is stored of them, by their indexes, and return the marker that says so.
+    async def verify(self, originals: Mapping[int, BaseMessage], checkpoint: Checkpoint, new: int) -> Checkpoint:
+        """Compare messages with what is stored of them, by their indexes, and return the checkpoint that says so.
 
         Messages from the index ``new`` on were stored a moment ago, and must be there. Earlier ones may have been
-        removed: they were stored with the marker that counts them, or it would not.
+        removed: they were stored with the checkpoint that counts them, or it would not.
         """
         if originals:
-            await self._compare(originals, marker, new)
-        if marker.verified == marker.total:
-            return marker
-        return await self._store_marker(marker, marker.after_verifying())
+            await self._compare(originals, checkpoint, new)
+        if checkpoint.verified == checkpoint.total:
+            return checkpoint
+        return await self._store_checkpoint(checkpoint, checkpoint.after_verifying())
 
-    async def note_absence(self, marker: Marker) -> None:
+    async def note_absence(self, checkpoint: Checkpoint) -> None:
         """Store that the source is gone, unless that is known, or another migrator is about it."""
-        if not marker.gone:
-            with suppress(_Overtaken):
-                await self._store_marker(marker, marker.without_source())
+        if not checkpoint.gone:
+            with suppress(ConcurrentChange):
+                await self._store_checkpoint(checkpoint, checkpoint.without_source())
 
-    async def _store_marker(self, before: Marker, after: Marker) -> Marker:
+    async def _store_checkpoint(self, before: Checkpoint, after: Checkpoint) -> Checkpoint:
         await self._advance(Migration(self._layout).advance(before, after, await self._digests(after)), after)
         return after
 
-    async def _digests(self, marker: Marker) -> Digests:
-        data = b"".join(marker.copied)
-        if self.access.sealing is None:
-            return Digests(data, sealed=False)
-        (sealed,) = await self.access.sealing.seal([(_DIGESTS, data)])
-        return Digests(sealed, sealed=True)
+    async def _digests(self, checkpoint: Checkpoint) -> Digests:
+        data = b"".join(checkpoint.copied)
+        if self.access.cipher is None:
+            return Digests(data, encrypted=False)
+        (encrypted,) = await self.access.cipher.encrypt([(_DIGESTS, data)])
+        return Digests(encrypted, encrypted=True)
 
-    async def _advance(self, request: Request, marker: Marker) -> None:
-        """Send a request that stores a marker; where that is there, an attempt whose answer was lost has done so."""
+    async def _advance(self, request: Request, checkpoint: Checkpoint) -> None:
+        """Store a checkpoint. If it is there already, an attempt whose answer was lost stored it."""
         try:
             await self.access.call(request)
         except ConditionFailed as failed:
@@ -367,30 +369,32 @@ class Target:
             found = canceled.reasons[-1].get("Item")
         else:
             return
-        if not Migration(self._layout).is_stored(found, marker):
-            raise _Overtaken
+        if not Migration(self._layout).is_stored(found, checkpoint):
+            raise ConcurrentChange
 
-    async def _compare(self, originals: Mapping[int, BaseMessage], marker: Marker, new: int) -> None:
-        behind = RecordPosition(marker.key(marker.total), None)
-        latest = await self._reader.latest(marker.total - min(originals), before=behind, consistent=True)
-        copied = [record for record in latest if record.key.nonce == marker.base.nonce]
+    async def _compare(self, originals: Mapping[int, BaseMessage], checkpoint: Checkpoint, new: int) -> None:
+        behind = RecordPosition(checkpoint.key(checkpoint.total), None)
+        latest = await self._reader.latest(checkpoint.total - min(originals), before=behind, consistent=True)
+        copied = [record for record in latest if record.key.nonce == checkpoint.base.nonce]
         wanted = wanted_of(await self._reader.whole(copied))
         there = set[int]()
         for one, messages in zip(wanted, await self._bodies.decode(wanted), strict=True):
             for position, message in zip(one.record.all_positions() or (), messages, strict=True):
-                index = marker.index(one.record.key, position)
+                index = checkpoint.index(one.record.key, position)
                 there.add(index)
                 # What was replaced here is another message by right.
                 is_replaced = may_be_replaced(one.record.revision, position)
                 if index in originals and not is_replaced and not are_equal(message, originals[index]):
-                    raise _Ended("failed", f"message {index} reads back as another one [{self.access.place}]")
-        await self._check_missing([index for index in originals if index >= new and index not in there], marker, new)
+                    raise _Ended("failed", f"message {index} reads back as another one [{self.access.ref}]")
+        await self._check_missing(
+            [index for index in originals if index >= new and index not in there], checkpoint, new
+        )
 
-    async def _check_missing(self, missing: list[int], marker: Marker, new: int) -> None:
+    async def _check_missing(self, missing: list[int], checkpoint: Checkpoint, new: int) -> None:
         """Refuse messages that were stored a moment ago and are not there, unless they were removed."""
         key_of = {
-            new + index: marker.key(new + start)
-            for start, end in _divided(marker.total - new)
+            new + index: checkpoint.key(new + start)
+            for start, end in _divided(checkpoint.total - new)
             for index in range(start, end)
         }
         if missing and (kept := await self._first_kept()) is not None:
@@ -398,7 +402,7 @@ class Target:
         removed = await at_most(_LOOKED_FOR_AT_ONCE, lambda index: self._was_removed(key_of[index]), missing)
         if not all(removed):
             first = missing[removed.index(False)]
-            raise _Ended("failed", f"message {first} was copied, and is not there any more [{self.access.place}]")
+            raise _Ended("failed", f"message {first} was copied, and is not there any more [{self.access.ref}]")
 
     async def _first_kept(self) -> SortKey | None:
         """Return the sort key of the first record that history_size keeps, None where it keeps all."""
@@ -423,7 +427,7 @@ def _divided(number: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, number)) for start in range(0, number, size)]
 
 
-class _Move:
+class SessionMigration:
     """The move of one session, which several attempts may be needed for.
 
     Attributes:
@@ -442,63 +446,63 @@ class _Move:
         for attempt in range(MAX_ATTEMPTS):
             try:
                 return await self._attempt(dry_run, delete_source)
-            except _Overtaken:
+            except ConcurrentChange:
                 await pause(attempt)
-        raise WriteConflictError(f"Others were faster in {MAX_ATTEMPTS} attempts in a row", self._source.access.place)
+        raise WriteConflictError(f"Others were faster in {MAX_ATTEMPTS} attempts in a row", self._source.access.ref)
 
     async def _attempt(self, dry_run: bool, delete_source: bool) -> Outcome:
-        # The marker first: what it knows of the source must not be later than the source.
-        marker = await self._target.marker()
-        self.total = 0 if marker is None else marker.total
+        # The checkpoint first: what it knows of the source must not be later than the source.
+        checkpoint = await self._target.checkpoint()
+        self.total = 0 if checkpoint is None else checkpoint.total
         found = await self._source.look()
-        if marker is not None and marker.deleted:
+        if checkpoint is not None and checkpoint.deleted:
             if delete_source and not dry_run and not isinstance(found, str):
                 reason = (
                     "the source is not deleted, because the session was deleted in the target and nothing is left to"
                     " compare it with: clear the source yourself if it is not needed"
                 )
-                raise _Ended("kept", f"{reason} [{self._source.access.place}]")
+                raise _Ended("kept", f"{reason} [{self._source.access.ref}]")
             return "deleted"
         if isinstance(found, str):
-            if marker is not None and not dry_run:
-                await self._target.note_absence(marker)
+            if checkpoint is not None and not dry_run:
+                await self._target.note_absence(checkpoint)
             return found
-        marker = marker or await self._target.begin()
-        known = marker.known(found.digests)
+        checkpoint = checkpoint or await self._target.begin()
+        known = checkpoint.known(found.digests)
         if known is None:
             reason = (
                 "the source does not continue what was copied of it: compare both sessions, append to the target what"
                 " it lacks, and clear the source"
             )
-            raise _Ended("diverged", f"{reason} [{self._source.access.place}]")
+            raise _Ended("diverged", f"{reason} [{self._source.access.ref}]")
         if dry_run:
-            self.copied = (await self._target.prepare(found, known, marker)).number
+            self.copied = (await self._target.prepare(found, known, checkpoint)).number
             if self.copied:
                 await self._target.check_format()
             return "would_copy" if self.copied else "unchanged"
-        marker = await self._copy_and_verify(found, known, marker, again=delete_source)
+        checkpoint = await self._copy_and_verify(found, known, checkpoint, again=delete_source)
         if not delete_source:
             return "copied" if self.copied else "unchanged"
         await self._source.delete(found)
-        await self._target.note_absence(marker)
+        await self._target.note_absence(checkpoint)
         return "moved"
 
-    async def _copy_and_verify(self, found: Found, known: int, marker: Marker, *, again: bool) -> Marker:
+    async def _copy_and_verify(self, found: Found, known: int, checkpoint: Checkpoint, *, again: bool) -> Checkpoint:
         """Copy the messages that are not known, and compare those that were not compared before, or all ``again``."""
-        new = marker.total
+        new = checkpoint.total
         originals = {
             index: message
             for index, message in enumerate(found.messages, new - known)
-            if again or index >= marker.verified
+            if again or index >= checkpoint.verified
         }
-        copy = await self._target.prepare(found, known, marker)
+        copy = await self._target.prepare(found, known, checkpoint)
         if copy.number:
-            after = marker.after_copying(copy.number, found.digests)
-            await self._target.copy(copy, marker, after, found.expiry)
-            marker = after
+            after = checkpoint.after_copying(copy.number, found.digests)
+            await self._target.copy(copy, checkpoint, after, found.expiry)
+            checkpoint = after
             self.copied += copy.number
-            self.total = marker.total
-        return await self._target.verify(originals, marker, new)
+            self.total = checkpoint.total
+        return await self._target.verify(originals, checkpoint, new)
 
 
 def migrate(
@@ -507,14 +511,14 @@ def migrate(
     *,
     dry_run: bool,
     delete_source: bool,
-) -> AsyncGenerator[MigratedSession, None]:
+) -> AsyncGenerator[MigrationResult, None]:
     """Move sessions, several at once, and yield what became of each, in order."""
 
-    async def move(session_id: KeyValue) -> MigratedSession:
+    async def move(session_id: KeyValue) -> MigrationResult:
         try:
-            one = _Move(*open_session(session_id))
+            one = SessionMigration(*open_session(session_id))
         except (TypeError, ValueError) as failure:
-            return MigratedSession(session_id, "failed", 0, 0, f"{type(failure).__name__}: {failure}")
+            return MigrationResult(session_id, "failed", 0, 0, f"{type(failure).__name__}: {failure}")
         outcome: Outcome
         error = None
         try:
@@ -525,20 +529,20 @@ def migrate(
             if not _is_of_one_session(failure):
                 raise
             outcome, error = "failed", f"{type(failure).__name__}: {failure}"
-        return MigratedSession(session_id, outcome, one.copied, one.total, error)
+        return MigrationResult(session_id, outcome, one.copied, one.total, error)
 
     return in_order(_SESSIONS_AT_ONCE, move, session_ids)
 
 
 async def scan_session_ids(layout: SingleItem, clients: Clients) -> AsyncGenerator[KeyValue, None]:
     (name, *_) = layout.key
-    place, start_key = Place(layout.table_name), None
-    empty_pages = EmptyPages(place)
+    ref, start_key = SessionRef(layout.table_name), None
+    empty_pages = EmptyPages(ref)
     while True:
-        response = await call(clients, layout.scan_keys(start_key), place)
+        response = await call(clients, layout.scan_keys(start_key), ref)
         for item in response["Items"]:
             if name not in item:
-                raise wrong_key(f"its items have no {name!r}", place)
+                raise wrong_key(f"its items have no {name!r}", ref)
             yield decode_key_value(item[name])
         start_key = response.get("LastEvaluatedKey")
         if start_key is None:

@@ -12,13 +12,13 @@ from typing import NamedTuple
 from .._aws.calls import call, pause
 from .._aws.clients import Clients
 from .._codec.format import LANGCHAIN_NAME
-from .._item_collection.idempotency import delete_markers, query_markers
+from .._item_collection.idempotency import delete_checkpoints, query_checkpoints
 from .._item_collection.reader import Reader
 from .._item_collection.records import Record
 from .._item_collection.requests import (
-    FENCE_SECONDS,
     MAX_TRANSACTION_ITEMS,
     REVISION,
+    TOMBSTONE_SECONDS,
     Action,
     ItemCollection,
     new_token,
@@ -34,7 +34,7 @@ from .._item_collection.writer import (
 )
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled, transaction
 from .._session import MAX_ATTEMPTS, Access, now
-from ..errors import ChatHistoryError, FormatError, Place, ServiceError, UndecodableItemError
+from ..errors import ChatHistoryError, FormatError, ServiceError, SessionRef, UndecodableItemError
 from .requests import (
     INDEX_NAME,
     MESSAGE_COUNT,
@@ -88,7 +88,7 @@ class CountingWriter:
 
     async def check_table(self) -> None:
         """Refuse a table without the index."""
-        await check_index(self._access.clients, self._summary, self._access.place)
+        await check_index(self._access.clients, self._summary, self._access.ref)
 
     async def store(self, record: NewRecord) -> SortKey | None:
         """Store a record, and count its messages."""
@@ -159,8 +159,8 @@ class CountingWriter:
         """Delete the session's markers of idempotency keys."""
         start_key = None
         while True:
-            items, start_key = await self._reader.query(query_markers(self._layout, start_key))
-            await self._writer.batch_write(delete_markers(self._layout, items))
+            items, start_key = await self._reader.query(query_checkpoints(self._layout, start_key))
+            await self._writer.batch_write(delete_checkpoints(self._layout, items))
             if start_key is None:
                 return
 
@@ -207,7 +207,7 @@ class CountingWriter:
 
     async def _flag(self) -> str | None:
         """Flag the session, and return the flag; None where it has no item."""
-        flag = new_flag(now() + FENCE_SECONDS)
+        flag = new_flag(now() + TOMBSTONE_SECONDS)
         for _ in range(MAX_ATTEMPTS):
             try:
                 await self._access.call(self._summary.flag(flag))
@@ -280,14 +280,14 @@ def check_format(access: Access, summary: SessionItem, seen: Item | None) -> Non
         stored = format_of(seen)
     except DamagedAttribute as damaged:
         text = f"The session's item in the index is damaged (its {damaged}): nothing was written. Nothing restores it,"
-        raise UndecodableItemError(f"{text} delete_session() deletes the session", access.place) from None
+        raise UndecodableItemError(f"{text} delete_session() deletes the session", access.ref) from None
     if stored != summary.format:
         names = (name or LANGCHAIN_NAME for name in (stored, summary.format))
         text = "The session's values have the format {!r}, and these have {!r}: nothing was written.".format(*names)
-        raise FormatError(f"{text} Append them to another session, or delete this one", access.place)
+        raise FormatError(f"{text} Append them to another session, or delete this one", access.ref)
 
 
-async def check_index(clients: Clients, summary: SessionItem, place: Place) -> None:
+async def check_index(clients: Clients, summary: SessionItem, ref: SessionRef) -> None:
     """Refuse a table without the index, before the first append to it: sessions would be stored and never listed.
 
     Raises:
@@ -296,4 +296,4 @@ async def check_index(clients: Clients, summary: SessionItem, place: Place) -> N
     """
     request = query_sessions(summary.layout, summary.owner or "nobody", limit=1, start_key=None)
     check = (INDEX_NAME, summary.layout.table_name)
-    await clients.first_append.check(check, lambda: call(clients, request, place))
+    await clients.first_append.check(check, lambda: call(clients, request, ref))

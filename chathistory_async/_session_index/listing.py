@@ -22,7 +22,7 @@ from ..errors import (
     ChatHistoryError,
     ConfigurationError,
     KmsKeyError,
-    Place,
+    SessionRef,
     UndecodableItemError,
     WriteConflictError,
 )
@@ -38,12 +38,12 @@ from .requests import (
 )
 from .session import IndexedSession, SessionInfo
 
-# Where they are sealed, each has a data key of its own that KMS opens.
+# Where they are encrypted, each has a data key of its own that KMS opens.
 _READ_AT_ONCE = 16
 _DELETED_AT_ONCE = 4
 # Of items of a KB or so; a page of DynamoDB's holds a megabyte.
 _PAGE = 100
-# Of one session's item alone. Whoever may write the table can seal it under a key that nobody here may use.
+# Of one session's item alone. Whoever may write the table can encrypt it under a key that nobody here may use.
 _UNREADABLE = (UndecodableItemError, KmsKeyError, ConfigurationError, AccessDeniedError)
 
 
@@ -77,7 +77,7 @@ class SessionPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Purged:
+class PurgeResult:
     """What was deleted.
 
     Attributes:
@@ -125,10 +125,10 @@ class Sessions:
             [session for session in read if isinstance(session, UnreadableSession)],
         )
 
-    async def purge(self, owner: str) -> Purged:
+    async def purge(self, owner: str) -> PurgeResult:
         """Delete all sessions of an owner, expired ones too."""
         check_owner(owner)
-        place = Place(self._layout.table_name)
+        ref = SessionRef(self._layout.table_name)
         sessions = messages = 0
         known, rounds_without_new = set[KeyValue](), 0
         while rounds_without_new < MAX_ATTEMPTS:
@@ -141,26 +141,26 @@ class Sessions:
             messages += sum(count for _, count in deleted)
             # The index follows the table: what it still shows was deleted already, and what it did not show yet comes.
             if not deleted:
-                return Purged(sessions, messages)
+                return PurgeResult(sessions, messages)
             ids = {session_id for session_id, _ in deleted}
             rounds_without_new = rounds_without_new + 1 if ids <= known else 0
             known |= ids
-        raise WriteConflictError(f"The sessions of this owner are there again after {MAX_ATTEMPTS} deletions", place)
+        raise WriteConflictError(f"The sessions of this owner are there again after {MAX_ATTEMPTS} deletions", ref)
 
     async def _items(
         self, owner: str, limit: int, before: str | None = None, format_name: str | None = None
     ) -> AsyncGenerator[Item, None]:
         """Yield the index's items of an owner, read so many at a time."""
         start_key = None if before is None else start_key_of(self._layout, owner, before)
-        place = Place(self._layout.table_name)
-        empty_pages = EmptyPages(place)
+        ref = SessionRef(self._layout.table_name)
+        empty_pages = EmptyPages(ref)
         while True:
             stored_name = "" if format_name == LANGCHAIN_NAME else format_name
             request = query_sessions(self._layout, owner, limit=limit, start_key=start_key, format_name=stored_name)
-            response: dict[str, Any] = await call(self._clients, request, place)
+            response: dict[str, Any] = await call(self._clients, request, ref)
             for item in response["Items"]:
                 if not self._index_key <= item.keys():
-                    raise not_an_answer(place)
+                    raise not_an_answer(ref)
                 if is_sessions_item(self._layout, item):
                     yield item
             start_key = response.get("LastEvaluatedKey")

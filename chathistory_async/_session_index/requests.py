@@ -30,7 +30,7 @@ Messages that were stored without an item. An item may be created for a session 
 leaves out. COUNTS_ALL says that there are none, or that they were counted. Without it a count is not believed. It is
 true from the beginning where the writer had read that the session has no messages, and else from the first counting on
 that finds none from before the item. Where it finds some, a sweep or a removal of them that began before there was an
-item to flag may still be under way: then COUNTS_ALL becomes true once the item is older than FENCE_SECONDS. An item
+item to flag may still be under way: then COUNTS_ALL becomes true once the item is older than TOMBSTONE_SECONDS. An item
 that a migration creates is younger than it says, because its first message is: it has a flag from the beginning.
 
 Titles and metadata. DETAILS_REVISION is there from the first append on, and changes with each of them. A change is made
@@ -57,10 +57,10 @@ from .._codec.keys import KeyValue, encode_key
 from .._item_collection.requests import (
     ALIVE,
     CREATED_AT,
-    FENCE_SECONDS,
     FORMAT,
     MAX_LIMIT,
     REVISION,
+    TOMBSTONE_SECONDS,
     ItemCollection,
     iso,
 )
@@ -105,9 +105,9 @@ class StoredSession(NamedTuple):
 
     Attributes:
         partition_key: the partition key's attribute value.
-        title: None where there is none; binary where it is sealed.
+        title: None where there is none; binary where it is encrypted.
         format: the name of its values' format, empty for LangChain's messages.
-        metadata: JSON text; None where there is none, binary where it is sealed.
+        metadata: JSON text; None where there is none, binary where it is encrypted.
         flagged: whether the messages have to be counted to know how many there are.
     """
 
@@ -476,7 +476,7 @@ def new_flag(until: int) -> str:
 def flags_over(item: Item, now: int) -> set[str]:
     """Return the flags whose lease is over, and those that are none."""
     flags: list[str] = item.get(RECOUNT, {}).get("SS", [])
-    return {flag for flag in flags if not now < _lease_of(flag) <= now + 2 * FENCE_SECONDS}
+    return {flag for flag in flags if not now < _lease_of(flag) <= now + 2 * TOMBSTONE_SECONDS}
 
 
 def counts_all(item: Item) -> bool:
@@ -493,7 +493,7 @@ def may_count_all(item: Item, earliest: SortKey | None, now: int) -> bool:
         now: the time, in seconds since the epoch.
     """
     created_at = _text(item, CREATED_AT)
-    return earliest is None or created_at <= iso(earliest.created_at) or created_at < iso(now - FENCE_SECONDS)
+    return earliest is None or created_at <= iso(earliest.created_at) or created_at < iso(now - TOMBSTONE_SECONDS)
 
 
 def was_changed_by(item: Item, change_id: str) -> bool:

@@ -202,7 +202,7 @@ class IndexedSession:
         for attempt in range(MAX_ATTEMPTS):
             item = await self._alive_item()
             if item is None:
-                raise SessionNotFoundError("The session index has no such session, or not any more", self.access.place)
+                raise SessionNotFoundError("The session index has no such session, or not any more", self.access.ref)
             if was_changed_by(item, change_id):
                 # By an attempt whose answer was lost.
                 return
@@ -237,20 +237,20 @@ class IndexedSession:
     async def _value(self, text: bytes, max_bytes: int, binding: Binding) -> AttributeValue:
         if len(text) > max_bytes:
             raise ItemTooLargeError(
-                f"The {binding.kind} of {len(text):,} bytes is above {max_bytes:,} bytes", self.access.place
+                f"The {binding.kind} of {len(text):,} bytes is above {max_bytes:,} bytes", self.access.ref
             )
-        if self.access.sealing is None:
+        if self.access.cipher is None:
             return {"S": text.decode()}
-        [sealed] = await self.access.sealing.seal([(binding, text)])
-        return {"B": sealed}
+        [encrypted] = await self.access.cipher.encrypt([(binding, text)])
+        return {"B": encrypted}
 
     async def _texts(self, values: Mapping[Binding, AttributeValue | None]) -> list[bytes | None]:
-        """Return the texts of attribute values, opened where they are sealed."""
+        """Return the texts of attribute values, opened where they are encrypted."""
         there = {at: (binding, value) for at, (binding, value) in enumerate(values.items()) if value is not None}
         for binding, value in there.values():
             if not value.keys() & {"B", "S"}:
                 raise self._damaged(_ATTRIBUTES[binding])
-        opened = await self.access.open(
+        opened = await self.access.decrypt(
             {at: (binding, bytes_of(value["B"])) for at, (binding, value) in there.items() if "B" in value}
         )
         plain = {at: value["S"].encode() for at, (_, value) in there.items() if "S" in value}
@@ -272,5 +272,5 @@ class IndexedSession:
     def _damaged(self, name: str) -> UndecodableItemError:
         remedy = f"{_REMEDIES.get(name, 'set_title() repairs it')}, delete_session() deletes the session"
         return UndecodableItemError(
-            f"The session's item in the index is damaged (its {name}): {remedy}", self.access.place
+            f"The session's item in the index is damaged (its {name}): {remedy}", self.access.ref
         )

@@ -109,22 +109,24 @@ class SingleItemSession(Session[BaseMessage]):
     async def _encode(self, messages: Sequence[BaseMessage]) -> list[AttributeValue]:
         """Return the stored forms of those messages that history_size keeps; all of them must be storable."""
         kept, default = slice(-(self._layout.history_size or 0), None), self.access.default
-        if self.access.sealing is None:
+        if self.access.cipher is None:
             encoded = await self.access.in_slices(lambda message, at: encode_message(message, at, default), messages)
             return encoded[kept]
         bodies = (await self.access.encode(LANGCHAIN, messages))[kept]
-        unsealed: list[AttributeValue] = [{"B": body} for body in bodies]
-        if size_of({"L": unsealed}) > MAX_ITEM_BYTES:
+        unencrypted: list[AttributeValue] = [{"B": body} for body in bodies]
+        if size_of({"L": unencrypted}) > MAX_ITEM_BYTES:
             # Before KMS is asked, and in vain.
-            raise self._too_large(None, unsealed)
-        return [{"B": sealed} for sealed in await self.access.sealing.seal([(_BINDING, body) for body in bodies])]
+            raise self._too_large(None, unencrypted)
+        return [
+            {"B": encrypted} for encrypted in await self.access.cipher.encrypt([(_BINDING, body) for body in bodies])
+        ]
 
     @leaves_nothing_opened
     @reads_stored
     async def decode(self, elements: Sequence[AttributeValue], start: int) -> list[BaseMessage]:
         """Return the messages of an item's elements, from a position on."""
         positions = range(max(0, start), len(elements))
-        bodies = await self.access.open(
+        bodies = await self.access.decrypt(
             {at: (_BINDING, bytes_of(elements[at]["B"])) for at in positions if "B" in elements[at]}
         )
 
@@ -147,7 +149,7 @@ class SingleItemSession(Session[BaseMessage]):
                 # An idempotency key expires with its session.
                 if write.id in stored.writes and not (stored.expired and write.content is not None):
                     if write.content is not None and write.content not in stored.writes:
-                        raise key_reused(self.access.place) from None
+                        raise key_reused(self.access.ref) from None
                     self._hint = stored.hint()
                     return
                 if stored.malformed and not stored.expired:
@@ -177,20 +179,20 @@ class SingleItemSession(Session[BaseMessage]):
         return WriteOutcomeUnknownError(
             "An earlier attempt may have succeeded, and the session was cleared or written much since, so that its"
             " outcome cannot be told: read the session before you try again",
-            self.access.place,
+            self.access.ref,
         )
 
     def malformed(self) -> UndecodableItemError:
         """Return the error of an item whose messages are not a list."""
         return UndecodableItemError(
-            "The attribute of the messages is not a list: check history_messages_key", self.access.place
+            "The attribute of the messages is not a list: check history_messages_key", self.access.ref
         )
 
     def _damaged_writes(self) -> UndecodableItemError:
         return UndecodableItemError(
             f"The attribute {WRITES!r}, by which retries are recognised, is damaged, and nothing can be appended;"
             " nothing was written. aclear() deletes the session",
-            self.access.place,
+            self.access.ref,
         )
 
     async def _get(self, *, consistent: bool) -> Item | None:
@@ -209,5 +211,5 @@ class SingleItemSession(Session[BaseMessage]):
             f"{len(batch)} messages of {size_of({'L': list(batch)}):,} bytes{stored} do not fit into one item, for"
             f" which DynamoDB's limit is {MAX_ITEM_BYTES:,} bytes; nothing was written. Set history_size, store large"
             " content elsewhere, or begin another session",
-            self.access.place,
+            self.access.ref,
         )

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 from ..errors import BridgeError
-from .fork import after_fork_in_child, park
+from .fork import after_fork_in_child, keep_forever
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -211,7 +211,7 @@ def _forget_in_child() -> None:
     _lock = threading.RLock()
     if _private is not None:
         # Its thread did not survive the fork either.
-        park(_private)
+        keep_forever(_private)
         _private = None
 
 

@@ -37,10 +37,10 @@ from botocore.credentials import ReadOnlyCredentials, RefreshableCredentials
 from botocore.exceptions import ClientError, CredentialRetrievalError
 from conftest import Make
 from engines import Engine
-from faces import AsyncFace, CollectionFace, Face
 from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy
 from samples import humans, texts
+from variants import AsyncVariant, CollectionVariant, Variant
 
 from chathistory_async import (
     ChatHistoryError,
@@ -51,13 +51,13 @@ from chathistory_async import (
     ServiceError,
 )
 from chathistory_async._aws.calls import call
-from chathistory_async._aws.clients import Lent
-from chathistory_async._aws.fast_path import Lane, NoFastPath, lane_beside, send_by_sdk
+from chathistory_async._aws.clients import ReadyClient
+from chathistory_async._aws.fast_path import FastPath, NoFastPath, fast_path_beside, send_by_sdk
 from chathistory_async._aws.signing import _key
 from chathistory_async._request import ConditionFailed, Request
 
 Through = Callable[..., DynamoDBChatMessageHistory]
-FACES = [AsyncFace, CollectionFace]
+VARIANTS = [AsyncVariant, CollectionVariant]
 
 
 def by_sdk(proxy: Proxy) -> list[bool]:
@@ -65,9 +65,9 @@ def by_sdk(proxy: Proxy) -> list[bool]:
 
 
 @asynccontextmanager
-async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[Lent]:
-    async with history._settings.clients.lend() as lent:
-        yield lent
+async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[ReadyClient]:
+    async with history._settings.clients.acquire() as client:
+        yield client
 
 
 def sdk_client(**options: Any) -> Any:
@@ -76,17 +76,17 @@ def sdk_client(**options: Any) -> Any:
 
 async def reason_against(client: Any, session: Any = None) -> str:
     with pytest.raises(NoFastPath) as caught:
-        await lane_beside(client, session or aioboto3.Session(), tell=pytest.fail)
+        await fast_path_beside(client, session or aioboto3.Session(), tell=pytest.fail)
     return str(caught.value)
 
 
-async def test_the_calls_of_a_chat_take_it(face: type[Face], make: Make, proxy: Proxy) -> None:
-    history = face(make(endpoint_url=proxy.url))
+async def test_the_calls_of_a_chat_take_it(variant: type[Variant], make: Make, proxy: Proxy) -> None:
+    history = variant(make(endpoint_url=proxy.url))
     await history.add(humans(1))
     await history.add(humans(2, 3))
     assert texts(await history.read()) == ["1", "2", "3"]
     await history.clear()
-    left = {"BatchWriteItem"} if face.collection else set()
+    left = {"BatchWriteItem"} if variant.collection else set()
     assert {seen.operation for seen in proxy.seen if seen.by_sdk} == left
     assert len({seen.operation for seen in proxy.seen}) >= 3
 
@@ -112,21 +112,23 @@ class TestOff:
         ],
         ids=["argument", "foreign-http-session", "one-attempt", "adaptive", "unsigned"],
     )
-    async def test_by_an_option(self, face: type[Face], make: Make, proxy: Proxy, options: dict[str, Any]) -> None:
+    async def test_by_an_option(
+        self, variant: type[Variant], make: Make, proxy: Proxy, options: dict[str, Any]
+    ) -> None:
         await self.send(make(endpoint_url=proxy.url, **options))
         assert set(by_sdk(proxy)) == {True}
 
     @pytest.mark.parametrize("default", [Config, AioConfig])
     @pytest.mark.parametrize("kind", [AioSession, aioboto3.Session, boto3.Session])
     async def test_but_not_by_a_sessions_default_config(
-        self, face: type[Face], make: Make, proxy: Proxy, default: Any, kind: Any
+        self, variant: type[Variant], make: Make, proxy: Proxy, default: Any, kind: Any
     ) -> None:
         session = session_with_default(kind, default(read_timeout=7, user_agent_extra="theirs/1"))
         history = make(endpoint_url=proxy.url, boto3_session=session, config=Config(connect_timeout=8))
-        await face(history).add(humans(1))
+        await variant(history).add(humans(1))
         assert set(by_sdk(proxy)) == {False}
-        async with lent_to(history) as lent:
-            config = lent.client.meta.config
+        async with lent_to(history) as client:
+            config = client.client.meta.config
         assert (config.read_timeout, config.connect_timeout) == (7, 8)
         assert config.user_agent_extra.startswith("theirs/1 chathistory-async/")
 
@@ -161,7 +163,7 @@ class TestOff:
     async def test_where_the_sdk_is_not_of_the_form_that_is_known(self) -> None:
         async with sdk_client() as client:
             session = aioboto3.Session()
-            assert isinstance(await lane_beside(client, session, pytest.fail), Lane)
+            assert isinstance(await fast_path_beside(client, session, pytest.fail), FastPath)
 
             def with_model(**metadata: Any) -> Any:
                 model = SimpleNamespace(metadata=client.meta.service_model.metadata | metadata)
@@ -210,9 +212,9 @@ class TestOff:
         self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         history = make(endpoint_url=proxy.url)
-        async with lent_to(history) as lent:
-            lane: Any = lent.send.__self__  # type: ignore[attr-defined]
-        monkeypatch.setattr(lane, "_http", SimpleNamespace(dispatch=None))
+        async with lent_to(history) as client:
+            fast_path: Any = client.send.__self__  # type: ignore[attr-defined]
+        monkeypatch.setattr(fast_path, "_http", SimpleNamespace(dispatch=None))
         monkeypatch.setattr("chathistory_async._aws.fast_path.CLOSED_SECONDS", (0, 0))
         await self.send(history)
         assert set(by_sdk(proxy)) == {True}
@@ -236,8 +238,8 @@ class TestOff:
         session = SimpleNamespace(get_credentials=get_credentials)
         async with sdk_client() as client:
             with pytest.raises(CredentialRetrievalError):
-                await lane_beside(client, session, pytest.fail)
-            assert isinstance(await lane_beside(client, session, pytest.fail), Lane)
+                await fast_path_beside(client, session, pytest.fail)
+            assert isinstance(await fast_path_beside(client, session, pytest.fail), FastPath)
 
 
 def session_with_default(kind: Any, config: Config) -> Any:
@@ -253,8 +255,8 @@ class TestUserAgent:
         engine = saying(Answer({}))
         history = make(endpoint_url=engine.url, **options)
         await history.aget_messages()
-        async with lent_to(history) as lent:
-            await send_by_sdk(lent.client, "get_item", {"TableName": "t", "Key": {"SessionId": {"S": "x"}}})
+        async with lent_to(history) as client:
+            await send_by_sdk(client.client, "get_item", {"TableName": "t", "Key": {"SessionId": {"S": "x"}}})
         assert engine.seen_by_sdk == [False, True]
         ours, theirs = (self.in_order(headers["User-Agent"]) for headers in engine.seen_headers)
         assert ours == theirs
@@ -291,26 +293,26 @@ class TestUserAgent:
 class TestRegion:
     async def test_is_the_one_that_the_sdk_signs_for(self) -> None:
         async with sdk_client(region_name="local") as client:
-            lane = await lane_beside(client, aioboto3.Session(), pytest.fail)
+            fast_path = await fast_path_beside(client, aioboto3.Session(), pytest.fail)
             theirs = await client.generate_presigned_url("list_tables")
-            assert f"%2F{lane._signer.region}%2Fdynamodb%2F" in theirs
+            assert f"%2F{fast_path._signer.region}%2Fdynamodb%2F" in theirs
 
 
 class TestRefusals:
     """A condition that fails costs one request, and is the SDK's own error."""
 
     async def errors(self, history: DynamoDBChatMessageHistory, operation: str, parameters: Any) -> list[ClientError]:
-        async with lent_to(history) as lent:
-            with pytest.raises(ClientError) as lane:
-                await lent.send(operation, parameters)
+        async with lent_to(history) as client:
+            with pytest.raises(ClientError) as fast_path:
+                await client.send(operation, parameters)
             with pytest.raises(ClientError) as sdk:
-                await send_by_sdk(lent.client, operation, parameters)
-        return [lane.value, sdk.value]
+                await send_by_sdk(client.client, operation, parameters)
+        return [fast_path.value, sdk.value]
 
-    def check_alike(self, lane: ClientError, sdk: ClientError) -> None:
-        assert type(lane) is type(sdk)
-        assert str(lane) == str(sdk)
-        ours: dict[str, Any] = dict(lane.response)
+    def check_alike(self, fast_path: ClientError, sdk: ClientError) -> None:
+        assert type(fast_path) is type(sdk)
+        assert str(fast_path) == str(sdk)
+        ours: dict[str, Any] = dict(fast_path.response)
         theirs: dict[str, Any] = dict(sdk.response)
         for answer in (ours, theirs):
             metadata = answer.pop("ResponseMetadata")
@@ -331,13 +333,13 @@ class TestRefusals:
     async def test_of_a_condition(self, make: Make, table: str, session_id: str, proxy: Proxy) -> None:
         history = make(endpoint_url=proxy.url)
         put = self.put(table, session_id)
-        await call(history._settings.clients, Request("put_item", put), history._session.access.place)
+        await call(history._settings.clients, Request("put_item", put), history._session.access.ref)
         proxy.seen.clear()
-        lane, sdk = await self.errors(history, "put_item", put)
+        fast_path, sdk = await self.errors(history, "put_item", put)
         assert by_sdk(proxy) == [False, True]
-        self.check_alike(lane, sdk)
+        self.check_alike(fast_path, sdk)
         # Binary stays base64 text, as in the JSON, on either path.
-        assert dict(lane.response)["Item"]["nested"] == {"L": [{"B": "eA=="}]}
+        assert dict(fast_path.response)["Item"]["nested"] == {"L": [{"B": "eA=="}]}
 
     @pytest.mark.parametrize(
         ("operation", "parameters", "code"),
@@ -350,9 +352,9 @@ class TestRefusals:
         self, make: Make, table: str, proxy: Proxy, operation: str, parameters: dict[str, Any], code: str
     ) -> None:
         history = make(endpoint_url=proxy.url)
-        lane, sdk = await self.errors(history, operation, {"TableName": table} | parameters)
-        assert lane.response["Error"]["Code"] == code
-        self.check_alike(lane, sdk)
+        fast_path, sdk = await self.errors(history, operation, {"TableName": table} | parameters)
+        assert fast_path.response["Error"]["Code"] == code
+        self.check_alike(fast_path, sdk)
         # One session that outgrows its item must not slow the others down.
         await history.aget_messages()
         assert by_sdk(proxy) == [False, True, False]
@@ -362,13 +364,13 @@ class TestRefusals:
         history = make(endpoint_url=proxy.url)
         put = self.put(table, session_id)
         put["Item"] = {"SessionId": {"S": session_id}}
-        await call(history._settings.clients, Request("put_item", put), history._session.access.place)
+        await call(history._settings.clients, Request("put_item", put), history._session.access.ref)
         proxy.seen.clear()
         parameters = {"TransactItems": [{"Put": put}], "ClientRequestToken": str(uuid.uuid4())}
-        lane, sdk = await self.errors(history, "transact_write_items", parameters)
+        fast_path, sdk = await self.errors(history, "transact_write_items", parameters)
         assert by_sdk(proxy) == [False, True]
-        self.check_alike(lane, sdk)
-        assert dict(lane.response)["CancellationReasons"][0]["Code"] == "ConditionalCheckFailed"
+        self.check_alike(fast_path, sdk)
+        assert dict(fast_path.response)["CancellationReasons"][0]["Code"] == "ConditionalCheckFailed"
 
     @pytest.mark.parametrize(
         ("fault", "sent_before"),
@@ -378,7 +380,7 @@ class TestRefusals:
         self, through: Through, table: str, session_id: str, proxy: Proxy, fault: Fault, sent_before: bool
     ) -> None:
         history = through()
-        place = history._session.access.place
+        place = history._session.access.ref
         put = Request("put_item", self.put(table, session_id))
         await call(history._settings.clients, put, place)
         proxy.seen.clear()
@@ -426,9 +428,9 @@ class TestFailures:
         proxy.seen.clear()
         await history.aget_messages()
         assert by_sdk(proxy) == [True]
-        async with lent_to(history) as lent:
-            lane: Any = lent.send.__self__  # type: ignore[attr-defined]
-        lane._opens_at -= 1000
+        async with lent_to(history) as client:
+            fast_path: Any = client.send.__self__  # type: ignore[attr-defined]
+        fast_path._opens_at -= 1000
         await history.aget_messages()
         assert by_sdk(proxy) == [True, False]
 
@@ -475,9 +477,9 @@ class TestFailures:
         assert engine.seen_by_sdk == [False, True]
 
     async def test_what_it_cannot_serialise_is_not_even_tried(self, make: Make, proxy: Proxy, table: str) -> None:
-        async with lent_to(make(endpoint_url=proxy.url)) as lent:
+        async with lent_to(make(endpoint_url=proxy.url)) as client:
             key = {"SessionId": {"S": "x"}, "blob": {"B": bytearray(b"x")}}
-            await lent.send("put_item", {"TableName": table, "Item": key})
+            await client.send("put_item", {"TableName": table, "Item": key})
         assert by_sdk(proxy) == [True]
 
 
@@ -603,11 +605,11 @@ class TestTracebacks:
                     assert secret not in text, (frame.f_code.co_name, name)
 
     @pytest.fixture
-    def history(self, face: type[Face], make: Make) -> Callable[..., Face]:
-        def history(url: str, **options: Any) -> Face:
+    def history(self, variant: type[Variant], make: Make) -> Callable[..., Variant]:
+        def history(url: str, **options: Any) -> Variant:
             session = aioboto3.Session("AKID", SECRET, TOKEN)
             config = Config(retries={"total_max_attempts": 2}, read_timeout=0.3)
-            return face(make(endpoint_url=url, boto3_session=session, config=config, **options))
+            return variant(make(endpoint_url=url, boto3_session=session, config=config, **options))
 
         return history
 
@@ -623,14 +625,14 @@ class TestTracebacks:
         ids=["connection-refused", "400", "500", "not-an-answer"],
     )
     async def test_of_failures_have_no_credentials_in_frames_of_ours(
-        self, history: Callable[..., Face], saying: Saying, fast_path: bool, answer: Any
+        self, history: Callable[..., Variant], saying: Saying, fast_path: bool, answer: Any
     ) -> None:
         url = saying(Answer(answer[0], status=answer[1])).url if answer else "http://127.0.0.1:1"
         with pytest.raises(ChatHistoryError) as caught:
             await history(url, fast_path=fast_path).add(humans(1))
         self.check(caught.value, "chathistory_async")
 
-    async def test_of_a_refusal_on_it_have_none_at_all(self, history: Callable[..., Face], saying: Saying) -> None:
+    async def test_of_a_refusal_on_it_have_none_at_all(self, history: Callable[..., Variant], saying: Saying) -> None:
         refused = saying(Answer({"__type": "x#ValidationException", "message": "no"}, status=400))
         with pytest.raises(ChatHistoryError) as caught:
             await history(refused.url).add(humans(1))
@@ -643,12 +645,14 @@ class TestTracebacks:
         with socket.create_server(("127.0.0.1", 0)) as server:
             yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
-    async def test_of_a_time_out_have_none_in_frames_of_ours(self, history: Callable[..., Face], silent: str) -> None:
+    async def test_of_a_time_out_have_none_in_frames_of_ours(
+        self, history: Callable[..., Variant], silent: str
+    ) -> None:
         with pytest.raises(EndpointError) as caught:
             await history(silent).add(humans(1))
         self.check(caught.value, "chathistory_async")
 
-    async def test_of_a_cancellation_have_none_at_all(self, history: Callable[..., Face], silent: str) -> None:
+    async def test_of_a_cancellation_have_none_at_all(self, history: Callable[..., Variant], silent: str) -> None:
         one: Any = history(silent)
         async with lent_to(one.history):
             pass
@@ -664,7 +668,7 @@ class TestTracebacks:
 
     @pytest.mark.parametrize("kind", [AioSession, boto3.Session])
     async def test_of_a_refresh_that_fails_have_none_at_all(
-        self, face: type[Face], make: Make, saying: Saying, kind: Any
+        self, variant: type[Variant], make: Make, saying: Saying, kind: Any
     ) -> None:
         def refresh() -> dict[str, str]:
             raise CredentialRetrievalError(provider="sts", error_msg="no")
@@ -674,7 +678,7 @@ class TestTracebacks:
         core = AioSession() if kind is AioSession else botocore.session.Session()
         core._credentials = refreshable("AKID", SECRET, TOKEN, expiry, refresh, "sts")
         session = core if kind is AioSession else boto3.Session(botocore_session=core)
-        one = face(make(endpoint_url=saying(Answer({})).url, boto3_session=session))
+        one = variant(make(endpoint_url=saying(Answer({})).url, boto3_session=session))
         await one.add(humans(1))
         core._credentials._expiry_time = datetime.now(timezone.utc)
         with pytest.raises(ConfigurationError) as caught:

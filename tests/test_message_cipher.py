@@ -36,7 +36,7 @@ from chathistory_async import (
     KmsKeyError,
     UndecodableItemError,
 )
-from chathistory_async._encryption.message_cipher import Sealing, encryption_context
+from chathistory_async._encryption.message_cipher import MessageCipher, encryption_context
 
 SECRET = "the launch code is 0000"
 SUITE = AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY
@@ -56,7 +56,7 @@ def provider(kms_key: str) -> StrictAwsKmsMasterKeyProvider:
 
 
 class RawKeys(CryptoMaterialsManager):  # type: ignore[misc]  # the SDK is not typed
-    """Seals with a data key that is given."""
+    """Encrypts with a data key that is given."""
 
     def __init__(self, key: SDKDataKey) -> None:
         self.key = key
@@ -69,9 +69,9 @@ class RawKeys(CryptoMaterialsManager):  # type: ignore[misc]  # the SDK is not t
         raise AssertionError("nothing is opened with it")
 
 
-def sealing(history: DynamoDBChatMessageHistory) -> Sealing:
-    assert history._session.access.sealing is not None
-    return history._session.access.sealing
+def cipher_of(history: DynamoDBChatMessageHistory) -> MessageCipher:
+    assert history._session.access.cipher is not None
+    return history._session.access.cipher
 
 
 class TestNothingIsStoredInTheClear:
@@ -115,10 +115,10 @@ class TestNothingIsStoredInTheClear:
         assert any("Decrypt" in line for line in logged)
         complaints = [record for record in caplog.records if record.levelno > logging.INFO]
         assert not [record for record in complaints if record.name.startswith("aws_encryption_sdk")]
-        shown = "\n".join([*logged, str(caught.value), repr(caught.value.__cause__), repr(vars(sealing(writer)))])
+        shown = "\n".join([*logged, str(caught.value), repr(caught.value.__cause__), repr(vars(cipher_of(writer)))])
         secrets = [SECRET.encode()]
         for history in (writer, reader):
-            cache = sealing(history)._keys._cache
+            cache = cipher_of(history)._keys._cache
             secrets += [key.plaintext for key in cache._opened.values()]
             shown += repr([*cache._opened.values(), *cache._in_use.values()])
         assert len(set(secrets)) >= 3
@@ -133,7 +133,7 @@ class TestNothingIsStoredInTheClear:
 
 
 class TestOfficialSdk:
-    def test_opens_what_we_sealed(self, make: Make, item: Item, provider: StrictAwsKmsMasterKeyProvider) -> None:
+    def test_opens_what_we_encrypted(self, make: Make, item: Item, provider: StrictAwsKmsMasterKeyProvider) -> None:
         history = make()
         messages = [*EVERY_TYPE, HumanMessage("x" * 100_000)]
         history.add_messages(messages)
@@ -148,19 +148,19 @@ class TestOfficialSdk:
         assert [form["type"] for form in opened] == [message.type for message in messages]
         assert [form["data"]["content"] for form in opened] == texts(messages)
 
-    def test_seals_what_we_open(self, make: Make, update: Any, provider: StrictAwsKmsMasterKeyProvider) -> None:
+    def test_encrypts_what_we_open(self, make: Make, update: Any, provider: StrictAwsKmsMasterKeyProvider) -> None:
         history = make()
         form = json.dumps({"type": "human", "data": {"content": "from elsewhere" * 50}}, indent=2)
         text = '{"value":"message"}\n' + form
         for frame_length in (0, 128, 4096):
-            sealed, _ = official.encrypt(
+            encrypted, _ = official.encrypt(
                 source=text,
                 key_provider=provider,
                 encryption_context=history.encryption_context,
                 algorithm=SUITE,
                 frame_length=frame_length,
             )
-            update(History={"L": [{"B": sealed}]})
+            update(History={"L": [{"B": encrypted}]})
             assert history.messages == humans("from elsewhere" * 50)
 
     @pytest.mark.parametrize("suite", [None, AlgorithmSuite.AES_256_GCM_IV12_TAG16_HKDF_SHA256])
@@ -174,8 +174,8 @@ class TestOfficialSdk:
         )
         history = make()
         context = history.encryption_context
-        sealed, _ = sdk.encrypt(source="{}", key_provider=provider, encryption_context=context, algorithm=suite)
-        update(History={"L": [{"B": sealed}]})
+        encrypted, _ = sdk.encrypt(source="{}", key_provider=provider, encryption_context=context, algorithm=suite)
+        update(History={"L": [{"B": encrypted}]})
         with pytest.raises(DecryptionError, match="message 0 cannot be opened"):
             history.messages  # noqa: B018  # it reads
 
@@ -183,8 +183,8 @@ class TestOfficialSdk:
         other = kms.create_key()["KeyMetadata"]["Arn"]
         both = StrictAwsKmsMasterKeyProvider(key_ids=[kms_key, other])
         context = make().encryption_context
-        sealed, _ = official.encrypt(source="{}", key_provider=both, encryption_context=context, algorithm=SUITE)
-        update(History={"L": [{"B": sealed}]})
+        encrypted, _ = official.encrypt(source="{}", key_provider=both, encryption_context=context, algorithm=SUITE)
+        update(History={"L": [{"B": encrypted}]})
         with pytest.raises(DecryptionError):
             make().messages  # noqa: B018  # it reads
 
@@ -193,44 +193,44 @@ class TestTampering:
     """On elements as they are stored; what is refused here is refused by every read."""
 
     @pytest.fixture
-    async def sealed(self, make: Make) -> bytes:
-        [sealed] = await sealing(make()).seal(bound(SECRET.encode()))
-        return sealed
+    async def encrypted(self, make: Make) -> bytes:
+        [encrypted] = await cipher_of(make()).encrypt(bound(SECRET.encode()))
+        return encrypted
 
     async def refuse(self, make: Make, element: bytes, *kinds: type[Exception]) -> None:
         with pytest.raises(kinds or DecryptionError) as caught:
-            await sealing(make()).open({0: (A_MESSAGE, element)})
+            await cipher_of(make()).decrypt({0: (A_MESSAGE, element)})
         assert SECRET not in str(caught.value) + repr(caught.value.__cause__)
 
-    async def test_the_untouched_opens(self, make: Make, sealed: bytes) -> None:
-        assert await sealing(make()).open({5: (A_MESSAGE, sealed)}) == {5: SECRET.encode()}
+    async def test_the_untouched_opens(self, make: Make, encrypted: bytes) -> None:
+        assert await cipher_of(make()).decrypt({5: (A_MESSAGE, encrypted)}) == {5: SECRET.encode()}
 
     @pytest.mark.parametrize("bit", [0x01, 0x80])
-    async def test_of_any_byte(self, make: Make, sealed: bytes, bit: int) -> None:
+    async def test_of_any_byte(self, make: Make, encrypted: bytes, bit: int) -> None:
         # The name of the KMS key is in the clear. Another name may be that of another key, which KMS speaks for.
-        name = range(sealed.index(b"arn:"), sealed.index(b":key/") + 41)
-        wrapped = range(name.stop, name.stop + 2 + int.from_bytes(sealed[name.stop : name.stop + 2], "big"))
-        for position in range(0, len(sealed), 1 if bit == 0x01 else 7):
-            flipped = bytearray(sealed)
+        name = range(encrypted.index(b"arn:"), encrypted.index(b":key/") + 41)
+        encrypted_key = range(name.stop, name.stop + 2 + int.from_bytes(encrypted[name.stop : name.stop + 2], "big"))
+        for position in range(0, len(encrypted), 1 if bit == 0x01 else 7):
+            flipped = bytearray(encrypted)
             flipped[position] ^= bit
-            asked = position in name or position in wrapped
+            asked = position in name or position in encrypted_key
             kinds = (DecryptionError, KmsKeyError, AccessDeniedError) if asked else (DecryptionError,)
             await self.refuse(make, bytes(flipped), *kinds)
 
-    async def test_of_the_length(self, make: Make, sealed: bytes) -> None:
-        for length in [*range(0, len(sealed), 11), len(sealed) - 1]:
-            await self.refuse(make, sealed[:length])
-        await self.refuse(make, sealed + b"\0")
-        await self.refuse(make, sealed + sealed)
+    async def test_of_the_length(self, make: Make, encrypted: bytes) -> None:
+        for length in [*range(0, len(encrypted), 11), len(encrypted) - 1]:
+            await self.refuse(make, encrypted[:length])
+        await self.refuse(make, encrypted + b"\0")
+        await self.refuse(make, encrypted + encrypted)
 
     async def test_leaves_nothing_of_it_in_what_error_trackers_record(self, make: Make) -> None:
-        [sealed] = await sealing(make()).seal(bound(SECRET.encode() * 10_000))
-        keys = [key.plaintext for key in sealing(make())._keys._cache._opened.values()]
-        for position in (100, len(sealed) - 60, len(sealed) - 1):
-            flipped = bytearray(sealed)
+        [encrypted] = await cipher_of(make()).encrypt(bound(SECRET.encode() * 10_000))
+        keys = [key.plaintext for key in cipher_of(make())._keys._cache._opened.values()]
+        for position in (100, len(encrypted) - 60, len(encrypted) - 1):
+            flipped = bytearray(encrypted)
             flipped[position] ^= 1
             with pytest.raises((DecryptionError, KmsKeyError, AccessDeniedError)) as caught:
-                await sealing(make()).open({0: (A_MESSAGE, bytes(flipped))})
+                await cipher_of(make()).decrypt({0: (A_MESSAGE, bytes(flipped))})
             error: BaseException | None = caught.value
             while error is not None:
                 # Without this test's own frame, which knows it all.
@@ -241,13 +241,13 @@ class TestTampering:
                 assert not any(repr(key)[2:-1] in recorded for key in keys)
                 error = error.__cause__
 
-    async def test_of_the_header_leaves_no_key_of_the_message_either(self, make: Make, sealed: bytes) -> None:
+    async def test_of_the_header_leaves_no_key_of_the_message_either(self, make: Make, encrypted: bytes) -> None:
         # The SDK raises its error for one of the cipher's, whose frames hold the key that it derives for the message.
-        for position in range(len(sealed) - 120, len(sealed), 7):
-            flipped = bytearray(sealed)
+        for position in range(len(encrypted) - 120, len(encrypted), 7):
+            flipped = bytearray(encrypted)
             flipped[position] ^= 1
             with pytest.raises(DecryptionError) as caught:
-                await sealing(make()).open({0: (A_MESSAGE, bytes(flipped))})
+                await cipher_of(make()).decrypt({0: (A_MESSAGE, bytes(flipped))})
             chain = [caught.value.__cause__, caught.value.__context__]
             while chain:
                 if (error := chain.pop()) is not None:
@@ -256,10 +256,12 @@ class TestTampering:
 
     async def test_of_the_provider_of_the_data_key(self, make: Make) -> None:
         history = make()
-        [sealed] = await sealing(history).seal(bound(b"x"))
-        [key] = [key for key in sealing(history)._keys._cache._opened.values() if key.wrapped.ciphertext in sealed]
-        info = MasterKeyInfo("somebody", key.wrapped.key_arn)
-        keys = RawKeys(SDKDataKey(info, key.plaintext, key.wrapped.ciphertext))
+        [encrypted] = await cipher_of(history).encrypt(bound(b"x"))
+        [key] = [
+            key for key in cipher_of(history)._keys._cache._opened.values() if key.encrypted_key.ciphertext in encrypted
+        ]
+        info = MasterKeyInfo("somebody", key.encrypted_key.key_arn)
+        keys = RawKeys(SDKDataKey(info, key.plaintext, key.encrypted_key.ciphertext))
         forged, _ = official.encrypt(
             source="x", materials_manager=keys, encryption_context=history.encryption_context, algorithm=SUITE
         )
@@ -276,18 +278,18 @@ class TestTampering:
         assert caught.value.__cause__ is not None
 
     async def test_with_what_is_inside_is_not_a_message(self, make: Make, update: Any) -> None:
-        [sealed] = await sealing(make()).seal(bound(SECRET.encode()))
-        update(History={"L": [{"B": sealed}]})
+        [encrypted] = await cipher_of(make()).encrypt(bound(SECRET.encode()))
+        update(History={"L": [{"B": encrypted}]})
         with pytest.raises(UndecodableItemError, match=r"stored message 0 .* not the JSON text of a message"):
             await make().aget_messages()
 
-    @pytest.mark.parametrize("element", [b"", b"\x02", b"not sealed at all", b"\0" * 1000])
-    async def test_with_what_was_never_sealed(self, make: Make, element: bytes) -> None:
+    @pytest.mark.parametrize("element", [b"", b"\x02", b"not encrypted at all", b"\0" * 1000])
+    async def test_with_what_was_never_encrypted(self, make: Make, element: bytes) -> None:
         await self.refuse(make, element)
 
 
 class TestContext:
-    """What was sealed for one session opens in no other, though the same key seals both."""
+    """What was encrypted for one session opens in no other, though the same key encrypts both."""
 
     async def copied(self, source: DynamoDBChatMessageHistory, item: Item) -> dict[str, Any]:
         await source.aadd_messages([HumanMessage(SECRET)])
@@ -298,7 +300,9 @@ class TestContext:
         element = await self.copied(make(), item)
         victim = make(session="victim", kms_endpoint_url=proxy.url)
         dynamodb.put_item(TableName=victim.table_name, Item={"SessionId": {"S": "victim"}, "History": {"L": [element]}})
-        with pytest.raises(EncryptionContextError, match="message 0 was sealed for another session or table") as caught:
+        with pytest.raises(
+            EncryptionContextError, match="message 0 was encrypted for another session or table"
+        ) as caught:
             await victim.aget_messages()
         assert SECRET not in str(caught.value)
         assert proxy.operations() == [], "KMS is not asked what can be told without it"
@@ -307,23 +311,23 @@ class TestContext:
         element = await self.copied(make(), item)
         other = DynamoDBChatMessageHistory("another-table", session_id, **encryption)
         with pytest.raises(EncryptionContextError):
-            await sealing(other).open({0: (A_MESSAGE, element["B"])})
+            await cipher_of(other).decrypt({0: (A_MESSAGE, element["B"])})
 
     @pytest.mark.parametrize(
         "key", [{"SessionId": 5}, {"SessionId": b"5"}, {"Session": "5"}, {"SessionId": "5", "a": "b"}]
     )
     async def test_of_another_key(self, make: Make, key: dict[str, Any]) -> None:
-        [sealed] = await sealing(make(key={"SessionId": "5"})).seal(bound(b"x"))
+        [encrypted] = await cipher_of(make(key={"SessionId": "5"})).encrypt(bound(b"x"))
         with pytest.raises(EncryptionContextError):
-            await sealing(make(key=key)).open({0: (A_MESSAGE, sealed)})
+            await cipher_of(make(key=key)).decrypt({0: (A_MESSAGE, encrypted)})
 
     async def test_that_was_forged_does_not_get_past_kms(self, make: Make) -> None:
-        mine, other = (sealing(make(session=name)).context for name in ("mine", "other"))
-        [sealed] = await sealing(make(session="mine")).seal(bound(b"x"))
-        forged = sealed.replace(mine["session"].encode(), other["session"].encode())
-        assert forged != sealed
+        mine, other = (cipher_of(make(session=name)).context for name in ("mine", "other"))
+        [encrypted] = await cipher_of(make(session="mine")).encrypt(bound(b"x"))
+        forged = encrypted.replace(mine["session"].encode(), other["session"].encode())
+        assert forged != encrypted
         with pytest.raises(DecryptionError, match="KMS does not open the data key of a stored message") as caught:
-            await sealing(make(session="other")).open({0: (A_MESSAGE, forged)})
+            await cipher_of(make(session="other")).decrypt({0: (A_MESSAGE, forged)})
         assert type(caught.value) is DecryptionError
 
     def test_shows_the_table_and_a_digest(self, make: Make) -> None:
@@ -376,14 +380,14 @@ class TestSwitchedOnMidway:
         assert texts(await make().aget_messages()) == [str(number) for number in range(141, 301)]
         assert [next(iter(element)) for element in item()["History"]["L"]] == ["M"] * 9 + ["B"] * 151
 
-    async def test_without_a_key_the_sealed_is_an_error_that_names_the_parameter(self, make: Make) -> None:
+    async def test_without_a_key_the_encrypted_is_an_error_that_names_the_parameter(self, make: Make) -> None:
         await make(kms_key_id=None).aadd_messages(humans(1))
         await make().aadd_messages(humans(2))
-        with pytest.raises(ConfigurationError, match="Stored message 1 is sealed: give kms_key_id") as caught:
+        with pytest.raises(ConfigurationError, match="Stored message 1 is encrypted: give kms_key_id") as caught:
             await make(kms_key_id=None).aget_messages()
         assert caught.value.session_key == make().key
 
-    async def test_without_a_key_a_sealed_session_can_be_cleared_and_trimmed(self, make: Make, item: Item) -> None:
+    async def test_without_a_key_a_encrypted_session_can_be_cleared_and_trimmed(self, make: Make, item: Item) -> None:
         await make().aadd_messages(humans(*range(150)))
         await make(kms_key_id=None, history_size=10).aadd_messages(humans("plain"))
         assert texts(await make().aget_messages()) == [*(str(number) for number in range(141, 150)), "plain"]
@@ -402,9 +406,9 @@ class TestStore:
 
     async def test_opens_its_kms_client_on_entering(self, collection_table: str, kms_key: str, proxy: Proxy) -> None:
         async with ChatHistoryStore(collection_table, kms_key_id=kms_key, kms_endpoint_url=proxy.url) as store:
-            assert {slot.service.name for slot in store._settings.clients._all_slots()} == {"dynamodb", "kms"}
-        assert not store._settings.clients._all_slots() or all(
-            slot._client is None for slot in store._settings.clients._all_slots()
+            assert {holder.service.name for holder in store._settings.clients._all_holders()} == {"dynamodb", "kms"}
+        assert not store._settings.clients._all_holders() or all(
+            holder._client is None for holder in store._settings.clients._all_holders()
         )
 
 
@@ -459,11 +463,11 @@ async def test_the_loop_goes_on_while_a_long_history_is_opened(make: Make) -> No
             turns += 1
 
     history = make()
-    await sealing(history).seal(bound(b"x"))
+    await cipher_of(history).encrypt(bound(b"x"))
     task = asyncio.create_task(other())
-    sealed = await sealing(history).seal(bound(b"x" * 300) * 800)
+    encrypted = await cipher_of(history).encrypt(bound(b"x" * 300) * 800)
     seen = [turns]
-    await sealing(history).open(dict(enumerate(bound(*sealed))))
+    await cipher_of(history).decrypt(dict(enumerate(bound(*encrypted))))
     seen.append(turns)
     task.cancel()
     # About 80 µs each, in slices of 2 ms.

@@ -1,4 +1,4 @@
-"""The faces of a history behind one interface, so that one suite holds all to the same contract."""
+"""The variants of a history behind one interface, so that one suite holds all to the same contract."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from langchain_core.messages import BaseMessage
 from chathistory_async import DynamoDBChatMessageHistory
 
 
-class Face(Protocol):
+class Variant(Protocol):
     encrypted: bool
     collection: bool
     indexed: bool
@@ -23,7 +23,7 @@ class Face(Protocol):
     async def clear(self) -> None: ...
 
 
-class AsyncFace:
+class AsyncVariant:
     encrypted = False
     collection = False
     indexed = False
@@ -42,13 +42,13 @@ class AsyncFace:
         await self.history.aclear()
 
 
-class EncryptedFace(AsyncFace):
+class EncryptedVariant(AsyncVariant):
     """With it, the fixture ``make`` gives each handle a KMS key."""
 
     encrypted = True
 
 
-class SyncFace:
+class SyncVariant:
     encrypted = False
     collection = False
     indexed = False
@@ -67,38 +67,38 @@ class SyncFace:
         await asyncio.to_thread(self.history.clear)
 
 
-class CollectionFace(AsyncFace):
+class CollectionVariant(AsyncVariant):
     """With it, the fixture ``make`` makes handles on an item collection."""
 
     collection = True
 
 
-class SyncCollectionFace(SyncFace):
+class SyncCollectionVariant(SyncVariant):
     collection = True
 
 
-class SdkFace(AsyncFace):
+class SdkVariant(AsyncVariant):
     """With it, the fixture ``make`` makes handles that send all by the SDK's client."""
 
     fast_path = False
 
 
-class SdkCollectionFace(SdkFace, CollectionFace):
+class SdkCollectionVariant(SdkVariant, CollectionVariant):
     pass
 
 
-class EncryptedCollectionFace(EncryptedFace, CollectionFace):
+class EncryptedCollectionVariant(EncryptedVariant, CollectionVariant):
     pass
 
 
-class IndexedFace(CollectionFace):
+class IndexedVariant(CollectionVariant):
     """With it, the fixture ``make`` takes handles from a store with a session index."""
 
     indexed = True
 
 
-PLAIN_FACES: list[type[Face]] = [AsyncFace, SyncFace]
-SINGLE_ITEM_FACES: list[type[Face]] = [*PLAIN_FACES, EncryptedFace]
-COLLECTION_FACES: list[type[Face]] = [CollectionFace, SyncCollectionFace, EncryptedCollectionFace]
-ALL_FACES = [*SINGLE_ITEM_FACES, *COLLECTION_FACES, IndexedFace]
-SDK_FACES: list[type[Face]] = [SdkFace, SdkCollectionFace]
+PLAIN_VARIANTS: list[type[Variant]] = [AsyncVariant, SyncVariant]
+SINGLE_ITEM_VARIANTS: list[type[Variant]] = [*PLAIN_VARIANTS, EncryptedVariant]
+COLLECTION_VARIANTS: list[type[Variant]] = [CollectionVariant, SyncCollectionVariant, EncryptedCollectionVariant]
+ALL_VARIANTS = [*SINGLE_ITEM_VARIANTS, *COLLECTION_VARIANTS, IndexedVariant]
+SDK_VARIANTS: list[type[Variant]] = [SdkVariant, SdkCollectionVariant]
