@@ -28,7 +28,7 @@ from langchain_core.messages import BaseMessage, message_to_dict, messages_from_
 
 from chathistory_async import ChatHistoryStore
 from chathistory_async._aws.calls import call
-from chathistory_async._aws.clients import MAX_POOL_CONNECTIONS
+from chathistory_async._aws.sdk import MAX_POOL_CONNECTIONS
 from chathistory_async._request import Request
 from chathistory_async.errors import SessionRef
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from botocore.config import Config
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, get_buffer_string
 
-from ._aws.clients import ClientOptions, FastPathStatus, Lifetime, shared_clients
+from ._aws.clients import FastPathStatus, Lifetime, shared_clients
 from ._aws.credentials import AnySession
+from ._aws.sdk import ClientOptions
 from ._codec.keys import KeyValue, encode_key, join_key
 from ._codec.messages import LANGCHAIN
 from ._codec.plain import Default, check_default

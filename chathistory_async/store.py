@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from botocore.config import Config
 
-from ._aws.clients import ClientOptions, Clients, FastPathStatus
+from ._aws.clients import Clients, FastPathStatus
 from ._aws.credentials import AnySession
+from ._aws.sdk import ClientOptions
 from ._aws.table import Index, Table
 from ._codec.format import LANGCHAIN_NAME
 from ._codec.json_values import json_format

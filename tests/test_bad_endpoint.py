@@ -42,7 +42,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @pytest.fixture
 def no_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chathistory_async._aws.clients.MIN_CALL_SECONDS", 0)
+    monkeypatch.setattr("chathistory_async._aws.sdk.MIN_CALL_SECONDS", 0)
 
 
 @asynccontextmanager

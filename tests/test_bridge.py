@@ -591,12 +591,12 @@ class TestFork:
         code = """
         from chathistory_async._aws import clients as client_module
         history.messages
-        longest, at_it, forked = client_module._longest_call_seconds, threading.Event(), threading.Event()
+        longest, at_it, forked = client_module.longest_call_seconds, threading.Event(), threading.Event()
         def held_up(config):
             at_it.set()
             forked.wait()
             return longest(config)
-        client_module._longest_call_seconds = held_up
+        client_module.longest_call_seconds = held_up
         other = DynamoDBChatMessageHistory(table, session, fast_path=False)
         first_call = threading.Thread(target=lambda: asyncio.run(other.aget_messages()))
         first_call.start()

@@ -30,7 +30,8 @@ from proxy import Fault, Proxy
 from samples import humans, texts
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, TableNotFoundError
-from chathistory_async._aws.clients import MAX_POOL_CONNECTIONS, _open_holders, _shared
+from chathistory_async._aws.clients import _open_holders, _shared
+from chathistory_async._aws.sdk import MAX_POOL_CONNECTIONS
 
 
 async def send(history: DynamoDBChatMessageHistory) -> None:

@@ -51,8 +51,8 @@ from chathistory_async import (
     ServiceError,
 )
 from chathistory_async._aws.calls import call
-from chathistory_async._aws.clients import ReadyClient
 from chathistory_async._aws.fast_path import FastPath, NoFastPath, fast_path_beside, send_by_sdk
+from chathistory_async._aws.sdk import ReadyClient
 from chathistory_async._aws.signing import _key
 from chathistory_async._request import ConditionFailed, Request
 

@@ -40,8 +40,8 @@ from samples import humans, texts
 from variants import AsyncVariant, CollectionVariant, Variant
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, FastPathStatus
-from chathistory_async._aws.clients import ReadyClient
 from chathistory_async._aws.fast_path_guard import _EVENTS, _METHODS, Guard
+from chathistory_async._aws.sdk import ReadyClient
 
 VARIANTS = [AsyncVariant, CollectionVariant]
 ON = FastPathStatus(active=True, reason=None)

@@ -5,58 +5,25 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
-import logging
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Hashable, Mapping
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, fields
-from importlib.metadata import version
+from collections.abc import AsyncGenerator, Hashable
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import aioboto3
-import boto3
-import orjson
-from aiobotocore.config import AioConfig
-from aiobotocore.credentials import AioCredentialResolver, AioCredentials
 from aiobotocore.session import AioSession
-from botocore import UNSIGNED
-from botocore.awsrequest import AWSPreparedRequest
-from botocore.config import Config
-from botocore.credentials import Credentials, ReadOnlyCredentials, RefreshableCredentials
-from botocore.loaders import Loader, create_loader
-from botocore.parsers import ResponseParserError
 
 from .._request import DYNAMODB, Service
 from .._single_flight import SingleFlight
 from .._sync.fork import after_fork_in_child, keep_forever
-from .answers import has_shape
-from .bounded import bound_answers
-from .credentials import AnySession, SessionCredentials, core_of, load_from_boto3, loaded_of
-from .fast_path import ITEMS, NoFastPath, fast_path_beside, is_answer, json_object, send_by_sdk, streamed
+from .credentials import SessionCredentials
 from .first_append import FirstAppend
+from .sdk import ClientOptions, ReadyClient, config_of, longest_call_seconds, new_client, ready_client
+from .sessions import session_of
 
-# The SDK's pool of 10 starves callers: with fewer connections than callers the slowest of them waited 18 to 73 times
-# the median. Connections are opened only as needed, and 512 stay clear of the usual limit of 1,024 open files.
-MAX_POOL_CONNECTIONS = 512
-# TCP sends what is lost of a handshake again after one second and after three: AWS's own choice for its SDKs.
-CONNECT_TIMEOUT_SECONDS = 3.1
-# Until the first byte of an answer, and between two: DynamoDB answers within milliseconds. A connection that a server
-# or a NAT has let go of without a word, or a request that an overloaded one never reads, holds a caller up so long; the
-# SDK's 60 seconds would do so for a minute. The time that it takes to send a request does not count.
-READ_TIMEOUT_SECONDS = 5
-# Of a call with all its attempts, unless those may take longer. The SDK's waits between ten attempts are 26 s in all.
-# Only this bounds an endpoint that does not read what is sent to it, or that sends a byte now and then.
-MIN_CALL_SECONDS = 60
-# The SDK's for DynamoDB in its default mode; for KMS it makes 5.
-_DEFAULT_ATTEMPTS = 10
 # Histories without a store share clients by configuration. A boto3_session made for each request must not pile them up.
 MAX_SHARED = 64
-# Of the configurations and reasons that were logged, these many are remembered.
-_MAX_LOGGED = 256
-
-_logger = logging.getLogger("chathistory_async")
 
 
 class FastPathStatus(NamedTuple):
@@ -69,78 +36,6 @@ class FastPathStatus(NamedTuple):
 
     active: bool | None
     reason: str | None
-
-
-class ReadyClient(NamedTuple):
-    """A client for one call.
-
-    Attributes:
-        client: the client.
-        send: sends a call to it: the method's name and its keyword arguments.
-        longest_call_seconds: how long a call may take, with all its attempts; None for as long as it takes.
-        fast_path_off: returns why calls do not take the fast path now, None where they do.
-    """
-
-    client: Any
-    send: Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
-    longest_call_seconds: float | None
-    fast_path_off: Callable[[], str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class ClientOptions:
-    """What clients are made of; None leaves the choice to the SDK.
-
-    Attributes:
-        fast_path: whether calls to DynamoDB may take the fast path.
-    """
-
-    endpoint_url: str | None = None
-    kms_endpoint_url: str | None = None
-    region_name: str | None = None
-    session: AnySession | None = None
-    config: Config | None = None
-    fast_path: bool = True
-
-    def __post_init__(self) -> None:
-        if self.session is not None and not isinstance(self.session, (boto3.Session, AioSession)):
-            accepted = "a boto3.Session, an aioboto3.Session or an aiobotocore session"
-            raise TypeError(f"boto3_session must be {accepted}, not {type(self.session).__name__}")
-        if self.config is not None and not isinstance(self.config, Config):
-            raise TypeError(f"config must be a botocore Config, not {type(self.config).__name__}")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ClientOptions:
-        """Return the options themselves: they are settings, and a deep copy of a session would be another session."""
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self.session is not None:
-            raise TypeError(
-                "What was given a boto3_session cannot be pickled, because AWS sessions cannot: make it anew in the"
-                " other process with a boto3_session of that process, or give none and let the SDK find the credentials"
-            )
-        return ClientOptions, tuple(getattr(self, field.name) for field in fields(self))
-
-    def sharing_key(self) -> Hashable:
-        """Tell which options may share a client: sessions are compared by identity, configs by value."""
-        return *self.configuration(), self.session
-
-    def configuration(self) -> tuple[Hashable, ...]:
-        """Return the options without the session, as a key."""
-        config = None if self.config is None else repr(sorted(vars(self.config).items()))
-        return self.endpoint_url, self.kms_endpoint_url, self.region_name, config, self.fast_path
-
-    def endpoint_of(self, service: Service) -> str | None:
-        """Return the endpoint that was given for a service, if any: one service's is never another's."""
-        return self.endpoint_url if service == DYNAMODB else self.kms_endpoint_url
-
-
-# Once for each configuration and reason, however many sessions, event loops and calls meet it.
-@functools.lru_cache(_MAX_LOGGED)
-def _warn_of_slow_path(_: Hashable, reason: str) -> None:
-    _logger.warning(
-        "Calls to DynamoDB do not take the fast path: %s. With fast_path=False nothing is logged of this.", reason
-    )
 
 
 class ClientHolder:
@@ -214,15 +109,11 @@ class ClientHolder:
     async def _keep(self, options: ClientOptions) -> AsyncGenerator[ReadyClient, None]:
         # A suspended generator is how to be told that a loop shuts down: asyncio.run(), like every other runner,
         # closes those that are left (loop.shutdown_asyncgens), and the client with this one.
-        session = _session(options)
-        context = _new_client(session, _config(options), options, self.service)
+        session = session_of(options.session, options.region_name, options.config)
+        context = new_client(session, options, self.service)
         client = await context.__aenter__()
         try:
-            client.meta.events.register(f"before-parse.{self.service.name}", _UNPARSED[self.service.name])
-            client.meta.events.register(f"before-send.{self.service.name}", _stream_large_body)
-            await bound_answers(client)
-            await _check_credentials(client, session)
-            ready = await _ready_client(client, session, options, self.service)
+            ready = await ready_client(client, session, options, self.service)
             _open_holders.add(self)
             yield ready
         finally:
@@ -230,34 +121,6 @@ class ClientHolder:
             self._client = None
             if not self.inherited:
                 await context.__aexit__(None, None, None)
-
-
-# Operations that can be signed as they are.
-_WITHOUT_PARAMETERS = {"dynamodb": "list_tables", "kms": "list_keys"}
-
-
-async def _check_credentials(client: Any, session: aioboto3.Session | AioSession) -> None:
-    """Fail where there are no credentials to sign with: a client that was made without would never have any."""
-    if client.meta.config.signature_version is not UNSIGNED and loaded_of(core_of(session)) is None:
-        # Signing may be disabled by an event handler; then this passes.
-        await client.generate_presigned_url(_WITHOUT_PARAMETERS[client.meta.service_model.service_name])
-
-
-async def _ready_client(
-    client: Any, session: aioboto3.Session | AioSession, options: ClientOptions, service: Service
-) -> ReadyClient:
-    reason, longest = "fast_path=False", _longest_call_seconds(client.meta.config)
-    if options.fast_path and service == DYNAMODB:
-        tell = functools.partial(_warn_of_slow_path, options.configuration())
-        try:
-            fast_path = await fast_path_beside(client, session, tell)
-        except NoFastPath as off:
-            reason = str(off)
-            if not off.fails:
-                tell(reason)
-        else:
-            return ReadyClient(client, fast_path.send, longest, fast_path.off)
-    return ReadyClient(client, functools.partial(send_by_sdk, client), longest, lambda: reason)
 
 
 # An open client is never left to the garbage collector: aiohttp complains of each that is.
@@ -336,7 +199,7 @@ class Clients:
         """
         # No cached_property, whose lock, which all of them share before Python 3.12, a fork may leave locked.
         if self._longest_opening_seconds == 0:
-            self._longest_opening_seconds = _longest_call_seconds(_config(self.options))
+            self._longest_opening_seconds = longest_call_seconds(config_of(self.options))
         return self._longest_opening_seconds
 
     def longest_call_seconds(self, service: Service) -> float | None:
@@ -470,180 +333,6 @@ async def _close_left_behind() -> None:
         _open_holders.difference_update(left)
     for holder in left:
         await holder.abandon()
-
-
-def _new_client(
-    session: aioboto3.Session | AioSession, config: AioConfig, options: ClientOptions, service: Service
-) -> AbstractAsyncContextManager[Any]:
-    create = session.create_client if isinstance(session, AioSession) else session.client
-    client: AbstractAsyncContextManager[Any] = create(
-        service.name,
-        region_name=service.region_name or options.region_name,
-        endpoint_url=options.endpoint_of(service),
-        config=config,
-    )
-    return client
-
-
-def _session(options: ClientOptions) -> aioboto3.Session | AioSession:
-    given = options.session
-    if given is None:
-        # One session per loop: it caches credentials whose lock belongs to the first loop that has to wait for it.
-        return aioboto3.Session(botocore_session=_core_session())
-    if isinstance(given, (AioSession, aioboto3.Session)):
-        return given
-    return _over_boto3(given, functools.partial(load_from_boto3, given, options.region_name, options.config))
-
-
-def _config(options: ClientOptions) -> AioConfig:
-    """Return our config, the session's default merged over it, and the one that was given over both."""
-    ours = AioConfig(
-        max_pool_connections=MAX_POOL_CONNECTIONS,
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        read_timeout=READ_TIMEOUT_SECONDS,
-        # The layouts build valid requests; the check costs a walk over every message, and its errors quote them.
-        parameter_validation=False,
-    )
-    given = [config for config in (_default_config(options.session), options.config) if config is not None]
-    merged = functools.reduce(AioConfig.merge, given, ours)
-    user_agents = (merged.user_agent_extra, _user_agent())
-    merged = merged.merge(Config(user_agent_extra=" ".join(filter(None, user_agents))))
-    for config in given:
-        if isinstance(config, AioConfig):
-            # merge() forgets these two.
-            merged.connector_args, merged.http_session_cls = config.connector_args, config.http_session_cls
-    return merged
-
-
-def _default_config(session: AnySession | None) -> Config | None:
-    """Return what a session has been told to make clients of."""
-    config: Config | None = None if session is None else core_of(session).get_default_client_config()
-    return config
-
-
-def _leave_unparsed(
-    members: Mapping[str, type],
-    operation_model: Any,
-    response_dict: dict[str, Any],
-    customized_response_dict: dict[str, Any],
-    **_: object,
-) -> None:
-    """Take members out of a response before botocore sees them (an event handler of botocore's ``before-parse``).
-
-    They stay as in the JSON: binary is base64 text.
-    """
-    # botocore's parser raises whatever comes of a member of another type.
-    if response_dict["status_code"] < 300:
-        body = json_object(response_dict["body"], members)
-        if response_dict["status_code"] != 200 or body is None or not is_answer(body, operation_model):
-            # botocore would take a proxy's login page for an empty answer, and an append that it swallowed for done.
-            raise ResponseParserError("not the JSON object of an answer")
-        known = operation_model.output_shape.members
-    else:
-        body = json_object(response_dict["body"], {}) or {}
-        known = _members_of_error(body, operation_model)
-    customized_response_dict.update({name: body[name] for name in members if name in body})
-    left = {name: value for name, value in body.items() if name in known and name not in members}
-    try:
-        response_dict["body"] = orjson.dumps(left)
-    except orjson.JSONEncodeError:
-        raise ResponseParserError("nested too deeply") from None
-
-
-def _members_of_error(body: Mapping[str, Any], operation_model: Any) -> Collection[str]:
-    """Return what can be taken of an error's JSON: its code, its text, and the members of its class."""
-    texts = [name for name in ("__type", "message", "Message") if isinstance(body.get(name), str)]
-    code = body["__type"].rpartition("#")[2] if "__type" in texts else ""
-    shape = operation_model.service_model.shape_for_error_code(code)
-    return {*texts, *shape.members} if shape is not None and has_shape(body, shape, ITEMS) else texts
-
-
-def _stream_large_body(request: AWSPreparedRequest, **_: object) -> None:
-    if isinstance(request.body, bytes):
-        request.body = streamed(request.body)
-
-
-_UNPARSED = {
-    "dynamodb": functools.partial(_leave_unparsed, ITEMS),
-    # botocore writes the body that it parses into its DEBUG log, and a data key does not belong there.
-    "kms": functools.partial(_leave_unparsed, {"Plaintext": str}),
-}
-
-
-def _longest_call_seconds(config: Config) -> float | None:
-    """Return how long all attempts of a call may take, which is no less than their time-outs allow them."""
-    if config.connect_timeout is None or config.read_timeout is None:
-        return None
-    # An open client's has the total, which the SDK has found out.
-    attempts = (config.retries or {}).get("total_max_attempts", _DEFAULT_ATTEMPTS)
-    longest: float = attempts * (config.connect_timeout + config.read_timeout)
-    return max(MIN_CALL_SECONDS, longest)
-
-
-@functools.cache
-def _user_agent() -> str:
-    # 2 ms.
-    return f"chathistory-async/{version('chathistory-async')}"
-
-
-async def known_regions(service_name: str, partition: str) -> list[str]:
-    """Return the regions in which the SDK knows a service."""
-    if (service_name, partition) not in _regions:
-        # 4 ms.
-        regions = await _core_session().get_available_regions(service_name, partition_name=partition)
-        _regions[service_name, partition] = regions
-    return _regions[service_name, partition]
-
-
-_regions: dict[tuple[str, str], list[str]] = {}
-
-
-def _core_session(profile: str | None = None) -> AioSession:
-    core = AioSession(profile=profile)
-    core.register_component("data_loader", _loader(core.get_config_variable("data_path")))
-    return core
-
-
-@functools.cache
-def _loader(data_path: str | None) -> Loader:
-    # It keeps the service models that it has parsed: a client takes 50 to 90 ms to make without them, and 10 with.
-    return create_loader(data_path)
-
-
-def _over_boto3(session: boto3.Session, load: Callable[[], Credentials | None]) -> aioboto3.Session:
-    profile = None if session.profile_name == "default" else session.profile_name
-    core = _core_session(profile)
-    core.register_component("credential_provider", AioCredentialResolver([_Boto3Provider(load)]))
-    return aioboto3.Session(botocore_session=core, region_name=session.region_name)
-
-
-class _Boto3Provider:
-    """A provider of aiobotocore's credential chain that loads those of a boto3 session."""
-
-    METHOD = "boto3-session"
-
-    def __init__(self, load: Callable[[], Credentials | None]) -> None:
-        self._load = load
-
-    async def load(self) -> AioCredentials | None:
-        # boto3 may ask STS or the instance's metadata here, and would hold the loop.
-        source = await asyncio.to_thread(self._load)
-        return None if source is None else _Boto3Credentials(source)
-
-
-class _Boto3Credentials(AioCredentials):  # type: ignore[misc]  # aiobotocore is not typed
-    """The credentials of a boto3 session, refreshed through it. Only a refresh takes a thread."""
-
-    def __init__(self, source: Credentials) -> None:
-        # The parent's own fields are not used: what is signed with comes from get_frozen_credentials().
-        super().__init__(access_key="", secret_key="", method=source.method)
-        self._source = source
-
-    async def get_frozen_credentials(self) -> ReadOnlyCredentials:
-        source = self._source
-        if isinstance(source, RefreshableCredentials) and source.refresh_needed():
-            return await asyncio.to_thread(source.get_frozen_credentials)
-        return source.get_frozen_credentials()
 
 
 def _close_at_exit() -> None:

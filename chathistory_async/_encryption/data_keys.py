@@ -15,8 +15,9 @@ from weakref import WeakKeyDictionary
 from cachetools import TTLCache
 
 from .._aws.calls import call, connect
-from .._aws.clients import Clients, known_regions
+from .._aws.clients import Clients
 from .._aws.errors import not_an_answer
+from .._aws.sessions import known_regions
 from .._request import Request, Service
 from .._sync.fork import after_fork_in_child
 from ..errors import DecryptionError, SessionRef

@@ -1,0 +1,70 @@
+"""Event handlers of botocore's that every client has: they read the parts of a response that botocore must not."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import orjson
+from botocore.awsrequest import AWSPreparedRequest
+from botocore.parsers import ResponseParserError
+
+from .._request import Service
+from .answers import has_shape
+from .fast_path import ITEMS, is_answer, json_object, streamed
+
+
+def add_event_handlers(client: Any, service: Service) -> None:
+    """Give a client of a service its handlers."""
+    client.meta.events.register(f"before-parse.{service.name}", _UNPARSED[service.name])
+    client.meta.events.register(f"before-send.{service.name}", _stream_large_body)
+
+
+def _leave_unparsed(
+    members: Mapping[str, type],
+    operation_model: Any,
+    response_dict: dict[str, Any],
+    customized_response_dict: dict[str, Any],
+    **_: object,
+) -> None:
+    """Take members out of a response before botocore sees them (an event handler of botocore's ``before-parse``).
+
+    They stay as in the JSON: binary is base64 text.
+    """
+    # botocore's parser raises whatever comes of a member of another type.
+    if response_dict["status_code"] < 300:
+        body = json_object(response_dict["body"], members)
+        if response_dict["status_code"] != 200 or body is None or not is_answer(body, operation_model):
+            # botocore would take a proxy's login page for an empty answer, and an append that it swallowed for done.
+            raise ResponseParserError("not the JSON object of an answer")
+        known = operation_model.output_shape.members
+    else:
+        body = json_object(response_dict["body"], {}) or {}
+        known = _members_of_error(body, operation_model)
+    customized_response_dict.update({name: body[name] for name in members if name in body})
+    left = {name: value for name, value in body.items() if name in known and name not in members}
+    try:
+        response_dict["body"] = orjson.dumps(left)
+    except orjson.JSONEncodeError:
+        raise ResponseParserError("nested too deeply") from None
+
+
+def _members_of_error(body: Mapping[str, Any], operation_model: Any) -> Collection[str]:
+    """Return what can be taken of an error's JSON: its code, its text, and the members of its class."""
+    texts = [name for name in ("__type", "message", "Message") if isinstance(body.get(name), str)]
+    code = body["__type"].rpartition("#")[2] if "__type" in texts else ""
+    shape = operation_model.service_model.shape_for_error_code(code)
+    return {*texts, *shape.members} if shape is not None and has_shape(body, shape, ITEMS) else texts
+
+
+def _stream_large_body(request: AWSPreparedRequest, **_: object) -> None:
+    if isinstance(request.body, bytes):
+        request.body = streamed(request.body)
+
+
+_UNPARSED = {
+    "dynamodb": functools.partial(_leave_unparsed, ITEMS),
+    # botocore writes the body that it parses into its DEBUG log, and a data key does not belong there.
+    "kms": functools.partial(_leave_unparsed, {"Plaintext": str}),
+}

@@ -1,0 +1,96 @@
+"""The SDK sessions that clients are made of."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import TypeAlias, Union
+
+import aioboto3
+import boto3
+from aiobotocore.credentials import AioCredentialResolver, AioCredentials
+from aiobotocore.session import AioSession
+from botocore.config import Config
+from botocore.credentials import Credentials, ReadOnlyCredentials, RefreshableCredentials
+from botocore.loaders import Loader, create_loader
+
+from .credentials import AnySession, load_from_boto3
+
+AsyncSession: TypeAlias = Union[aioboto3.Session, AioSession]
+
+
+def session_of(given: AnySession | None, region_name: str | None, config: Config | None) -> AsyncSession:
+    """Return the asynchronous session that makes clients.
+
+    Args:
+        given: the caller's session; None for the SDK's default credentials.
+        region_name: the region, None for the SDK's choice.
+        config: the config of the client with which a boto3 session loads its credentials.
+    """
+    if given is None:
+        # One session per loop: it caches credentials whose lock belongs to the first loop that has to wait for it.
+        return aioboto3.Session(botocore_session=_core_session())
+    if isinstance(given, (AioSession, aioboto3.Session)):
+        return given
+    return _over_boto3(given, functools.partial(load_from_boto3, given, region_name, config))
+
+
+async def known_regions(service_name: str, partition: str) -> list[str]:
+    """Return the regions in which the SDK knows a service."""
+    if (service_name, partition) not in _regions:
+        # 4 ms.
+        regions = await _core_session().get_available_regions(service_name, partition_name=partition)
+        _regions[service_name, partition] = regions
+    return _regions[service_name, partition]
+
+
+_regions: dict[tuple[str, str], list[str]] = {}
+
+
+def _core_session(profile: str | None = None) -> AioSession:
+    core = AioSession(profile=profile)
+    core.register_component("data_loader", _loader(core.get_config_variable("data_path")))
+    return core
+
+
+@functools.cache
+def _loader(data_path: str | None) -> Loader:
+    # It keeps the service models that it has parsed: a client takes 50 to 90 ms to make without them, and 10 with.
+    return create_loader(data_path)
+
+
+def _over_boto3(session: boto3.Session, load: Callable[[], Credentials | None]) -> aioboto3.Session:
+    profile = None if session.profile_name == "default" else session.profile_name
+    core = _core_session(profile)
+    core.register_component("credential_provider", AioCredentialResolver([_Boto3Provider(load)]))
+    return aioboto3.Session(botocore_session=core, region_name=session.region_name)
+
+
+class _Boto3Provider:
+    """A provider of aiobotocore's credential chain that loads those of a boto3 session."""
+
+    METHOD = "boto3-session"
+
+    def __init__(self, load: Callable[[], Credentials | None]) -> None:
+        self._load = load
+
+    async def load(self) -> AioCredentials | None:
+        # boto3 may ask STS or the instance's metadata here, and would hold the loop.
+        source = await asyncio.to_thread(self._load)
+        return None if source is None else _Boto3Credentials(source)
+
+
+class _Boto3Credentials(AioCredentials):  # type: ignore[misc]  # aiobotocore is not typed
+    """The credentials of a boto3 session, refreshed through it. Only a refresh takes a thread."""
+
+    def __init__(self, source: Credentials) -> None:
+        # The parent's own fields are not used: what is signed with comes from get_frozen_credentials().
+        super().__init__(access_key="", secret_key="", method=source.method)
+        self._source = source
+
+    async def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        source = self._source
+        if isinstance(source, RefreshableCredentials) and source.refresh_needed():
+            return await asyncio.to_thread(source.get_frozen_credentials)
+        return source.get_frozen_credentials()
