@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
@@ -16,7 +15,6 @@ Out = TypeVar("Out")
 # A message takes 10 to 30 µs to convert and 70 to 100 to encrypt or to open (250 where it has 300 KB), and one with a
 # large artifact takes milliseconds: so slices are cut by time, not by number.
 SLICE_SECONDS = 0.002
-LONGEST_TURN_SECONDS = 2.0
 
 
 class Slices:
@@ -98,22 +96,3 @@ async def _each(values: Iterable[In] | AsyncIterable[In]) -> AsyncGenerator[In, 
     else:
         for value in values:
             yield value
-
-
-class Turns:
-    """The pauses of one who competes with others, random ones of up to a time that grows fourfold with each lost turn.
-
-    They are measured by what the turn took, which fits a local engine as well as a distant region or a busy machine:
-    where a pause is shorter than a turn, all who lost to one meet again at the next.
-    """
-
-    def __init__(self) -> None:
-        self._turns = 0
-        self._began = time.perf_counter()
-
-    async def wait(self) -> None:
-        """Wait after a turn that was lost."""
-        took = time.perf_counter() - self._began
-        self._turns += 1
-        await asyncio.sleep(random.uniform(0, min(took * 4**self._turns, LONGEST_TURN_SECONDS)))
-        self._began = time.perf_counter()

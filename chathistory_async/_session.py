@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
+import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -26,8 +28,6 @@ from .errors import (
     MessageNotStorableError,
     SessionRef,
     UndecodableItemError,
-    WriteConflictError,
-    WriteOutcomeUnknownError,
     write_conflict,
 )
 
@@ -50,6 +50,7 @@ MAX_EMPTY_PAGES = 100_000
 # An attempt fails only where another writer's succeeded or the first guess was wrong: this many are lost in a row
 # only to a crowd that DynamoDB would throttle.
 MAX_ATTEMPTS = 50
+_LONGEST_PAUSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Access:
     Args:
         clients: what to send requests with.
         ref: the session's name in errors.
-        encrypting: what encrypts the messages, None to store them in the clear.
+        cipher: what encrypts the messages, None to store them in the clear.
         consistent_read: whether reads are strongly consistent.
         default: what converts a value that has no plain form, None for nothing.
     """
@@ -120,7 +121,7 @@ class Access:
         self.default = default
 
     async def call(self, request: Request, *, maybe_stored: bool = False) -> dict[str, Any]:
-        """Send a request: see ``_calls.call``."""
+        """Send a request: see ``calls.call``."""
         return await call(self.clients, request, self.ref, maybe_stored=maybe_stored)
 
     async def decrypt(self, encrypted: Mapping[Name, Bound]) -> dict[Name, bytes]:
@@ -161,10 +162,44 @@ class Access:
         """Return the error of a stored message or record that cannot be read."""
         return UndecodableItemError(f"stored {what} cannot be decoded: {reason}", self.ref, message_id)
 
-    def conflict(self, *, maybe_stored: bool = False) -> WriteConflictError | WriteOutcomeUnknownError:
-        """Return the error of a write that others were always faster than, though an attempt may have been stored."""
-        text = f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row"
-        return write_conflict(text, self.ref, maybe_stored=maybe_stored)
+    def attempts(self) -> Attempts:
+        """Return the attempts of an operation, none of which has begun."""
+        return Attempts(self.ref)
+
+
+class Attempts:
+    """The attempts of an operation that competes with other writers. Each one begins with ``await attempts.begin()``.
+
+    The second attempt begins at once, because most first attempts fail of what their writer did not know. Before any
+    later one is a random pause (full jitter), whose limit grows fourfold with each attempt, from the time that the last
+    one took: after a shorter pause, the writers who lost to one would all meet again.
+
+    Attributes:
+        number: how many attempts have begun.
+        maybe_stored: whether an attempt that failed may have been stored all the same, because its response was lost.
+    """
+
+    def __init__(self, ref: SessionRef) -> None:
+        self.number = 0
+        self.maybe_stored = False
+        self._ref = ref
+        self._began = 0.0
+
+    async def begin(self) -> None:
+        """Wait before the next attempt, and begin it.
+
+        Raises:
+            WriteConflictError: there were MAX_ATTEMPTS of them.
+            WriteOutcomeUnknownError: there were, and ``maybe_stored``: a request may still be under way.
+        """
+        if self.number == MAX_ATTEMPTS:
+            text = f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row"
+            raise write_conflict(text, self._ref, maybe_stored=self.maybe_stored)
+        if self.number > 1:
+            took = time.perf_counter() - self._began
+            await asyncio.sleep(random.uniform(0, min(took * 4 ** (self.number - 1), _LONGEST_PAUSE_SECONDS)))
+        self.number += 1
+        self._began = time.perf_counter()
 
 
 class Session(ABC, Generic[Value]):

@@ -1226,7 +1226,7 @@ class TestOnlyWhatWasComparedIsDeleted:
         proxy: Proxy,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("chathistory_async._migration.run.MAX_ATTEMPTS", 8)
+        monkeypatch.setattr("chathistory_async._session.MAX_ATTEMPTS", 8)
         writer = source.session(session_id)
         await writer.aadd_messages(humans("first"))
 

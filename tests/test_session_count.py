@@ -684,7 +684,7 @@ async def test_an_append_whose_answer_was_lost_never_says_that_nothing_was_writt
     )
     monkeypatch.setattr("chathistory_async._aws.calls.MAX_CONFLICTS", 3)
     if given_up == "after an attempt":
-        monkeypatch.setattr("chathistory_async._session_index.counting.MAX_ATTEMPTS", 1)
+        monkeypatch.setattr("chathistory_async._session.MAX_ATTEMPTS", 1)
     first = [Fault.RESET, Fault.NONE] if lost else [Fault.NONE]
     proxy.script(*first, *[Fault.CONFLICT] * 3, operation="TransactWriteItems")
     expected = WriteOutcomeUnknownError if lost else WriteConflictError
@@ -739,8 +739,7 @@ async def test_a_change_whose_answer_was_lost_says_that_nothing_was_written_only
 
     proxy.schedule = schedule
     if given_up == "after an attempt":
-        for module in ("_session_index.session", "_item_collection.edits"):
-            monkeypatch.setattr(f"chathistory_async.{module}.MAX_ATTEMPTS", 1)
+        monkeypatch.setattr("chathistory_async._session.MAX_ATTEMPTS", 1)
     unknown = expected is WriteOutcomeUnknownError
     with pytest.raises(expected, match="read the session before you try again" if unknown else "in a row"):
         await of(store_through(), "mine")

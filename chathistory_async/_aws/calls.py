@@ -39,7 +39,7 @@ else:
 
 # A transaction is on its items for milliseconds: so many are in the way in a row only where DynamoDB would throttle.
 MAX_CONFLICTS = 50
-LONGEST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 0.1
 MAX_THROTTLED_ATTEMPTS = 12
 _LONGEST_THROTTLE_SECONDS = 5.0
 
@@ -91,7 +91,7 @@ async def _with_retries(
             await retries.wait_after(canceled)
 
 
-async def pause(attempt: int, longest_seconds: float = LONGEST_PAUSE_SECONDS) -> None:
+async def pause(attempt: int, longest_seconds: float = _LONGEST_PAUSE_SECONDS) -> None:
     """Wait for a random time, the longer the more attempts there were (exponential back-off with full jitter)."""
     await asyncio.sleep(random.uniform(0, min(0.005 * 2**attempt, longest_seconds)))
 

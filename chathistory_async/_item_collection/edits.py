@@ -11,8 +11,8 @@ from contextlib import aclosing, suppress
 from typing import Generic, TypeVar
 
 from .._codec.attribute_values import AttributeValue, has_passed, size_of
-from .._cooperative import Turns, at_most
-from .._session import MAX_ATTEMPTS, Access, leaves_nothing_opened, now
+from .._cooperative import at_most
+from .._session import Access, leaves_nothing_opened, now
 from ..errors import ChatHistoryError, ItemTooLargeError, MessageNotFoundError, WriteOutcomeUnknownError
 from .bodies import Bodies
 from .reader import Reader
@@ -57,8 +57,9 @@ class Edits(Generic[Value]):
         if position is None:
             raise ValueError(f"{value_id!r} is the id of a record, not of a message")
         [new] = await self._bodies.encode([value])
-        change, turns = _Change(self._access, id_of_replacement(new_token(), position)), Turns()
-        for _ in range(MAX_ATTEMPTS):
+        change, attempts = _Change(self._access, id_of_replacement(new_token(), position)), self._access.attempts()
+        while True:
+            await attempts.begin()
             record = await self._whole(await self._reader.first_part(key))
             positions = self._positions(record) if record is not None else ()
             if record is None or position not in positions:
@@ -72,8 +73,6 @@ class Edits(Generic[Value]):
             body = await self._bodies.pack(key, texts, positions, types)
             if await self._rewrite(record, body, change, self._extended(record.expiry)):
                 return
-            await turns.wait()
-        raise self._access.conflict()
 
     @leaves_nothing_opened
     async def remove(self, ids: Iterable[str]) -> None:
@@ -90,10 +89,11 @@ class Edits(Generic[Value]):
     @leaves_nothing_opened
     async def pop(self) -> list[Value]:
         """Remove the latest value and return it, alone in a list; each value is returned to one caller only."""
-        change, turns = _Change(self._access, new_token()), Turns()
-        for attempt in range(MAX_ATTEMPTS):
+        change, attempts = _Change(self._access, new_token()), self._access.attempts()
+        while True:
+            await attempts.begin()
             # Others who take values off leave empty items behind the latest record.
-            at_first = _POPPED_AT_ONCE if attempt else 1
+            at_first = _POPPED_AT_ONCE if attempts.number > 1 else 1
             latest = (await self._reader.latest(1, at_first=at_first, consistent=True, types=True))[-1:]
             if not latest:
                 return []
@@ -103,15 +103,14 @@ class Edits(Generic[Value]):
                 [values] = await self._bodies.decode([Wanted(record, range(len(positions) - 1, len(positions)))])
                 if await self._take_off(record, positions, {positions[-1]}, change):
                     return values
-            await turns.wait()
-        raise self._access.conflict()
 
     async def _remove(self, key: SortKey, gone: Set[int] | None) -> None:
         if gone is None:
             await self._remove_whatever_is_there(key)
             return
-        change, turns = _Change(self._access, new_token(), may_repeat=True), Turns()
-        for _ in range(MAX_ATTEMPTS):
+        change, attempts = _Change(self._access, new_token(), may_repeat=True), self._access.attempts()
+        while True:
+            await attempts.begin()
             # All of a record that has several parts is read only if some of it stays: it may be damaged.
             record = await self._reader.first_part(key)
             if record is not None and {*self._positions(record)} - gone:
@@ -121,8 +120,6 @@ class Edits(Generic[Value]):
             positions = self._positions(record)
             if not gone & {*positions} or await self._take_off(record, positions, gone, change):
                 return
-            await turns.wait()
-        raise self._access.conflict()
 
     async def _take_off(self, record: Record, positions: Sequence[int], gone: Set[int], change: _Change) -> bool:
         """Remove some of a record's values, and the record with the last of them; return whether that was done."""

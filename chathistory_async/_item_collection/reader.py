@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import NamedTuple
 
-from .._aws.calls import pause
 from .._codec.attribute_values import AttributeValue
 from .._cooperative import Slices
 from .._request import Item, Request
-from .._session import MAX_ATTEMPTS, Access, EmptyPages, now, reads_stored
+from .._session import Access, EmptyPages, now, reads_stored
 from ..errors import UndecodableItemError
 from .records import DAMAGED, PlainRecord, Record, joined, records_of
 from .requests import ItemCollection
@@ -236,9 +235,9 @@ class Reader:
         """Return a record read as a whole, None where it is gone."""
         if record.parts == DAMAGED:
             raise self.access.undecodable(record.name, record.id, "its number of parts is damaged")
-        unchanged = 0
-        for _ in range(MAX_ATTEMPTS):
-            await pause(unchanged)
+        unchanged, attempts = 0, self.access.attempts()
+        while True:
+            await attempts.begin()
             parts, start_key = list[Record](), None
             while True:
                 request = self.layout.query(
@@ -258,7 +257,6 @@ class Reader:
             if unchanged == _READ_AGAIN:
                 raise self.access.undecodable(record.name, record.id, "a part of it is missing")
             record = found[0]
-        raise self.access.conflict()
 
     def _plain(self, items: Sequence[Item]) -> list[PlainRecord] | None:
         plain = self.layout.plain_records(items, self._format_name)

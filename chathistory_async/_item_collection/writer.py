@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from .._aws.calls import pause
 from .._cooperative import at_most
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled
-from .._session import MAX_ATTEMPTS, Access, now
+from .._session import Access, now
 from ..errors import EndpointError, ThrottledError, wrong_key
 from .idempotency import Once
 from .records import Record
@@ -18,6 +18,8 @@ from .sort_keys import SortKey
 
 # Of 25 items each; more at once would only meet the throttle of the partition.
 _SWEEPS_AT_ONCE = 4
+# With the pauses between them, these are 5 s of throttling.
+_BATCH_ATTEMPTS = 50
 # Half of it is left for the requests that are sent then.
 _OLDEST_SECONDS = TOMBSTONE_SECONDS // 2
 
@@ -143,7 +145,7 @@ class Writer:
         await at_most(_SWEEPS_AT_ONCE, self._batch_write, requests)
 
     async def _batch_write(self, request: Request) -> None:
-        for attempt in range(MAX_ATTEMPTS):
+        for attempt in range(_BATCH_ATTEMPTS):
             response = await self._access.call(request)
             unprocessed = response.get("UnprocessedItems", {}).get(self._layout.table_name)
             if not unprocessed:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from langchain_core.messages import BaseMessage
 
-from .._aws.calls import call, pause
+from .._aws.calls import call
 from .._aws.clients import Clients
 from .._aws.errors import aws_error_of
 from .._codec.attribute_values import AttributeValue, size_of
@@ -31,7 +31,7 @@ from .._item_collection.requests import (
 )
 from .._item_collection.sort_keys import MAX_MOVED, RecordPosition, SortKey, key_of_first_moved, parse
 from .._request import ConditionFailed, Item, Request, TransactionCanceled
-from .._session import MAX_ATTEMPTS, Access, EmptyPages, leaves_nothing_opened, now, reads_stored
+from .._session import Access, EmptyPages, leaves_nothing_opened, now, reads_stored
 from .._session_index.counting import check_format, check_index
 from .._session_index.requests import SessionItem, new_flag
 from .._single_item.requests import SingleItem
@@ -443,12 +443,11 @@ class SessionMigration:
 
     @leaves_nothing_opened
     async def run(self, *, dry_run: bool, delete_source: bool) -> Outcome:
-        for attempt in range(MAX_ATTEMPTS):
-            try:
+        attempts = self._source.access.attempts()
+        while True:
+            await attempts.begin()
+            with suppress(ConcurrentChange):
                 return await self._attempt(dry_run, delete_source)
-            except ConcurrentChange:
-                await pause(attempt)
-        raise WriteConflictError(f"Others were faster in {MAX_ATTEMPTS} attempts in a row", self._source.access.ref)
 
     async def _attempt(self, dry_run: bool, delete_source: bool) -> Outcome:
         # The checkpoint first: what it knows of the source must not be later than the source.

@@ -33,7 +33,7 @@ from .._item_collection.writer import (
     was_refused,
 )
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled, transaction
-from .._session import MAX_ATTEMPTS, Access, now
+from .._session import Access, now
 from ..errors import ChatHistoryError, FormatError, ServiceError, SessionRef, UndecodableItemError
 from .requests import (
     INDEX_NAME,
@@ -93,25 +93,24 @@ class CountingWriter:
     async def store(self, record: NewRecord) -> SortKey | None:
         """Store a record, and count its messages."""
         is_first, self._reader.found_nothing = self._reader.found_nothing, False
-        token, seen, maybe_stored = new_token(), None, False
-        for attempt in range(MAX_ATTEMPTS):
+        token, seen, attempts = new_token(), None, self._access.attempts()
+        while True:
+            await attempts.begin()
             check_age(self._access, record)
-            revision = f"{token}-{attempt}"
+            revision = f"{token}-{attempts.number}"
             actions = [*record.actions(self._layout), self._count_added(record, revision, seen, is_first=is_first)]
             try:
-                await self._send(transaction(actions, revision), maybe_stored=maybe_stored)
+                await self._send(transaction(actions, revision), maybe_stored=attempts.maybe_stored)
             except TransactionCanceled as canceled:
                 if was_refused(record, canceled.reasons):
                     return check_stored(self._access, self._layout, record, canceled.reasons)
-                maybe_stored = canceled.sent_before
+                attempts.maybe_stored = canceled.sent_before
                 seen = canceled.reasons[-1].get("Item")
                 check_format(self._access, self._summary, seen)
                 if seen is not None and await self.repair(seen):
                     seen = None
             else:
                 return None
-        # A sending whose answer was lost may still be under way.
-        raise self._access.conflict(maybe_stored=maybe_stored)
 
     async def change(self, actions: Sequence[Action], token: str, removed: int) -> None:
         """Change a record, and count the messages that this removes."""
@@ -122,14 +121,15 @@ class CountingWriter:
                     await self._access.call(extension)
             await self._writer.change(actions, token, removed)
             return
-        maybe_stored = False
-        for attempt in range(MAX_ATTEMPTS):
+        attempts = self._access.attempts()
+        while True:
+            await attempts.begin()
             counting = self._summary.count_on(-removed, now(), token)
-            request = transaction([*actions, counting], f"{token}-{attempt}")
+            request = transaction([*actions, counting], f"{token}-{attempts.number}")
             try:
-                await self._send(request, maybe_stored=maybe_stored)
+                await self._send(request, maybe_stored=attempts.maybe_stored)
             except TransactionCanceled as canceled:
-                maybe_stored = canceled.sent_before
+                attempts.maybe_stored = canceled.sent_before
                 if canceled.reasons[0].get("Code") == CONDITION_FAILED:
                     raise NotWritten(canceled.reasons[0].get("Item"), sent_before=canceled.sent_before) from None
                 found = canceled.reasons[-1].get("Item")
@@ -139,7 +139,6 @@ class CountingWriter:
                     return
             else:
                 return
-        raise self._access.conflict(maybe_stored=maybe_stored)
 
     async def sweep(self, parts: Sequence[Record]) -> None:
         """Remove items; the count is not believed until they are counted."""
@@ -207,8 +206,9 @@ class CountingWriter:
 
     async def _flag(self) -> str | None:
         """Flag the session, and return the flag; None where it has no item."""
-        flag = new_flag(now() + TOMBSTONE_SECONDS)
-        for _ in range(MAX_ATTEMPTS):
+        flag, attempts = new_flag(now() + TOMBSTONE_SECONDS), self._access.attempts()
+        while True:
+            await attempts.begin()
             try:
                 await self._access.call(self._summary.flag(flag))
             except ConditionFailed as failed:
@@ -220,7 +220,6 @@ class CountingWriter:
                         await self._access.call(self._summary.merge_flags(failed.item, now()))
             else:
                 return flag
-        raise self._access.conflict()
 
     async def _recount(self) -> None:
         """Have the index say how many messages there are; where others write all the while, flags say it does not."""

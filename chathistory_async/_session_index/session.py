@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from .._aws.calls import pause
 from .._codec.attribute_values import AttributeValue, bytes_of, plain_text
 from .._codec.format import LANGCHAIN_NAME, encoded
 from .._codec.json_values import decode_value, encode_value
@@ -20,7 +19,7 @@ from .._item_collection.requests import FORMAT, ItemCollection
 from .._item_collection.session import ItemCollectionSession
 from .._migration.checkpoint import Migration
 from .._request import ConditionFailed, Item
-from .._session import MAX_ATTEMPTS, Access, leaves_nothing_opened, now
+from .._session import Access, leaves_nothing_opened, now
 from ..errors import ItemTooLargeError, MessageNotStorableError, SessionNotFoundError, UndecodableItemError
 from .counting import CountingWriter
 from .requests import (
@@ -106,8 +105,9 @@ class IndexedSession:
         """Remove the session, whoever writes meanwhile; return how many messages it had, None where there is none."""
         with suppress(ConditionFailed):
             await self.access.call(Migration(self._layout).mark_deleted())
-        messages = 0
-        for attempt in range(MAX_ATTEMPTS):
+        messages, attempts = 0, self.access.attempts()
+        while True:
+            await attempts.begin()
             item = await self._writer.item()
             swept = await self._session.sweep()
             await self._writer.forget_idempotency_keys()
@@ -123,11 +123,9 @@ class IndexedSession:
                 if failed.item is None:
                     # Gone: by an attempt whose answer was lost, or by somebody else.
                     return messages
-                await pause(attempt)
             else:
                 self._reader.clock.recover()
                 return messages
-        raise self.access.conflict()
 
     async def info(self) -> SessionInfo | None:
         """Return what the index knows of the session, None where that is nothing."""
@@ -198,8 +196,9 @@ class IndexedSession:
 
     async def _change(self, name: str, value_of: Callable[[Item], Awaitable[AttributeValue | None]]) -> None:
         """Set the title or the metadata to what is made of the session's item, which nobody has changed since."""
-        change_id, maybe_stored = secrets.token_urlsafe(6), False
-        for attempt in range(MAX_ATTEMPTS):
+        change_id, attempts = secrets.token_urlsafe(6), self.access.attempts()
+        while True:
+            await attempts.begin()
             item = await self._alive_item()
             if item is None:
                 raise SessionNotFoundError("The session index has no such session, or not any more", self.access.ref)
@@ -210,13 +209,11 @@ class IndexedSession:
                 continue
             request = self._summary.set_detail(name, await value_of(item), item, change_id, now())
             try:
-                await self.access.call(request, maybe_stored=maybe_stored)
+                await self.access.call(request, maybe_stored=attempts.maybe_stored)
             except ConditionFailed as failed:
-                maybe_stored = failed.sent_before
-                await pause(attempt)
+                attempts.maybe_stored = failed.sent_before
             else:
                 return
-        raise self.access.conflict(maybe_stored=maybe_stored)
 
     async def _alive_item(self) -> Item | None:
         item = await self._writer.item()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import random
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 
 from langchain_core.messages import BaseMessage
 
-from .._aws.calls import LONGEST_PAUSE_SECONDS
 from .._codec.attribute_values import MAX_ITEM_BYTES, AttributeValue, bytes_of, size_of
 from .._codec.messages import LANGCHAIN, decode_json, decode_message, encode_message
 from .._encryption.binding import Binding
 from .._idempotency import check_key, content_digest_of, key_digest_of, key_reused
 from .._request import ConditionFailed, Item
-from .._session import MAX_ATTEMPTS, Access, Session, leaves_nothing_opened, now, reads_stored
+from .._session import Access, Session, leaves_nothing_opened, now, reads_stored
 from .._settings import check_positive
 from ..errors import (
     ChatHistoryError,
@@ -82,7 +79,9 @@ class SingleItemSession(Session[BaseMessage]):
         layout = self._layout
         response = await self.access.call(layout.read_identity())
         item = response.get("Item")
-        for _ in range(MAX_ATTEMPTS):
+        attempts = self.access.attempts()
+        while True:
+            await attempts.begin()
             if item is None:
                 self._hint = Hint()
                 return
@@ -97,7 +96,6 @@ class SingleItemSession(Session[BaseMessage]):
                     raise self._outcome_unknown() from None
             else:
                 item = None
-        raise self.access.conflict()
 
     async def _write_of(self, messages: Sequence[BaseMessage], idempotency_key: str | None) -> Write:
         if idempotency_key is None:
@@ -138,13 +136,14 @@ class SingleItemSession(Session[BaseMessage]):
 
     @reads_stored
     async def _append(self, batch: list[AttributeValue], write: Write) -> None:
-        hint, stored, maybe_stored = self._hint, None, False
-        for attempt in range(MAX_ATTEMPTS):
+        hint, stored, attempts = self._hint, None, self.access.attempts()
+        while True:
+            await attempts.begin()
             try:
                 request = self._layout.append(batch, write, hint, now(), stored)
-                await self.access.call(request, maybe_stored=maybe_stored)
+                await self.access.call(request, maybe_stored=attempts.maybe_stored)
             except ConditionFailed as failed:
-                maybe_stored = failed.sent_before
+                attempts.maybe_stored = failed.sent_before
                 stored = self._layout.stored(failed.item, now())
                 # An idempotency key expires with its session.
                 if write.id in stored.writes and not (stored.expired and write.content is not None):
@@ -155,16 +154,13 @@ class SingleItemSession(Session[BaseMessage]):
                 if stored.malformed and not stored.expired:
                     raise self.malformed() from None
                 if stored.has_damaged_writes and not stored.expired:
-                    raise (self._outcome_unknown() if maybe_stored else self._damaged_writes()) from None
-                if maybe_stored and not stored.proves_unpruned_since(hint.anchor):
+                    raise (self._outcome_unknown() if attempts.maybe_stored else self._damaged_writes()) from None
+                if attempts.maybe_stored and not stored.proves_unpruned_since(hint.anchor):
                     raise self._outcome_unknown() from None
                 hint = stored.hint()
-                await asyncio.sleep(random.uniform(0, min(attempt * 0.005, LONGEST_PAUSE_SECONDS)))
             else:
                 self._hint = self._hint_after(batch, write.id, hint)
                 return
-        # A sending whose answer was lost may still be under way.
-        raise self._outcome_unknown() if maybe_stored else self.access.conflict()
 
     def _hint_after(self, batch: list[AttributeValue], write: str, hint: Hint) -> Hint:
         size = self._layout.history_size
