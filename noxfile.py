@@ -1,4 +1,4 @@
-"""What is checked before anything is merged: ``nox -s lint types tests compat stress``."""
+"""What is checked before a merge: ``nox -s lint types tests compat stress``. ``nox -l`` lists all sessions."""
 
 import nox
 
@@ -13,26 +13,31 @@ def dependencies(*groups: str) -> list[str]:
     return nox.project.dependency_groups(PYPROJECT, *groups)
 
 
-def run_suite(session: nox.Session) -> None:
+def install(session: nox.Session) -> None:
+    session.install(".[local,cli,kms]", *dependencies("test"))
     # Programs that the tests start would otherwise import the working tree instead of the wheel.
     session.env["PYTHONSAFEPATH"] = "1"
+
+
+def run_suite(session: nox.Session, *arguments: str) -> None:
     # By file, because each file makes its tables, and some their names.
-    session.run("pytest", "--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", *session.posargs)
+    session.run("pytest", "--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", *arguments)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """The suite against the built wheel, on the first engine that is there: see tests/engines.py."""
-    session.install(".[local,cli,kms]", *dependencies("test"))
-    run_suite(session)
+    install(session)
+    run_suite(session, *session.posargs)
 
 
 @nox.session
 def stress(session: nox.Session) -> None:
-    """Histories of processes that are killed, on LocalStack alone: a few minutes, other ones each time."""
-    session.install(".[local,cli,kms]", *dependencies("test"))
-    session.env["PYTHONSAFEPATH"] = "1"
-    session.run("pytest", "tests/stress", *session.posargs)
+    """The long runs of the suite, and histories of processes that are killed, other ones each time."""
+    install(session)
+    run_suite(session, "-m", "stress", "--ignore=tests/stress", *session.posargs)
+    # One at a time: each has processes of its own.
+    session.run("pytest", "-m", "stress", "tests/stress", *session.posargs)
 
 
 @nox.session(python=nox.project.python_versions(PYPROJECT))
@@ -44,9 +49,18 @@ def versions(session: nox.Session) -> None:
 @nox.session
 def compat(session: nox.Session) -> None:
     """The suite with aiobotocore 3 beside langchain-aws: aioboto3 15.5 runs with it though it pins an older one."""
-    session.install(".[local,cli,kms]", *dependencies("test"))
+    install(session)
     session.install("aiobotocore>=3", "langchain-aws")
-    run_suite(session)
+    run_suite(session, *session.posargs)
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """The suite with the newest release of everything, pre-releases too: for a run each night."""
+    session.install("--pre", "--upgrade", "--upgrade-strategy=eager", ".[local,cli,kms]", *dependencies("test"))
+    session.run("pip", "list")
+    session.env["PYTHONSAFEPATH"] = "1"
+    run_suite(session, *session.posargs)
 
 
 @nox.session

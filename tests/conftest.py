@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import localstack_client.session
 import pytest
@@ -126,12 +126,7 @@ def table(engine: Engine) -> Iterator[str]:
         yield name
 
 
-def module_or_test(fixture_name: str, config: pytest.Config) -> Literal["module", "function"]:
-    """The scope of a table for transactions: moto copies all of it for each, so that every test has one of its own."""
-    return "function" if config.stash[ENGINE].embedded else "module"
-
-
-@pytest.fixture(scope=module_or_test)
+@pytest.fixture(scope="module")
 def collection_table(engine: Engine) -> Iterator[str]:
     """A table of item collections, which has the session index for those who use it."""
     with created_table(session_index=True) as name:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from aws_encryption_sdk import CommitmentPolicy, EncryptionSDKClient, StrictAwsKmsMasterKeyProvider
 from aws_encryption_sdk.identifiers import AlgorithmSuite
-from conftest import created_table, module_or_test
+from conftest import created_table
 from engines import ROOT
 from langchain_core.messages import BaseMessage, HumanMessage
 from samples import humans, texts
@@ -79,7 +79,7 @@ class Stored:
         self.put(self.items()["session"], **changes)
 
 
-@pytest.fixture(scope=module_or_test)
+@pytest.fixture(scope="module")
 def indexed_table() -> Iterator[str]:
     with created_table(session_index=True) as name:
         yield name

@@ -27,7 +27,7 @@ def in_order(stored: list[str], writers: int, appends: int) -> bool:
     return found == expected
 
 
-@pytest.mark.parametrize(("writers", "appends"), [(8, 10), (50, 4)])
+@pytest.mark.parametrize(("writers", "appends"), [(8, 10), pytest.param(50, 4, marks=pytest.mark.stress)])
 @pytest.mark.parametrize("shared_handle", [False, True])
 async def test_no_update_is_lost(
     variant: type[Variant], make: Make, writers: int, appends: int, shared_handle: bool
@@ -50,7 +50,9 @@ async def test_batches_stay_whole(variant: type[Variant], make: Make) -> None:
     assert len(set(stored)) == 20
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize(
+    "batch", [pytest.param(1, marks=pytest.mark.stress), 2, pytest.param(3, marks=pytest.mark.stress)]
+)
 async def test_history_size_is_exact_with_many_writers(variant: type[Variant], make: Make, batch: int) -> None:
     async def write(writer: int) -> None:
         history = variant(make(history_size=10))

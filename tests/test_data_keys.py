@@ -58,7 +58,7 @@ def arn_in(key_arn: str, region: str) -> str:
 
 class TestCalls:
     async def test_of_an_agent_loop(self, make: Make, proxy: Proxy) -> None:
-        for turn in range(100):
+        for turn in range(30):
             history = make()
             assert len(await history.aget_messages()) == 2 * turn
             await history.aadd_messages(humans(turn, turn))

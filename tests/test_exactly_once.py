@@ -90,24 +90,34 @@ class TestPruning:
         for number in range(writes):
             await history.add(humans(number))
 
+    @pytest.fixture
+    async def nearly_full(self, make: Make, update: Any) -> None:
+        """The session before its last ten writes that need no pruning."""
+        await make().aadd_messages(humans("first"))
+        marks = ["creator", *(f"write-{number}" for number in range(WRITES_LIMIT - 11))]
+        update(**{WRITES: {"L": [{"S": mark} for mark in marks]}})
+
+    @pytest.mark.usefixtures("nearly_full")
     async def test_keeps_the_marks_few(self, make: Make, item: Any) -> None:
         history = make(history_size=2)
         sizes = []
-        for number in range(WRITES_LIMIT + 20):
+        for number in range(30):
             await history.aadd_messages(humans(number))
-            if number >= WRITES_LIMIT - 5:
-                sizes.append(len(item()[WRITES]["L"]))
+            sizes.append(len(item()[WRITES]["L"]))
         assert max(sizes) == WRITES_LIMIT
         assert min(sizes) == WRITES_KEPT + 2
-        assert texts(await history.aget_messages()) == [str(WRITES_LIMIT + 18), str(WRITES_LIMIT + 19)]
+        assert texts(await history.aget_messages()) == ["28", "29"]
 
+    @pytest.mark.usefixtures("nearly_full")
     async def test_is_one_write_more_in_many(self, through: Through, proxy: Proxy) -> None:
         history = through()
-        for number in range(WRITES_LIMIT + 50):
+        await history.aget_messages()
+        proxy.seen.clear()
+        for number in range(60):
             await history.aadd_messages(humans(number))
         # A slow engine may make the SDK send a request again.
         different = {json.dumps(seen.body) for seen in proxy.seen}
-        assert len(different) == WRITES_LIMIT + 50 + 1
+        assert len(different) == 60 + 1
 
     @pytest.fixture
     async def pruned(self, make: Make, update: Any) -> None:

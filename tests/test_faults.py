@@ -23,17 +23,10 @@ from variants import (
 
 from chathistory_async import ChatHistoryError, DynamoDBChatMessageHistory
 
-COPIES = "moto copies the whole table for every transaction, and requests time out that meet no fault"
-VARIANTS = [
-    *[*SINGLE_ITEM_VARIANTS, SdkVariant],
-    *(
-        pytest.param(variant, marks=pytest.mark.real_engine(COPIES))
-        for variant in [*COLLECTION_VARIANTS, SdkCollectionVariant, IndexedVariant]
-    ),
-]
+VARIANTS = [*SINGLE_ITEM_VARIANTS, SdkVariant, *COLLECTION_VARIANTS, SdkCollectionVariant, IndexedVariant]
 pytestmark = pytest.mark.usefixtures("fast_path_always_open")
 WRITERS = 8
-APPENDS = 25
+MANY = pytest.param(25, marks=pytest.mark.stress)
 FAULTS = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED}]
 
 
@@ -42,12 +35,12 @@ def at_random(rate: float, seed: int, faults: Sequence[Fault]) -> Callable[[Seen
     return lambda seen: chance.choice(faults) if chance.random() < rate else Fault.NONE
 
 
-async def write_all(histories: list[Variant]) -> tuple[list[str], list[str]]:
+async def write_all(histories: list[Variant], appends: int) -> tuple[list[str], list[str]]:
     """Append from all writers at once; return what was acknowledged and what was not."""
     acknowledged, failed = [], []
 
     async def write(writer: int) -> None:
-        for number in range(APPENDS):
+        for number in range(appends):
             text = f"{writer}:{number:02}"
             try:
                 await histories[writer].add(humans(text, f"{text}b"))
@@ -60,8 +53,9 @@ async def write_all(histories: list[Variant]) -> tuple[list[str], list[str]]:
     return acknowledged, failed
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.33])
-@pytest.mark.parametrize("attempts", [10, 2])
+@pytest.mark.parametrize("appends", [6, MANY])
+@pytest.mark.parametrize("rate", [pytest.param(0.1, marks=pytest.mark.stress), 0.33])
+@pytest.mark.parametrize("attempts", [10, pytest.param(2, marks=pytest.mark.stress)])
 async def test_every_acknowledged_message_is_there_exactly_once(
     variant: type[Variant],
     through: Callable[..., DynamoDBChatMessageHistory],
@@ -69,14 +63,15 @@ async def test_every_acknowledged_message_is_there_exactly_once(
     proxy: Proxy,
     rate: float,
     attempts: int,
+    appends: int,
 ) -> None:
     proxy.schedule = at_random(rate, seed=int(rate * 100) + attempts, faults=FAULTS)
-    acknowledged, failed = await write_all([variant(through(attempts)) for _ in range(WRITERS)])
+    acknowledged, failed = await write_all([variant(through(attempts)) for _ in range(WRITERS)], appends)
     await asyncio.to_thread(proxy.wait_for_zombies)
     stored = texts(await make().aget_messages())
 
-    assert len(acknowledged) + len(failed) == WRITERS * APPENDS
-    assert len(acknowledged) > WRITERS * APPENDS / 2
+    assert len(acknowledged) + len(failed) == WRITERS * appends
+    assert len(acknowledged) > WRITERS * appends / 2
     assert [text for text in stored if not text.endswith("b")] == stored[::2], "batches are contiguous"
     assert stored[1::2] == [f"{text}b" for text in stored[::2]], "batches are whole"
     counts = Counter(stored[::2])
@@ -88,11 +83,12 @@ async def test_every_acknowledged_message_is_there_exactly_once(
         assert own == sorted(own)
 
 
+@pytest.mark.parametrize("appends", [6, MANY])
 async def test_history_size_is_exact_all_the_same(
-    variant: type[Variant], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy
+    variant: type[Variant], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy, appends: int
 ) -> None:
     proxy.schedule = at_random(0.33, seed=7, faults=[*FAULTS, *[Fault.LOST_ANSWER] * 10])
-    acknowledged, _ = await write_all([variant(through(10, history_size=20)) for _ in range(WRITERS)])
+    acknowledged, _ = await write_all([variant(through(10, history_size=20)) for _ in range(WRITERS)], appends)
     await asyncio.to_thread(proxy.wait_for_zombies)
     stored = texts(await make(history_size=20 if variant.collection else None).aget_messages())
     assert len(stored) == 20

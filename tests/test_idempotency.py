@@ -233,6 +233,7 @@ class TestSingleItem:
             await make().aadd_messages(humans(number), idempotency_key="a")
             assert texts(await make().aget_messages()) == [str(number)]
 
+    @pytest.mark.stress
     async def test_a_key_is_known_for_some_number_of_writes(self, make: Make) -> None:
         await make().aadd_messages(humans("first"), idempotency_key="a")
         for number in range(WRITES_KEPT // 2 - 1):
@@ -307,7 +308,7 @@ class TestProcesses:
         assert sorted(stored) == sorted(f"{number}" for number in range(5) for _ in range(2))
         assert stored[::2] == stored[1::2], "batches stay together"
 
-    @pytest.mark.parametrize("answered", [False, True])
+    @pytest.mark.parametrize("answered", [False, pytest.param(True, marks=pytest.mark.stress)])
     def test_that_are_killed_after_a_write_run_again(
         self, request: pytest.FixtureRequest, start: Any, session_id: str, sort_key: str, proxy: Proxy, answered: bool
     ) -> None:

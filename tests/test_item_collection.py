@@ -39,7 +39,6 @@ from chathistory_async._item_collection.session import slack
 from chathistory_async._item_collection.sort_keys import Clock, Clocks, SortKey, message_id_of, parse
 
 VARIANTS = COLLECTION_VARIANTS
-COPIES = "moto copies the whole table for every transaction, which takes it minutes here"
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED, Fault.CONFLICT]
 
@@ -178,7 +177,6 @@ class TestLargeMessages:
         await variant(make()).clear()
         assert await variant(make()).read() == []
 
-    @pytest.mark.real_engine(COPIES)
     async def test_is_read_whole_while_it_is_replaced(self, make: Make) -> None:
         versions = [HumanMessage(f"{number}" + secrets.token_urlsafe(1_200_000)) for number in range(2)]
         await make().aadd_messages([versions[0]])
@@ -571,7 +569,6 @@ for line in sys.stdin:
         history = make()
         assert texts(history.messages) == [str(number) for number in range(12)]
 
-    @pytest.mark.real_engine(COPIES)
     async def test_a_batch_stays_together_among_others(self, variant: type[Variant], make: Make) -> None:
         await asyncio.gather(*(variant(make()).add(humans(*[writer] * 150)) for writer in range(4)))
         stored = texts(await make().aget_messages())
@@ -775,7 +772,7 @@ class TestClear:
 
 
 class TestHistorySize:
-    @pytest.mark.parametrize("size", [1, 5, 20])
+    @pytest.mark.parametrize("size", [1, 5, pytest.param(20, marks=pytest.mark.stress)])
     async def test_stored_messages_stay_within_a_slack(
         self, variant: type[Variant], make: Make, stored: Any, size: int
     ) -> None:
@@ -867,7 +864,6 @@ class TestCost:
         await asyncio.gather(*(add(start, 100) for start in range(0, messages - 100, 100)))
         await asyncio.gather(*(add(start, 2) for start in range(messages - 100, messages, 2)))
 
-    @pytest.mark.real_engine("moto looks at every item of a table for each request")
     @pytest.mark.timeout(400)
     async def test_does_not_grow_with_the_session(self, make: Make, proxy: Proxy) -> None:
         proxy.measure = True
@@ -887,7 +883,6 @@ class TestCost:
         assert await self.costs(make, proxy) == at_100
 
 
-@pytest.mark.real_engine(COPIES)
 async def test_a_long_session_is_read_whole_page_by_page(
     variant: type[Variant], through: Through, make: Make, proxy: Proxy
 ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Make, created_table, module_or_test
+from conftest import Make, created_table
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -132,7 +132,7 @@ def test_a_turn_that_cannot_be_stored_is_told_at_error(
     assert f"session SessionId={session_id!r}" in record.getMessage()
 
 
-@pytest.fixture(scope=module_or_test)
+@pytest.fixture(scope="module")
 def indexed_table() -> Iterator[str]:
     with created_table(session_index=True) as name:
         yield name

@@ -75,7 +75,6 @@ async def test_a_full_item_is_read_in_slices(slow_callbacks: list[str], make: Ma
     assert len(slow_callbacks) <= reads // 2, slow_callbacks
 
 
-@pytest.mark.real_engine("moto copies the whole table for every transaction")
 async def test_a_long_item_collection_is_written_and_read_in_slices(
     slow_callbacks: list[str], make: Make, collection_table: str, encryption: dict[str, Any]
 ) -> None:

@@ -46,8 +46,6 @@ from chathistory_async._request import ConditionFailed
 from chathistory_async._sync.bridge import run
 from chathistory_async.errors import SessionRef
 
-COPIES = "moto copies the whole table for every transaction"
-
 
 @pytest.fixture
 async def source(table: str) -> AsyncIterator[ChatHistoryStore]:
@@ -1449,7 +1447,6 @@ class Writers:
 
 # 64 seconds on two cores that eight programs shared.
 @pytest.mark.timeout(300)
-@pytest.mark.real_engine(COPIES)
 def test_500_sessions_while_writers_append_killed_halfway_and_run_again(dynamodb: Any) -> None:
     sessions = [f"session-{number:03}" for number in range(SESSIONS)]
     with created_table(layout="single_item") as old, created_table() as new:

@@ -286,6 +286,7 @@ def alike(found: Any, expected: Any) -> bool:
 
 # Two minutes on two cores that eight programs shared.
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("examples", [8, pytest.param(60, marks=pytest.mark.stress)])
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
 @pytest.mark.parametrize(
     "layout",
@@ -306,6 +307,7 @@ def test_a_session_is_like_a_list(
     kms_key: str,
     layout: str,
     encrypted: bool,
+    examples: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if layout.endswith("in parts"):
@@ -321,6 +323,6 @@ def test_a_session_is_like_a_list(
             Values if layout.endswith("of JSON") else Messages,
         ),
         settings=settings(
-            max_examples=40, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

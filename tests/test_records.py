@@ -36,7 +36,6 @@ from chathistory_async._item_collection.typical_counts import TypicalCounts
 
 VARIANTS = [*COLLECTION_VARIANTS, IndexedVariant, SdkCollectionVariant]
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
-COPIES = "moto copies the whole table for every transaction, which takes it minutes here"
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 Items = Callable[[], list[dict[str, Any]]]
@@ -235,7 +234,6 @@ class TestSizes:
             await make().aadd_messages(humans(*range(6)))
         assert len(await make().aget_messages()) == 5
 
-    @pytest.mark.real_engine(COPIES)
     async def test_of_nearly_a_transaction(self, variant: type[Variant], make: Make) -> None:
         batch = [HumanMessage(secrets.token_urlsafe(27_000)) for _ in range(100)]
         await variant(make()).add(batch)
@@ -491,7 +489,6 @@ async def test_many_ids_of_one_record_are_taken_in_at_once(make: Make) -> None:
     await make().adelete_messages(f"{1:016x}-{1:016x}-{position:06x}" for position in range(200_000))
 
 
-@pytest.mark.real_engine(COPIES)
 async def test_many_who_change_other_messages_of_a_record_wait_for_their_turns(make: Make) -> None:
     await make().aadd_messages(humans(*range(30)))
     ids = [one.id for one in await all_stored(make())]

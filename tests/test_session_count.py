@@ -318,7 +318,6 @@ class TestANewSession:
 
 class TestACancelledSweep:
     # moto answers one request at a time, and copies the table for each transaction.
-    @pytest.mark.real_engine("each of the runs takes seconds there")
     async def test_at_any_request_leaves_a_count_that_is_right(
         self,
         sweep: Session,
@@ -460,7 +459,6 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.real_engine("each of the runs takes seconds there")
 async def test_a_clear_that_is_killed_at_any_request(
     store: ChatHistoryStore, collection_table: str, session_id: str, owner: str, proxy: Proxy, check: Any
 ) -> None:
@@ -550,7 +548,6 @@ class TestBesideOthers:
         await appender
         await check()
 
-    @pytest.mark.real_engine("moto copies the whole table for every transaction")
     async def test_all_of_it_on_a_bad_day(
         self, store_through: NewStore, session_id: str, owner: str, proxy: Proxy, check: Callable[[], Awaitable[int]]
     ) -> None:

@@ -39,7 +39,6 @@ from chathistory_async._sync.bridge import run
 
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
-COPIES = "moto copies the whole table for every transaction, and requests time out that meet no fault"
 
 
 @pytest.fixture(params=["plain", "encrypted"])
@@ -203,7 +202,6 @@ class TestCount:
         await history.aclear()
         assert (await info_of(store, session_id)).message_count == 0
 
-    @pytest.mark.real_engine(COPIES)
     async def test_is_exact_after_a_bad_day(self, store_through: NewStore, session_id: str, proxy: Proxy) -> None:
         chance = random.Random(1)
         faults = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED}]

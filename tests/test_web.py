@@ -1,4 +1,4 @@
-"""A FastAPI application on uvicorn under load from outside: 200 sessions in one process."""
+"""A FastAPI application on uvicorn under load from outside: up to 200 sessions in one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import httpx
 import pytest
 from engines import SDK_THREADS
 
-SESSIONS = 200
+SESSIONS = [40, pytest.param(200, marks=pytest.mark.stress)]
 TURNS = 4
 
 
@@ -26,7 +26,7 @@ async def web(collection_table: str) -> AsyncIterator[httpx.AsyncClient]:
     server = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("web_app.py")), str(port), collection_table]
     )
-    limits = httpx.Limits(max_connections=SESSIONS)
+    limits = httpx.Limits(max_connections=200)
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=200, limits=limits) as client:
             await until_it_answers(client, server)
@@ -52,22 +52,22 @@ async def loop_state(web: httpx.AsyncClient) -> dict[str, Any]:
     return state
 
 
-# moto, which copies a whole table for each transaction, takes over a minute.
 @pytest.mark.timeout(240)
-async def test_many_sessions_at_once(web: httpx.AsyncClient, session_id: str) -> None:
+@pytest.mark.parametrize("sessions", SESSIONS)
+async def test_many_sessions_at_once(web: httpx.AsyncClient, session_id: str, sessions: int) -> None:
     async def converse(number: int) -> None:
         for turn in range(TURNS):
             answer = await web.post(f"/chat/{session_id}-{number}", params={"question": f"question {turn}"})
             assert answer.json() == {"messages": 2 * turn + 2}
 
-    await asyncio.gather(*(converse(number) for number in range(SESSIONS)))
+    await asyncio.gather(*(converse(number) for number in range(sessions)))
     state = await loop_state(web)
 
     assert set(state["threads"]) - SDK_THREADS == {"MainThread"}
     # Not none: there are half a dozen, one that opens the client, and the others Python's own collections of garbage.
-    assert len(state["slow"]) <= SESSIONS * TURNS * 0.015, state["slow"][:5]
+    assert len(state["slow"]) <= max(8, sessions * TURNS * 0.015), state["slow"][:5]
     expected = [text for turn in range(TURNS) for text in (f"question {turn}", f"answer to question {turn}")]
-    for number in range(0, SESSIONS, 20):
+    for number in range(0, sessions, 20):
         assert (await web.get(f"/history/{session_id}-{number}")).json() == expected
 
 

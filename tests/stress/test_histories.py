@@ -26,6 +26,7 @@ from session_worker import session_in
 from chathistory_async import ChatHistoryStore
 from chathistory_async._sync.bridge import run
 
+pytestmark = pytest.mark.stress
 PROCESSES = 4
 CALLS = 120
 KILLS = 6
@@ -42,7 +43,7 @@ FAULTS_OF_A_SINGLE_ITEM = [fault for fault in FAULTS if fault is not Fault.ZOMBI
 
 
 @dataclass(frozen=True)
-class Variant:
+class Setting:
     """How a session is stored, and how often each call is made."""
 
     name: str
@@ -64,27 +65,27 @@ CONTENDED: dict[str, float] = {"append": 4, "append once": 2, "read": 1, "clear"
 SMALL_PARTS = 600
 SDK = {"fast_path": False}
 INDEXED = {"session_index": True}
-VARIANTS = [
-    Variant("single item", SINGLE_ITEM, mix=SINGLE_ITEM_MIX),
-    Variant("single item, SDK", SINGLE_ITEM | SDK, mix=SINGLE_ITEM_MIX),
-    Variant("single item, encrypted", SINGLE_ITEM, encrypted=True, mix=SINGLE_ITEM_MIX),
-    Variant("item collection"),
-    Variant("item collection, SDK", SDK),
-    Variant("item collection, encrypted", encrypted=True),
-    Variant("item collection, nothing removed", mix={"append": 2, "append once": 1, "read": 1}),
-    Variant("indexed", INDEXED),
-    Variant("indexed, SDK", INDEXED | SDK),
-    Variant("indexed, encrypted", INDEXED, encrypted=True),
-    Variant("item collection, in parts", part_bytes=SMALL_PARTS),
-    Variant("item collection, in parts, contended clears", mix=CONTENDED, part_bytes=SMALL_PARTS),
-    Variant("JSON", json_values=True),
-    Variant("JSON, indexed, encrypted", INDEXED, encrypted=True, json_values=True),
-    Variant("JSON, indexed, contended clears", INDEXED, mix=CONTENDED, json_values=True),
-    Variant("single item, contended clears", SINGLE_ITEM, mix=CONTENDED_SINGLE_ITEM),
-    Variant("item collection, contended clears", mix=CONTENDED),
-    Variant("indexed, contended clears", INDEXED, mix=CONTENDED),
-    Variant("indexed, SDK, contended clears", INDEXED | SDK, mix=CONTENDED),
-    Variant("indexed, encrypted, contended clears", INDEXED, encrypted=True, mix=CONTENDED),
+SETTINGS = [
+    Setting("single item", SINGLE_ITEM, mix=SINGLE_ITEM_MIX),
+    Setting("single item, SDK", SINGLE_ITEM | SDK, mix=SINGLE_ITEM_MIX),
+    Setting("single item, encrypted", SINGLE_ITEM, encrypted=True, mix=SINGLE_ITEM_MIX),
+    Setting("item collection"),
+    Setting("item collection, SDK", SDK),
+    Setting("item collection, encrypted", encrypted=True),
+    Setting("item collection, nothing removed", mix={"append": 2, "append once": 1, "read": 1}),
+    Setting("indexed", INDEXED),
+    Setting("indexed, SDK", INDEXED | SDK),
+    Setting("indexed, encrypted", INDEXED, encrypted=True),
+    Setting("item collection, in parts", part_bytes=SMALL_PARTS),
+    Setting("item collection, in parts, contended clears", mix=CONTENDED, part_bytes=SMALL_PARTS),
+    Setting("JSON", json_values=True),
+    Setting("JSON, indexed, encrypted", INDEXED, encrypted=True, json_values=True),
+    Setting("JSON, indexed, contended clears", INDEXED, mix=CONTENDED, json_values=True),
+    Setting("single item, contended clears", SINGLE_ITEM, mix=CONTENDED_SINGLE_ITEM),
+    Setting("item collection, contended clears", mix=CONTENDED),
+    Setting("indexed, contended clears", INDEXED, mix=CONTENDED),
+    Setting("indexed, SDK, contended clears", INDEXED | SDK, mix=CONTENDED),
+    Setting("indexed, encrypted, contended clears", INDEXED, encrypted=True, mix=CONTENDED),
 ]
 
 
@@ -159,16 +160,16 @@ def faulty(proxy: Proxy, faults: Sequence[Fault], seed: int) -> Iterator[None]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.real_engine("moto answers one request at a time, and copies the table for each transaction")
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_what_all_have_seen_is_what_was_promised(
-    variant: Variant, engine: Engine, proxy: Proxy, kms_key: str, tmp_path: Path, session_id: str
+    setting: Setting, engine: Engine, proxy: Proxy, kms_key: str, tmp_path: Path, session_id: str
 ) -> None:
-    single = variant.options.get("layout") == "single_item"
-    options = variant.options | ({"kms_key_id": kms_key} if variant.encrypted else {})
+    single = setting.options.get("layout") == "single_item"
+    options = setting.options | ({"kms_key_id": kms_key} if setting.encrypted else {})
     indexed = "session_index" in options
     owner = OWNER if indexed else None
     kms: dict[str, Any] = {"kms_endpoint_url": engine.endpoint_url}
-    with created_table(**variant.options) as table:
+    with created_table(**setting.options) as table:
         seed = random.randrange(2**32)
         crowd = Crowd(
             tmp_path,
@@ -176,9 +177,9 @@ def test_what_all_have_seen_is_what_was_promised(
             {
                 "session_id": session_id,
                 "owner": owner,
-                "mix": variant.mix,
-                "json_values": variant.json_values,
-                "part_bytes": variant.part_bytes,
+                "mix": setting.mix,
+                "json_values": setting.json_values,
+                "part_bytes": setting.part_bytes,
             },
             seed,
         )
@@ -186,7 +187,7 @@ def test_what_all_have_seen_is_what_was_promised(
             crowd.run()
         store = ChatHistoryStore(table, **kms, **options)
         began = time.monotonic()
-        left = run(session_in(store, session_id, None, json_values=variant.json_values).read)
+        left = run(session_in(store, session_id, None, json_values=setting.json_values).read)
         last = Operation("observer", "read", began, time.monotonic(), "ok", returned=tuple(left))
         history = [*crowd.history(), last]
 
