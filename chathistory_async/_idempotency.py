@@ -1,7 +1,8 @@
-"""Idempotency keys, pure: what is stored of a key and of the batch that was stored with it.
+"""Idempotency keys: the digests that are stored for a key and its batch. Pure: no I/O.
 
-Digests alone are stored. The key goes into the digest of the batch: a digest of the batch alone would tell what an
-encrypted record of few words holds. So only who knows the key, or can guess it, can guess the batch.
+Only digests are stored. The digest of the batch includes the idempotency key. With a digest of the batch alone, a
+reader of the table could guess the content of a short encrypted record and test the guess. With the key in the digest,
+the reader must also know or guess the key.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ MAX_KEY_CHARACTERS = 256
 
 
 def check_key(key: object) -> None:
-    """Refuse what is not an idempotency key.
+    """Check an idempotency key.
 
     Raises:
-        TypeError: it is not text.
-        ValueError: it is empty or too long.
+        TypeError: the key is not a str.
+        ValueError: the key is empty, or longer than MAX_KEY_CHARACTERS characters.
     """
     if not isinstance(key, str):
         raise TypeError(f"idempotency_key must be a str or None, not {type(key).__name__}")
@@ -29,20 +30,20 @@ def check_key(key: object) -> None:
 
 
 def key_digest_of(key: str) -> str:
-    """Return the digest of a key."""
+    """Return the digest of an idempotency key."""
     return _digest_of(_bytes(key))
 
 
 def content_digest_of(key: str, format_name: str, texts: Sequence[bytes]) -> str:
-    """Return the digest of a batch, as JSON texts, that is stored with a key."""
+    """Return the digest of a batch, given as JSON texts, together with its idempotency key."""
     lengths = ",".join(str(len(text)) for text in texts)
     return _digest_of(_bytes(key), f";{format_name};{lengths};".encode(), *texts)
 
 
 def key_reused(ref: SessionRef) -> IdempotencyKeyReusedError:
-    """Return the error of a key with which something else was stored."""
+    """Return the error for an idempotency key that was already used to store a different batch."""
     return IdempotencyKeyReusedError(
-        "The idempotency key was used before with other content, and nothing was written: take a new key for new"
+        "The idempotency key was used before with different content, and nothing was written: use a new key for new"
         " content",
         ref,
     )
@@ -53,7 +54,7 @@ def _bytes(key: str) -> bytes:
 
 
 def _digest_of(*pieces: bytes) -> str:
-    """Return a digest of 128 bits, as text of 22 characters."""
+    """Return a 128-bit digest as 22 characters of URL-safe base64."""
     hashing = hashlib.blake2b(digest_size=16)
     for piece in pieces:
         hashing.update(piece)

@@ -1,4 +1,4 @@
-"""What the sessions of both layouts share: the interface of one session, and what it reaches its table with."""
+"""Shared code of both layouts: the interface of a session, its access to the table, and retries of conflicts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    # At run time it needs an extra, and its SDK takes 0.2 s to import: only who encrypts does.
+    # Imported at run time only for encryption: it needs an optional extra, and importing its SDK takes 0.2 s.
     from ._encryption.message_cipher import MessageCipher
 
 _LOGGER = logging.getLogger("chathistory_async")
@@ -44,18 +44,18 @@ Out = TypeVar("Out")
 P = ParamSpec("P")
 Value = TypeVar("Value")
 
-# A page without items stands for a megabyte that has expired or has another format. So many in a row are 100 GB, or an
-# endpoint that is not DynamoDB and never ends.
+# For an empty page, DynamoDB has read 1 MB of items that were expired, removed or of a different format. 100,000 empty
+# pages in a row would be 100 GB. More likely, the endpoint is not DynamoDB and its pages never end.
 MAX_EMPTY_PAGES = 100_000
-# An attempt fails only where another writer's succeeded or the first guess was wrong: this many are lost in a row
-# only to a crowd that DynamoDB would throttle.
+# An attempt fails only if another writer's attempt succeeded, or if the first guess was wrong. Losing 50 attempts in a
+# row takes so many concurrent writers that DynamoDB would throttle them.
 MAX_ATTEMPTS = 50
 _LONGEST_PAUSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Stored(Generic[Value]):
-    """A value, and what it is known by where it is stored."""
+    """A stored value, with its id and the time at which its writer added it."""
 
     id: str
     value: Value
@@ -64,20 +64,20 @@ class Stored(Generic[Value]):
 
 @dataclass(frozen=True, slots=True)
 class StoredPage(Generic[Value]):
-    """Some of a session's values, oldest first, with the cursor of the page before; None where there is none."""
+    """A page of a session's values, oldest first, with the cursor of the previous (older) page or None."""
 
     values: list[Stored[Value]]
     cursor: str | None
 
 
-# What comes of items of another form than the one that is written: of another type, or without what they need.
+# Errors from reading an item that this library did not write: an attribute is missing or has a different type.
 _OF_ANOTHER_FORM = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def reads_stored(read: Method) -> Method:
-    """Have a method that reads what is stored raise UndecodableItemError where that is of another form.
+    """Decorate a method that reads stored items: an item of an unexpected form raises UndecodableItemError.
 
-    The form is not looked at beforehand: for a page that would take a tenth of what it takes to read it.
+    The form is not checked in advance, because that would take a tenth of the time that reading a page takes.
     """
 
     @functools.wraps(read)
@@ -88,21 +88,21 @@ def reads_stored(read: Method) -> Method:
             raise
         except _OF_ANOTHER_FORM as error:
             reason = type(error).__name__
-        # Outside of the handler: the error's text may quote what is stored.
-        raise UndecodableItemError(f"What is stored has another form than what is written ({reason})", self.access.ref)
+        # Raised outside the handler, so that it does not refer to the original error, which may quote stored content.
+        raise UndecodableItemError(f"A stored item does not have the form that is written ({reason})", self.access.ref)
 
     return cast("Method", reading)
 
 
 class Access:
-    """What a session reaches its table with, and how its errors name the two.
+    """A session's access to its table: it sends requests, decrypts values, and names the session in errors.
 
     Args:
-        clients: what to send requests with.
-        ref: the session's name in errors.
-        cipher: what encrypts the messages, None to store them in the clear.
+        clients: the clients that send the requests.
+        ref: the table and the session, as errors name them.
+        cipher: encrypts and decrypts the messages, or None to store them unencrypted.
         consistent_read: whether reads are strongly consistent.
-        default: what converts a value that has no plain form, None for nothing.
+        default: converts a value that has no plain form, or None to refuse such a value.
     """
 
     def __init__(
@@ -121,62 +121,66 @@ class Access:
         self.default = default
 
     async def call(self, request: Request, *, maybe_stored: bool = False) -> dict[str, Any]:
-        """Send a request: see ``calls.call``."""
+        """Send a request and return the response. ``calls.call`` describes retries and errors."""
         return await call(self.clients, request, self.ref, maybe_stored=maybe_stored)
 
     async def decrypt(self, encrypted: Mapping[Name, Bound]) -> dict[Name, bytes]:
-        """Open encrypted bodies, each under the position or the id of what was read."""
+        """Decrypt bodies, and return them under the same keys.
+
+        The keys are the positions or the ids of the stored values. Errors name the values by them.
+        """
         if not encrypted:
             return {}
         if self.cipher is None:
             first, (binding, _) = next(iter(encrypted.items()))
             raise ConfigurationError(
-                f"Stored {binding.name(first)} is encrypted: give kms_key_id, the KMS key for new messages, and"
-                " the permission kms:Decrypt on the key of what is stored",
+                f"Stored {binding.name(first)} is encrypted: give kms_key_id, the KMS key for new messages, and grant"
+                " kms:Decrypt on the KMS key that encrypted the stored value",
                 self.ref,
                 first if isinstance(first, str) else None,
             )
         return await self.cipher.decrypt(encrypted)
 
     async def encode(self, format_: Format, values: Sequence[Value]) -> list[bytes]:
-        """Return the JSON texts of values, in slices."""
+        """Return the JSON texts of values. The event loop runs now and then: see ``in_slices``."""
         return await self.in_slices(lambda value, at: format_.encode(value, at, self.default), values)
 
     async def in_slices(self, convert: Callable[[In, int], Out], values: Iterable[In], first: int = 0) -> list[Out]:
-        """Convert values in slices, with errors that name the session."""
+        """Convert values in time slices, between which the event loop runs. Errors name the session."""
         try:
             return await in_slices(convert, values, first)
         except MessageNotStorableError as error:
             located = self.located(error)
-            # For callers whose framework swallows the error, as RunnableWithMessageHistory does.
-            _LOGGER.error("Nothing was stored: %s", located)  # noqa: TRY400  # a traceback would tell nothing more
+            # Logged too, because some frameworks swallow the error: RunnableWithMessageHistory does.
+            _LOGGER.error("Nothing was stored: %s", located)  # noqa: TRY400  # a traceback would add nothing
             raise located from None
         except UndecodableItemError as error:
             raise self.located(error) from None
 
     def located(self, error: ChatHistoryError) -> ChatHistoryError:
-        """Return an error that names the session."""
+        """Return the same error with the session named in its text."""
         return type(error)(str(error), self.ref, error.message_id)
 
     def undecodable(self, what: str, message_id: str | None, reason: str) -> UndecodableItemError:
-        """Return the error of a stored message or record that cannot be read."""
+        """Return the error for a stored message or record that cannot be read."""
         return UndecodableItemError(f"stored {what} cannot be decoded: {reason}", self.ref, message_id)
 
     def attempts(self) -> Attempts:
-        """Return the attempts of an operation, none of which has begun."""
+        """Return a new ``Attempts`` for one operation."""
         return Attempts(self.ref)
 
 
 class Attempts:
-    """The attempts of an operation that competes with other writers. Each one begins with ``await attempts.begin()``.
+    """The attempts of one operation that competes with other writers. Call ``await attempts.begin()`` before each one.
 
-    The second attempt begins at once, because most first attempts fail of what their writer did not know. Before any
-    later one is a random pause (full jitter), whose limit grows fourfold with each attempt, from the time that the last
-    one took: after a shorter pause, the writers who lost to one would all meet again.
+    The second attempt begins at once: most first attempts fail because their writer did not know the latest state of
+    the session. A random pause (full jitter) precedes each later attempt. The limit of the pause begins at 4 times the
+    duration of the previous attempt, grows fourfold with each attempt, and is at most 2 s. After shorter pauses, all
+    the writers that lost to the same one would collide again.
 
     Attributes:
         number: how many attempts have begun.
-        maybe_stored: whether an attempt that failed may have been stored all the same, because its response was lost.
+        maybe_stored: whether a failed attempt may have been stored nevertheless, because its response was lost.
     """
 
     def __init__(self, ref: SessionRef) -> None:
@@ -189,8 +193,9 @@ class Attempts:
         """Wait before the next attempt, and begin it.
 
         Raises:
-            WriteConflictError: there were MAX_ATTEMPTS of them.
-            WriteOutcomeUnknownError: there were, and ``maybe_stored``: a request may still be under way.
+            WriteConflictError: MAX_ATTEMPTS attempts have failed.
+            WriteOutcomeUnknownError: MAX_ATTEMPTS attempts have failed, and ``maybe_stored`` is true: one of their
+                requests may have been stored, or may still be under way.
         """
         if self.number == MAX_ATTEMPTS:
             text = f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row"
@@ -203,62 +208,71 @@ class Attempts:
 
 
 class Session(ABC, Generic[Value]):
-    """One session in one table, whatever its layout. It knows values of one format, and nobody's base class."""
+    """One session in one table: the interface that both layouts implement.
+
+    A session reads and writes values of one format, and does not depend on a base class of LangChain's. Methods that
+    raise LayoutError here are implemented by the item-collection layout only.
+    """
 
     access: Access
 
     @abstractmethod
     async def read(self, limit: int | None = None, *, up_to: str | None = None) -> list[Value]:
-        """Return the latest values, or those up to one of them, oldest first."""
+        """Return the latest values, oldest first.
+
+        Args:
+            limit: how many values at most, or None for all.
+            up_to: the id of the last value to return, or None for the session's latest value.
+        """
 
     @abstractmethod
     async def append(self, values: Sequence[Value], idempotency_key: str | None = None) -> None:
-        """Store a batch behind what is there."""
+        """Append a batch of values: all of them or none."""
 
     @abstractmethod
     async def clear(self) -> None:
-        """Delete what is there now, and nothing that another writer adds after it."""
+        """Delete the values that are stored now, and none that another writer adds afterwards."""
 
     @abstractmethod
     def stream(self) -> AsyncGenerator[Value, None]:
         """Yield all values, oldest first."""
 
     async def page(self, limit: int, before: str | None) -> StoredPage[Value]:
-        """Return a page of what is before a cursor, or of the latest."""
+        """Return the latest ``limit`` values before the cursor ``before``, or the session's latest if it is None."""
         raise self.needs_an_item_collection("Paging")
 
     async def remove(self, ids: Iterable[str]) -> None:
-        """Remove these values, where they are there."""
+        """Remove the values with these ids. Ids of values that are not stored are ignored."""
         raise self.needs_an_item_collection("Removing a message")
 
     async def replace(self, value_id: str, value: Value) -> None:
-        """Put another value into the place of one."""
+        """Replace the value with this id by a new one."""
         raise self.needs_an_item_collection("Replacing a message")
 
     async def pop(self) -> list[Value]:
-        """Remove the latest value and return it, alone in a list; return an empty list where there is none."""
+        """Remove the latest value and return it in a list of one, or return an empty list if there is none."""
         raise self.needs_an_item_collection("Taking a message off")
 
     async def copy_to(self, other: Session[Value], up_to: str | None) -> None:
-        """Append the values to another session's, as one batch."""
+        """Append this session's values, up to and including ``up_to`` (None: all), to another session as one batch."""
         raise self.needs_an_item_collection("Copying a session")
 
     async def owner(self) -> str | None:
-        """Return whose the session is in the session index, None for nobody."""
+        """Return the session's owner in the session index, or None if it has no owner."""
         return None
 
     def needs_an_item_collection(self, what: str) -> LayoutError:
-        """Return the error of what a single item cannot do."""
+        """Return the error for an operation that the single-item layout cannot do."""
         return LayoutError(f"{what} needs a table with a sort key, and sort_key_name", self.access.ref)
 
 
 def leaves_nothing_opened(
     read: Callable[P, Coroutine[Any, Any, Out]],
 ) -> Callable[P, Coroutine[Any, Any, Out]]:
-    """Have a method that opens encrypted values raise its errors without the frames and errors below it.
+    """Decorate a method that decrypts values: its errors carry no inner frames and no context, only their cause.
 
-    Those who record errors record local variables too, and some errors hold their input: ``UnicodeDecodeError.object``,
-    ``JSONDecodeError.doc``.
+    Error trackers also record the local variables of frames, and some errors hold their input:
+    ``UnicodeDecodeError.object``, ``JSONDecodeError.doc``. Both would expose decrypted content.
     """
 
     @functools.wraps(read)
@@ -273,19 +287,19 @@ def leaves_nothing_opened(
 
 
 def check_sequence(values: object, method: str, what: str) -> None:
-    """Refuse a message or value where a sequence of them is expected."""
+    """Raise TypeError if a caller gives one message or value instead of a sequence."""
     if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
         raise TypeError(f"{method} takes a sequence of {what}s: put the one {what} in a list")
 
 
 def check_ids(ids: object, method: str) -> None:
-    """Refuse an id where an iterable of them is expected."""
+    """Raise TypeError if a caller gives one id instead of an iterable."""
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
         raise TypeError(f"{method} takes an iterable of ids: put the one id in a list")
 
 
 class EmptyPages:
-    """Counts the pages in a row that had no items.
+    """Counts consecutive pages without items.
 
     Args:
         ref: names the table in errors.
@@ -298,10 +312,10 @@ class EmptyPages:
         self._number = 0
 
     def count(self, items: Sequence[object]) -> None:
-        """Take a page into account.
+        """Count a page, or start again from 0 if the page has items.
 
         Raises:
-            ServiceError: so many in a row are not DynamoDB's.
+            ServiceError: more than MAX_EMPTY_PAGES consecutive pages are empty, so the endpoint is not DynamoDB.
         """
         self._number = 0 if items else self._number + 1
         if self._number > MAX_EMPTY_PAGES:
@@ -309,7 +323,7 @@ class EmptyPages:
 
 
 def smaller(one: int | None, other: int | None) -> int | None:
-    """Return the smaller of two limits, None for no limit."""
+    """Return the smaller of two limits. None means no limit."""
     limits = [limit for limit in (one, other) if limit is not None]
     return min(limits, default=None)
 

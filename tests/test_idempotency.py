@@ -52,7 +52,7 @@ async def test_other_content_is_an_error_that_writes_nothing(variant: type[Varia
     await make().aadd_messages(humans(1), idempotency_key="a")
     await make().aadd_messages(humans("between"))
     for _ in range(2):
-        with pytest.raises(IdempotencyKeyReusedError, match="take a new key for new content") as caught:
+        with pytest.raises(IdempotencyKeyReusedError, match="use a new key for new content") as caught:
             await make().aadd_messages(other, idempotency_key="a")
         assert caught.value.session_key == make().key
     assert texts(await variant(make()).read()) == ["1", "between"]

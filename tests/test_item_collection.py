@@ -290,7 +290,7 @@ class TestDamage:
         put(key := str(SortKey(tick, "f" * 16)), **body("x"))
         history = make()
         await variant(history).read()
-        with pytest.raises(UndecodableItemError, match="a time that no clock can have told") as caught:
+        with pytest.raises(UndecodableItemError, match="has an impossible time, more than a century ahead") as caught:
             await variant(history).add(humans(1))
         assert caught.value.message_id == message_id_of(key, 0)
         assert len((await history.apage(1)).messages) == 1

@@ -1,4 +1,4 @@
-"""The bodies of records: values to what is stored and back, by a format, compression and encryption."""
+"""The bodies of records: encode, compress and encrypt values to store them, and the reverse to read them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .sort_keys import MAX_VALUES, SortKey, message_id_of
 
 _ZLIB, _SEALED = "zlib", "aws-encryption-sdk"
 _KNOWN_ENCODINGS = {"", _ZLIB, _SEALED, f"{_ZLIB},{_SEALED}"}
-# Of what is stored in an error's text: it may be anything.
+# How many characters of a stored attribute an error quotes: a damaged attribute may have any length.
 _LONGEST_QUOTE = 40
-# No JSON text that orjson writes has a line break in it: a record is divided and changed without being parsed.
+# orjson writes no line break inside a JSON text, so a record can be split and changed without being parsed.
 _BETWEEN = b",\n"
-# To parse 128 KB at once holds the loop for half a millisecond.
+# Parsing 128 KB at once blocks the event loop for half a millisecond.
 _PARSED_AT_ONCE = 128 * 1024
 _DIVIDED_AT_ONCE = 1024 * 1024
 
@@ -32,11 +32,11 @@ Value = TypeVar("Value")
 
 
 class Bodies(Generic[Value]):
-    """The codec of one session's bodies.
+    """Encodes and decodes the bodies of one session's records.
 
     Args:
-        access: what the session reaches its table with.
-        format_: the values' format.
+        access: the session's access to its table.
+        format_: the format of the values.
     """
 
     __slots__ = ("access", "format", "format_name")
@@ -47,15 +47,15 @@ class Bodies(Generic[Value]):
         self.format_name = "" if format_.name == LANGCHAIN_NAME else format_.name
 
     async def encode(self, values: Sequence[Value]) -> list[bytes]:
-        """Return the JSON texts of values, each proved to read back.
+        """Return the JSON texts of values. Each text has been proved to read back.
 
         Raises:
-            MessageNotStorableError: one cannot be stored.
+            MessageNotStorableError: a value cannot be stored.
         """
         return await self.access.encode(self.format, values)
 
     def types_of(self, values: Iterable[Value]) -> list[str]:
-        """Return the types of values that have one."""
+        """Return the types of values. Values without a type are left out."""
         return [kind for value in values if (kind := self.format.type_of(value)) is not None]
 
     async def pack(self, key: SortKey, texts: Sequence[bytes], positions: Sequence[int], types: Sequence[str]) -> Body:
@@ -64,12 +64,13 @@ class Bodies(Generic[Value]):
         Args:
             key: the record's sort key.
             texts: the values' JSON texts.
-            positions: their positions in the record.
-            types: their types.
+            positions: the values' positions in the record.
+            types: the values' types. They are not stored if the body is encrypted.
 
         Raises:
-            ItemTooLargeError: the texts are larger, or more, than can be read again.
-            ChatHistoryError: KMS gives no data key.
+            ItemTooLargeError: the texts have more than MAX_BYTES or are more than MAX_VALUES, so that the record could
+                not be read again.
+            ChatHistoryError: KMS returned no data key.
         """
         size = sum(map(len, texts)) + len(_BETWEEN) * len(texts)
         if size > MAX_BYTES or len(texts) > MAX_VALUES:
@@ -83,7 +84,7 @@ class Bodies(Generic[Value]):
         return Body(encrypted, encoding, positions, self.format_name, ())
 
     def too_large(self, number: int, size: int) -> ItemTooLargeError:
-        """Return the error of a record that no transaction takes."""
+        """Return the error for a record that does not fit into one transaction."""
         return ItemTooLargeError(
             f"A record of {number:,} values has {size:,} bytes and does not fit into one transaction, for which"
             f" DynamoDB's limit is {MAX_TRANSACTION_BYTES:,} bytes after compression; nothing was written. Append"
@@ -102,7 +103,7 @@ class Bodies(Generic[Value]):
     @leaves_nothing_opened
     @reads_stored
     async def decode_plain(self, records: Sequence[PlainRecord]) -> list[Value]:
-        """Return the values of a page's records that have no more than a text."""
+        """Return the values of plain records, in order."""
         values: list[Value] = []
         decode, clock = self.format.decode, time.perf_counter
         slices, over = Slices(), clock() + SLICE_SECONDS
@@ -125,11 +126,11 @@ class Bodies(Generic[Value]):
     @leaves_nothing_opened
     @reads_stored
     async def decode(self, wanted: Sequence[Wanted]) -> list[list[Value]]:
-        """Return the values that are wanted, a list for each record."""
+        """Return the wanted values, one list per record."""
         results, slices = list[list[Value]](), Slices()
         contents = await self._contents([one.record for one in wanted])
-        # Each record is decompressed and decoded before the next one. What comes out of a page's bodies may be a
-        # hundred times as large as they are, and must not all be there at once beside the values.
+        # Each record is decompressed and decoded before the next one. The bodies of a page may grow a hundredfold when
+        # they are decompressed, so they must not all be in memory at once beside the values.
         for one in wanted:
             text = await self._text_in(one.record, contents.pop(one.record.id))
             results.append(await self._values(one, text))
@@ -137,7 +138,7 @@ class Bodies(Generic[Value]):
         return results
 
     async def _contents(self, records: Sequence[Record]) -> dict[str, bytes]:
-        """Return the bodies of records by their ids, opened where they are encrypted."""
+        """Return the bodies of records by record id. Encrypted bodies are decrypted."""
         slices = Slices()
         for record in records:
             self._check(record)
@@ -160,7 +161,7 @@ class Bodies(Generic[Value]):
             raise self.undecodable(record, "the number or the positions of its messages are damaged")
 
     def _bound(self, record: Record) -> Bound:
-        """Return an encrypted body with the binding that belongs to its place."""
+        """Return a record's encrypted body with the binding that its sort key and attributes require."""
         encoding = record.encoding.removesuffix(_SEALED).rstrip(",")
         binding = Binding("record", record.key, encoding, record.format, record.length, record.positions)
         return binding, as_bytes(record.content or b"")
@@ -184,7 +185,7 @@ class Bodies(Generic[Value]):
         return await self._one_by_one(wanted, text)
 
     def _array(self, text: str | bytes, count: int) -> list[Value] | None:
-        """Return the values of a record parsed at once, None where something is wrong with one."""
+        """Parse a record at once. Return its values, or None if one cannot be decoded or their number is wrong."""
         try:
             values = self.format.decode_array(text)
         except Undecodable:
@@ -206,7 +207,7 @@ class Bodies(Generic[Value]):
         return await self.access.in_slices(decode, places)
 
     async def _divided(self, record: Record, text: bytes) -> list[bytes]:
-        """Return the texts of an array's values."""
+        """Split a record's JSON array into the texts of its values."""
         texts, slices = list[bytes](), Slices()
         start, end = 1, len(text) - 1
         while start <= end:
@@ -214,7 +215,7 @@ class Bodies(Generic[Value]):
             if end - start > _DIVIDED_AT_ONCE:
                 stop = text.rfind(_BETWEEN, start, start + _DIVIDED_AT_ONCE)
                 if stop == -1:
-                    # A line of more than that.
+                    # The line is longer than _DIVIDED_AT_ONCE.
                     stop = text.find(_BETWEEN, start, end)
                 stop = end if stop == -1 else stop
             texts += text[start:stop].split(_BETWEEN)
@@ -225,19 +226,19 @@ class Bodies(Generic[Value]):
         return texts
 
     def undecodable(self, record: Record, reason: str) -> UndecodableItemError:
-        """Return the error of a record that cannot be read as a whole: ``adelete_messages`` takes its id."""
+        """Return the error for a record that cannot be read. ``adelete_messages`` accepts its ``message_id``."""
         return self.access.undecodable(record.name, record.id, reason)
 
 
 def _in_the_clear(data: bytes) -> str | bytes:
-    """Return a body as text; as it is where a damaged value that stays in the record is no UTF-8."""
+    """Return an unencrypted body as text, or as bytes if it is not UTF-8: a damaged value may stay in the record."""
     with suppress(UnicodeDecodeError):
         return data.decode()
     return data
 
 
 async def _packed(text: bytes) -> tuple[bytes, str]:
-    """Return a body, compressed where that is worth it, and its encoding."""
+    """Return a body and its encoding. A body of MIN_BYTES and more is compressed if that makes it smaller."""
     if len(text) < MIN_BYTES:
         return text, ""
     smaller_text = await compressed(text)

@@ -1,7 +1,8 @@
-"""Changing single values: replacing, removing and popping them, by writing their record anew.
+"""Changing single values: replace, remove and pop. Each change rewrites the value's record.
 
-A record is written on condition that nobody has changed it since it was read, and each change has an id. So of two who
-pop at once one gets the value, and where an answer was lost the record tells whether the change was stored.
+A record is written on condition that it has not changed since it was read, and each change has an id. So if two callers
+pop at the same time, only one of them gets the value. If a response was lost, the record shows whether the change was
+stored.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from .requests import (
 from .sort_keys import SortKey, parse_id
 from .writer import NotWritten, RecordWriter
 
-# Most items are less than a KB, and a Query bills for 4 KB and more.
+# Most items are smaller than 1 KB, and a Query is billed for at least 4 KB.
 _POPPED_AT_ONCE = 16
 
 Value = TypeVar("Value")
 
 
 class Edits(Generic[Value]):
-    """Changes the values of one session."""
+    """Replaces, removes and pops the values of one session."""
 
     __slots__ = ("_access", "_bodies", "_layout", "_reader", "_writer")
 
@@ -52,7 +53,13 @@ class Edits(Generic[Value]):
 
     @leaves_nothing_opened
     async def replace(self, value_id: str, value: Value) -> None:
-        """Put another value into the place of one, whole or not at all."""
+        """Replace the value with this id by a new one, at the same position. All of the change is stored, or none.
+
+        Raises:
+            ValueError: ``value_id`` is not the id of a message.
+            MessageNotFoundError: no stored value has this id.
+            ItemTooLargeError: the record would not fit into one transaction.
+        """
         key, position = parse_id(value_id)
         if position is None:
             raise ValueError(f"{value_id!r} is the id of a record, not of a message")
@@ -63,7 +70,7 @@ class Edits(Generic[Value]):
             record = await self._whole(await self._reader.first_part(key))
             positions = self._positions(record) if record is not None else ()
             if record is None or position not in positions:
-                text = "There is no message of this id, or not any more"
+                text = "No message has this id: it was never stored, was removed, or has expired"
                 raise MessageNotFoundError(text, self._access.ref, value_id)
             texts, types = await self._bodies.texts(record), list(record.types)
             place = positions.index(position)
@@ -76,7 +83,7 @@ class Edits(Generic[Value]):
 
     @leaves_nothing_opened
     async def remove(self, ids: Iterable[str]) -> None:
-        """Remove these values, where they are there, and whole records by their ids."""
+        """Remove the values with these ids. The id of a record removes all its values. Unknown ids are ignored."""
         positions: dict[SortKey, set[int] | None] = {}
         for key, position in map(parse_id, ids):
             known = positions.setdefault(key, set())
@@ -88,11 +95,14 @@ class Edits(Generic[Value]):
 
     @leaves_nothing_opened
     async def pop(self) -> list[Value]:
-        """Remove the latest value and return it, alone in a list; each value is returned to one caller only."""
+        """Remove the latest value and return it in a list of one, or return an empty list if there is none.
+
+        Each value is returned to one caller only.
+        """
         change, attempts = _Change(self._access, new_token()), self._access.attempts()
         while True:
             await attempts.begin()
-            # Others who take values off leave empty items behind the latest record.
+            # Other callers that pop leave tombstones after the latest record.
             at_first = _POPPED_AT_ONCE if attempts.number > 1 else 1
             latest = (await self._reader.latest(1, at_first=at_first, consistent=True, types=True))[-1:]
             if not latest:
@@ -111,7 +121,7 @@ class Edits(Generic[Value]):
         change, attempts = _Change(self._access, new_token(), may_repeat=True), self._access.attempts()
         while True:
             await attempts.begin()
-            # All of a record that has several parts is read only if some of it stays: it may be damaged.
+            # The whole record is read only if some of its values stay, because its other parts may be damaged.
             record = await self._reader.first_part(key)
             if record is not None and {*self._positions(record)} - gone:
                 record = await self._whole(record)
@@ -122,7 +132,7 @@ class Edits(Generic[Value]):
                 return
 
     async def _take_off(self, record: Record, positions: Sequence[int], gone: Set[int], change: _Change) -> bool:
-        """Remove some of a record's values, and the record with the last of them; return whether that was done."""
+        """Remove values of a record, or the record if no value is left. Return whether the change was stored."""
         places = [place for place, position in enumerate(positions) if position not in gone]
         if not places:
             action = self._layout.remove(record.key, record, change.id, now())
@@ -145,16 +155,24 @@ class Edits(Generic[Value]):
         return await change.write(self._writer, record, self._layout.replace(record, items, now()), removed)
 
     def _extended(self, expiry: AttributeValue | None) -> AttributeValue | None:
-        """Return when a record expires in which something is written now: no earlier than before, with all it holds."""
+        """Return the expiry of a record that is rewritten now, which applies to all its values.
+
+        It is now plus the ttl, unless the record's current expiry is later. The current expiry stays if there is no
+        ttl. A record that never expires stays so.
+        """
         new = self._layout.expiry(now())
         if new is None or expiry is None or not has_passed(expiry, int(new["N"])):
             return expiry
         return new
 
     def check_size(self, items: Items, number: int) -> None:
-        """Refuse a record that does not fit into one transaction."""
+        """Check that a record fits into one transaction.
+
+        Raises:
+            ItemTooLargeError: it has too many items or bytes.
+        """
         if len(items) == 1:
-            # An item is made no larger than DynamoDB takes, and measuring it takes a tenth of an append.
+            # A single item is never made too large for DynamoDB, and measuring it would take a tenth of an append.
             return
         size = sum(size_of({"M": item}) for item in items)
         if len(items) > self._writer.max_items or size > MAX_TRANSACTION_BYTES:
@@ -166,14 +184,14 @@ class Edits(Generic[Value]):
             raise ItemTooLargeError(text, self._access.ref)
 
     async def _remove_whatever_is_there(self, key: SortKey) -> None:
-        """Remove a record that may be damaged."""
+        """Remove all items of a record that may be damaged. Their bodies are not read."""
         async with aclosing(self._reader.keys(only=key)) as pages:
             async for parts in pages:
                 await self._writer.sweep(parts)
         await self._writer.swept()
 
     async def _sweep_other_parts(self, record: Record) -> None:
-        # The record is removed; parts that stay are read by nobody, and cost their space until the session is cleared.
+        # The record is removed. Readers ignore parts that are left, which take up storage until the session is cleared.
         with suppress(ChatHistoryError):
             if record.parts == DAMAGED:
                 await self._remove_whatever_is_there(record.key)
@@ -191,11 +209,11 @@ class Edits(Generic[Value]):
 
 
 class _Change:
-    """One change, which several attempts may be needed for.
+    """One change of a record, which may need several attempts.
 
     Args:
         access: names the session in errors.
-        change_id: what the record knows it by, with room for three more characters in a transaction's token.
+        change_id: the id that the record stores of the change. A transaction's token adds three characters to it.
         may_repeat: whether a change that was stored may be made again.
     """
 
@@ -206,21 +224,22 @@ class _Change:
         self._attempts = 0
 
     async def write(self, writer: RecordWriter, record: Record, actions: list[Action], removed: int) -> bool:
-        """Change a record, and return whether that was done; False where the record is another one by now.
+        """Make the change. Return whether it was stored, or False if the record has changed since it was read.
 
         Raises:
-            WriteOutcomeUnknownError: an earlier sending may have been stored, and nothing tells any more.
+            WriteOutcomeUnknownError: an earlier request may have been stored, and the record no longer shows whether
+                it was.
         """
         self._attempts += 1
         try:
-            # DynamoDB refuses a token that comes back with other actions.
+            # Each attempt has its own token, because DynamoDB rejects a token that comes back with different actions.
             await writer.change(actions, f"{self.id}-{self._attempts}", removed)
         except NotWritten as refused:
             outcome = outcome_of(self.id, record, refused.found)
             if outcome == "unknown" and refused.sent_before and not self._may_repeat:
                 raise WriteOutcomeUnknownError(
-                    "An answer was lost, and the record was changed much or removed since, so that it cannot be told if"
-                    " this change was stored: read the session before you try again",
+                    "A response was lost, and the record was removed or changed many times since, so it is not known"
+                    " whether this change was stored: read the session before you try again",
                     self._access.ref,
                 ) from None
             return outcome == "stored"

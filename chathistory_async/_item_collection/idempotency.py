@@ -1,11 +1,12 @@
-"""Idempotency keys in an item collection, pure: one marker for each key, in the transaction that stores its record.
+"""Idempotency keys in an item collection: one marker item per key, written in the transaction of its record. Pure.
 
-A checkpoint lies in the session's partition, under ``k#`` and a digest of the key, outside of the range of records:
-clearing the session leaves it. It holds a digest of what was stored, into which the key itself goes, and the sort key
-of the record, and expires. The transaction's condition is that there is no marker of the key, or an expired one. So of
-all who append by one key, from whatever process, one stores its record. The others meet its marker, which tells whether
-they wanted to store the same, and behind which record comes what they write next: they may never have read it, and
-their clocks may be behind.
+A marker lies in the session's partition. Its sort key is ``k#`` and a digest of the idempotency key, which is outside
+the range of the records, so clearing the session does not delete it. A marker holds a digest of the batch and the key,
+the sort key of the record, and an expiry. The transaction's condition is that the key has no marker, or an expired one.
+So if several writers in any processes append with the same key, only one of them stores its record. The condition
+returns that writer's marker to the others. The digest shows whether they tried to store the same batch. The sort key of
+the record is what their next record must come after: they may never have read that record, and their clocks may be
+behind.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ PREFIX = "k#"
 
 
 class Once(NamedTuple):
-    """An idempotency key with its batch, as digests.
+    """An idempotency key and its batch, as digests.
 
     Attributes:
-        key_digest: of the idempotency key.
-        content_digest: of the batch.
-        seconds: until the key may be used anew.
+        key_digest: the digest of the idempotency key.
+        content_digest: the digest of the batch.
+        seconds: how many seconds the marker is valid. Afterwards the key can be used for a new batch.
     """
 
     key_digest: str
@@ -37,17 +38,17 @@ class Once(NamedTuple):
 
     @classmethod
     def of(cls, key: str, format_name: str, texts: Sequence[bytes], seconds: int) -> Once:
-        """Return what makes a batch of JSON texts be stored once.
+        """Return the digests of an idempotency key and its batch of JSON texts.
 
         Raises:
-            TypeError: the key is not text.
-            ValueError: it is empty or too long.
+            TypeError: the key is not a str.
+            ValueError: the key is empty or too long.
         """
         check_key(key)
         return cls(key_digest_of(key), content_digest_of(key, format_name, texts), seconds)
 
     def put(self, layout: ItemCollection, record: SortKey, now: int) -> Action:
-        """Store the checkpoint of a record, unless there is one of the key that has not expired."""
+        """Return the action that stores the marker, on condition that the key has none that has not expired."""
         ((partition, _),) = layout.key.items()
         return {
             "Put": {
@@ -67,10 +68,10 @@ class Once(NamedTuple):
         }
 
     def check(self, found: Item | None, ref: SessionRef) -> SortKey | None:
-        """Return the sort key of the record that was stored by this key, None where its marker does not tell it.
+        """Return the sort key of the record that was stored with this key, or None if the marker holds no valid one.
 
         Raises:
-            IdempotencyKeyReusedError: another batch was stored by it.
+            IdempotencyKeyReusedError: the marker has the digest of a different batch.
         """
         checkpoint = found or {}
         if checkpoint.get(CONTENT) != {"S": self.content_digest}:
@@ -79,10 +80,10 @@ class Once(NamedTuple):
 
 
 def query_checkpoints(layout: ItemCollection, start_key: dict[str, Any] | None) -> Request:
-    """Read a page of the sort keys of a session's markers."""
+    """Return the query for a page of the sort keys of a session's markers."""
     return layout.query_between(PREFIX, f"{PREFIX}~", start_key)
 
 
 def delete_checkpoints(layout: ItemCollection, items: Sequence[Item]) -> list[Request]:
-    """Delete the markers of a page."""
+    """Return the requests that delete the markers of a page."""
     return layout.delete_items([item[layout.sort_key_name]["S"] for item in items])

@@ -1,4 +1,4 @@
-"""Reading the records of one session: pages, the latest ones, one of them; and ordering what is written after them."""
+"""Reading the records of one session: in pages, the latest ones, or one. Later writes are ordered after them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .sort_keys import RecordPosition, SortKey, clock_of
 from .typical_counts import typical_counts
 
 _READ_AGAIN = 5
-# Of half a megabyte and more, whose JSON holds the loop for 2 to 6 ms.
+# A page of more items has half a megabyte or more. Parsing its JSON blocks the event loop for 2 to 6 ms.
 _LONG_PAGE = 500
 
 
 class PlainPage(NamedTuple):
-    """A page of records that have no more than a text."""
+    """A page whose items are all plain records: see ``PlainRecord``."""
 
     records: list[PlainRecord]
 
@@ -31,13 +31,13 @@ class Reader:
     """Reads the records of one session.
 
     Args:
-        layout: how the session is stored.
-        access: what it reaches its table with.
-        format_name: the format of its values as it is stored, empty for LangChain's messages.
+        layout: the session's table, key and settings.
+        access: the session's access to its table.
+        format_name: the stored name of the values' format, empty for LangChain's messages.
 
     Attributes:
-        clock: the session's clock, which sees all that is read.
-        found_nothing: whether the latest read was of all the session, strongly consistent, and found nothing.
+        clock: the session's clock, which ``latest`` and ``pages`` move past the records that they read.
+        found_nothing: whether the latest query covered the whole session, was strongly consistent and returned no item.
     """
 
     __slots__ = ("_empty_pages", "_format_name", "_session", "access", "clock", "found_nothing", "layout")
@@ -48,40 +48,45 @@ class Reader:
         self._session = (layout.table_name, repr(layout.key))
         self.clock = clock_of(*self._session)
         self.found_nothing = False
-        # Of all the handle's reads together: any items begin the counting anew.
+        # One counter for all reads of the handle. Any page with items sets it to 0.
         self._empty_pages = EmptyPages(access.ref)
         self._format_name = format_name
 
     async def check_sort_key(self, key: SortKey) -> None:
-        """Refuse a table without the sort key; once, before the first record that is put alone.
+        """Check that the table has the sort key, once, before the first record that is put without a transaction.
 
-        To such a table it is an attribute like any other: the item would be stored as the session itself. All other
-        requests have the sort key where DynamoDB refuses it, or put two items that would be one.
+        In a table without the sort key, DynamoDB would store it as an ordinary attribute, and the record as the only
+        item of the session. Other requests need no check. DynamoDB rejects them in such a table, because they use the
+        sort key as a key, or because they put two items that would have the same primary key.
         """
         await self.access.clients.first_append.check(
             self._sort_key_check(), lambda: self.access.call(self.layout.get(key, consistent=False))
         )
 
     def has_sort_key(self) -> None:
-        """Take that check for passed, because another request has shown it."""
+        """Record that this check has passed, because another request has shown that the table has the sort key."""
         self.access.clients.first_append.record(self._sort_key_check())
 
     def _sort_key_check(self) -> tuple[str, ...]:
         return ("sort key", self.layout.table_name, *self.layout.key, self.layout.sort_key_name)
 
     def wrote(self, number: int) -> None:
-        """Remember how many values a record has that was written."""
+        """Remember the number of values of a record that was written, for the estimates of later reads."""
         typical_counts.see(*self._session, [number])
 
     async def next_key(self) -> SortKey:
-        """Return the sort key of a new record, unless it cannot come behind what was seen."""
+        """Return the sort key of a new record, which comes after all records that were seen.
+
+        Raises:
+            UndecodableItemError: the latest record has an impossible sort key, so no new record can come after it.
+        """
         if self.clock.saw_impossible_key:
-            # By whomever, it may have been deleted since. No other record comes behind it.
+            # The impossible record may have been deleted since. If it is still stored, it is the latest one.
             latest = (await self.latest(1, consistent=True))[-1:]
             if latest and not self.clock.is_possible(latest[0].key):
                 raise UndecodableItemError(
-                    f"stored {latest[0].name} claims a time that no clock can have told, and nothing can come"
-                    " behind it; nothing was written. adelete_messages([error.message_id]) deletes it",
+                    f"stored {latest[0].name} has an impossible time, more than a century ahead, and nothing can be"
+                    " appended after it; nothing was written. adelete_messages([error.message_id]) deletes it",
                     self.access.ref,
                     latest[0].id,
                 )
@@ -98,22 +103,23 @@ class Reader:
         consistent: bool | None = None,
         types: bool = False,
     ) -> list[Record]:
-        """Return the latest records that have so many values, if there are, oldest first.
+        """Return the latest records that together have at least ``count`` values, oldest first.
 
-        Those of which a part was missing have no content: see ``whole``.
+        If the session has fewer values, all its records are returned. Usually one request is enough. A record with a
+        missing part has the content None: see ``whole``.
 
         Args:
-            count: how many values.
-            at_first: how many records to ask for at first, None for as many as the session's usually need.
-            before: only records with values before this one.
-            up_to: only records with values up to this one.
-            consistent: whether the read is strongly consistent, None for the handle's choice.
+            count: how many values are needed.
+            at_first: how many items the first request reads, or None for an estimate from the session's other records.
+            before: only records with values before this position.
+            up_to: only records with values up to this position, including it.
+            consistent: whether the reads are strongly consistent, or None for the handle's setting.
             types: whether the values' types are read too.
         """
         parts: list[Record] = []
         found, limit, start_key = 0, at_first or typical_counts.records_for(*self._session, count), None
         if bound := before or up_to:
-            # What is cut off of the record in which the bound lies.
+            # The record that the bound lies in contributes only some of its values.
             limit += 1
         while True:
             items, start_key = await self.query(
@@ -135,14 +141,17 @@ class Reader:
             if found >= count or start_key is None:
                 return await _joined(reversed(parts))
             needed = typical_counts.records_for(*self._session, count - found)
-            # Parts, tombstones and what has expired count towards a limit: where there are many, a few requests must
-            # do.
+            # Further parts, tombstones and expired items count towards Limit. If there are many of them, the limit
+            # grows fourfold, so that a few requests are enough.
             limit = needed if 2 * len(page) >= limit else max(needed, 4 * limit)
 
     async def pages(
         self, up_to: RecordPosition | None = None, *, consistent: bool | None = None
     ) -> AsyncGenerator[PlainPage | list[Record], None]:
-        """Yield the records in order, those of one response at a time."""
+        """Yield the records in order, one response at a time.
+
+        A record with a missing part has the content None: see ``whole``.
+        """
         consistent = self.access.consistent_read if consistent is None else consistent
         waiting: list[Record] = []
         start_key = None
@@ -153,9 +162,9 @@ class Reader:
             items, start_key = await self.query(request)
             plain = self._plain(items) if up_to is None and not waiting else None
             if plain is not None:
-                # For the clock: the last of a page is its latest.
+                # Moves the clock. The last item of a page is its latest.
                 await self._parts(items[-1:])
-                # A megabyte, which is not searched for garbage while its texts are decoded.
+                # Freed, so that the garbage collector does not search a page of 1 MB while its texts are decoded.
                 del items
                 yield PlainPage(plain)
             else:
@@ -168,9 +177,9 @@ class Reader:
 
     @reads_stored
     async def first_part(self, key: SortKey) -> Record | None:
-        """Return a record, strongly consistent, None where it was removed or has expired.
+        """Return a record, by a strongly consistent read, or None if it was removed or has expired.
 
-        It has no content where it has more parts: see ``whole``.
+        A record of several parts has the content None: see ``whole``.
         """
         item: Item | None = (await self.access.call(self.layout.get(key))).get("Item")
         first = None if item is None else self.layout.alive(item, now())
@@ -179,7 +188,10 @@ class Reader:
     async def keys(
         self, *, before: SortKey | None = None, only: SortKey | None = None
     ) -> AsyncGenerator[list[Record], None]:
-        """Yield what there is of records, tombstones among it, without bodies, those of one response at a time."""
+        """Yield all stored parts of records, without bodies, one response at a time.
+
+        Tombstones and expired items are among them.
+        """
         start_key = None
         while True:
             request = self.layout.query_keys(before=before, only=only, start_key=start_key)
@@ -189,13 +201,14 @@ class Reader:
                 return
 
     async def whole(self, records: Sequence[Record]) -> list[Record]:
-        """Return records, those read again of which a part was missing, without those that have gone meanwhile.
+        """Return complete records. A record with a missing part is read again, and left out if it is gone by then.
 
         A query may return some of a transaction's writes without the others. DynamoDB does not isolate transactions
-        from the pages of a query, and on AWS not from a single page.
+        from the pages of a query, and on AWS not even from a single page.
 
         Raises:
-            UndecodableItemError: a part stays missing. So however many are damaged, only one is read again in vain.
+            UndecodableItemError: a part is still missing. The first such record ends the call, so only one damaged
+                record is read again, even if there are several.
         """
         return [
             whole
@@ -204,7 +217,7 @@ class Reader:
         ]
 
     async def query(self, request: Request) -> tuple[list[Item], dict[str, AttributeValue] | None]:
-        """Return a page of what is stored, with the key of the next one."""
+        """Send a query. Return the items of its page, and the start key of the next page or None."""
         response = await self.access.call(request)
         self.has_sort_key()
         items: list[Item] = response.get("Items", [])
@@ -218,21 +231,21 @@ class Reader:
 
     @reads_stored
     async def stored(self, items: Sequence[Item]) -> list[Record]:
-        """Return what a page has of records."""
+        """Return the records, parts and tombstones among the items of a page."""
         read = await self.access.in_slices(lambda item, _: self.layout.record(item), items)
         return [part for part in read if part is not None]
 
     async def _parts(self, items: Sequence[Item]) -> list[Record]:
-        """Return what a page has of records, and order what is written after it."""
+        """Return the records and parts among the items of a page, and move the clock past them."""
         parts = await self.stored(items)
         if parts:
-            # They are in order, from either end.
+            # The items are in ascending or descending order.
             self.clock.see(max(parts[0].key, parts[-1].key))
         return parts
 
     @reads_stored
     async def _read_again(self, record: Record) -> Record | None:
-        """Return a record read as a whole, None where it is gone."""
+        """Read a record again until no part is missing, and return it, or None if it is gone."""
         if record.parts == DAMAGED:
             raise self.access.undecodable(record.name, record.id, "its number of parts is damaged")
         unchanged, attempts = 0, self.access.attempts()
@@ -252,7 +265,7 @@ class Reader:
                 return None
             if found[0].content is not None:
                 return found[0]
-            # Whoever changes the record in a loop may tear each read of it. Where nobody has, nothing will mend it.
+            # A writer that keeps changing the record may tear every read. If it has not changed, more reads will fail.
             unchanged = unchanged + 1 if found[0].revision == record.revision else 0
             if unchanged == _READ_AGAIN:
                 raise self.access.undecodable(record.name, record.id, "a part of it is missing")
@@ -270,7 +283,7 @@ def _is_cut(record: Record, bound: RecordPosition | None) -> bool:
 
 
 async def _joined(parts: Iterable[Record]) -> list[Record]:
-    """Return the records of these parts, without a content where a part is missing."""
+    """Join parts into records. A record with a missing part has the content None."""
     slices = Slices()
     records, others = records_of(parts)
     for position, rest in others.items():
@@ -281,7 +294,7 @@ async def _joined(parts: Iterable[Record]) -> list[Record]:
 
 
 def _start_of_last(parts: Sequence[Record]) -> int:
-    """Return where the parts of the last record begin, if it may go on in the next page."""
+    """Return the index of the last record's first part if it may continue on the next page, else the length."""
     start = len(parts)
     if parts and parts[-1].parts == 1:
         return start

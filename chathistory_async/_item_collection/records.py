@@ -1,4 +1,4 @@
-"""Records as they are stored, pure: the body of an append, its parts, and the positions of the values in it."""
+"""Records as stored: the body of an append, its parts, and the positions of its values. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import NamedTuple, TypeAlias
 from .._codec.attribute_values import AttributeValue
 from .sort_keys import MAX_VALUES, RecordPosition, SortKey, message_id_of, record_id_of
 
-# Of the 400 KB of an item: keys, names and the other attributes take at most 10 KB.
+# An item has at most 400 KB. Its keys, attribute names and other attributes take at most 10 KB of them.
 PART_BYTES = 390 * 1024
-# Characters, of up to four bytes each, beside any positions.
+# In characters. With 4 bytes for each, the body fits into one part, however long the text of its positions is.
 _SURELY_ONE_PART = 64 * 1024
-# Below it lies the rest of an item: the positions of a record from which every second value was removed.
+# The positions' text shares the first item with the body. It is longest after every second value was removed.
 MAX_POSITIONS_BYTES = 64 * 1024
-# Of the types that are shown; more would cost more than they tell.
+# How many types a record stores. They are for people who look at the table, and more would not be worth their cost.
 MAX_TYPES = 100
-# A number of parts, or of values, where what is stored is none that a record can have.
+# Returned for a stored number of parts or values that no record can have.
 DAMAGED = -1
 _DIGITS = len(str(MAX_VALUES))
 _RUN = f"[0-9]{{1,{_DIGITS}}}(?:-[0-9]{{0,{_DIGITS}}})?"
 _RUNS = re.compile(f"{_RUN}(?:,{_RUN})*")
-# Of 40 bytes each.
+# How many positions, of 40 bytes each, a cached list has at most.
 _MOST_KEPT = 16_384
 
 
 class Body(NamedTuple):
-    """What is stored of one append.
+    """The body of one append, in its stored form.
 
     Attributes:
-        content: JSON text where the encoding is empty, else bytes.
-        encoding: what was made of the JSON text: "zlib", "aws-encryption-sdk" or "zlib,aws-encryption-sdk".
-        positions: those of the values in it, in ascending order.
+        content: JSON text if the encoding is empty (as bytes if it is not UTF-8), else bytes.
+        encoding: how the JSON text was encoded: "zlib", "aws-encryption-sdk" or "zlib,aws-encryption-sdk"; else empty.
+        positions: the positions of its values, in ascending order.
         format: the name of the values' format, empty for LangChain's messages.
-        types: the values' types, of the first ones where there are many; none where they are nobody's business.
+        types: the types of the values, of which the first MAX_TYPES are stored; empty if the body is encrypted.
     """
 
     content: str | bytes
@@ -46,7 +46,7 @@ class Body(NamedTuple):
     types: Sequence[str]
 
     def parts(self) -> list[AttributeValue]:
-        """Return the attribute values of the body, one an item."""
+        """Return the body as attribute values, one per item."""
         if isinstance(self.content, str) and len(self.content) < _SURELY_ONE_PART:
             return [{"S": self.content}]
         data, first_bytes = as_bytes(self.content), PART_BYTES - len(self.positions_text())
@@ -56,22 +56,22 @@ class Body(NamedTuple):
         return [{"B": data[start:end]} for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
 
     def positions_text(self) -> str:
-        """Return the positions as they are stored, empty where none is left out."""
+        """Return the positions in their stored form: see ``text_of``."""
         return text_of(self.positions)
 
 
 class Record(NamedTuple):
-    """An item as it is stored: a record, or a part of one. Put together, the first part stands for the whole record.
+    """A stored item: a record, or a part of one. After joining, the first part stands for the whole record.
 
     Attributes:
-        content: as in ``Body``; None where parts of the record are missing.
-        parts: of how many items the record consists; 0 in all of them but the first, DAMAGED where it cannot be told.
-        length: how many values it has, DAMAGED where it cannot be told.
-        positions: theirs as text, empty where they are the first ones.
-        types: as in ``Body``, where they were read.
-        revision: the attribute with the ids of the latest changes of the record, None where it was not changed.
-        removed_by: the id of the write that removed the record, None where it is there.
-        expiry: the attribute with the time from which on the item is nothing any more, None where it has none.
+        content: as in ``Body``, or None if a part of the record is missing.
+        parts: how many items the record has; 0 in every part but the first; DAMAGED if the stored number is not valid.
+        length: how many values the record has, or DAMAGED if the stored number is not valid.
+        positions: the values' positions as text: see ``text_of``.
+        types: as in ``Body``, if they were read.
+        revision: the attribute with the ids of the record's latest changes, or None if the record was never changed.
+        removed_by: the id of the write that removed the record, or None if it was not removed.
+        expiry: the attribute with the time at which the item expires, or None if it has none.
     """
 
     key: SortKey
@@ -88,28 +88,28 @@ class Record(NamedTuple):
 
     @property
     def id(self) -> str:
-        """What it is known by: the id of its one message, or the record's where it has more or nobody knows which."""
+        """The id of the record's only message, or the record's id if it has several or its positions are damaged."""
         positions = self.all_positions() if self.length == 1 else None
         return record_id_of(self.key) if positions is None else message_id_of(self.key, positions[0])
 
     @property
     def name(self) -> str:
-        """What an error calls it."""
+        """The name of the record in errors: "message" or "record", and the id."""
         is_message = self.length == 1 and self.all_positions() is not None
         return f"{'message' if is_message else 'record'} {self.id}"
 
     @property
     def number(self) -> int:
-        """How many values to count it for; a damaged one for one."""
+        """How many values the record counts as: 1 if the stored number is damaged."""
         return max(1, self.length)
 
     def all_positions(self) -> Sequence[int] | None:
-        """Return the positions of its values, None where they are damaged."""
+        """Return the positions of the values, or None if they are damaged."""
         return None if self.length == DAMAGED else positions_of(self.positions, self.length)
 
 
 class Wanted(NamedTuple):
-    """A record, and which of its values are wanted, by their places in it; None for all."""
+    """A record and the places (indexes) of its values that are wanted, or None for all values."""
 
     record: Record
     places: range | None = None
@@ -126,7 +126,14 @@ def wanted_of(
     before: RecordPosition | None = None,
     up_to: RecordPosition | None = None,
 ) -> list[Wanted]:
-    """Return which values of records are wanted: the last ones, before or up to one of them."""
+    """Return which values of records are wanted: the last ones, before or up to a position.
+
+    Args:
+        records: the records, oldest first.
+        last: how many values are wanted, or None for all.
+        before: only values before this position.
+        up_to: only values up to this position, including it.
+    """
     wanted = [_cut(record, before, up_to) for record in records]
     wanted = [one for one in wanted if one.number]
     return wanted if last is None else _latest(wanted, last)
@@ -149,19 +156,19 @@ def _cut(record: Record, before: RecordPosition | None, up_to: RecordPosition | 
         return Wanted(record)
     positions = record.all_positions()
     if positions is None:
-        # Whoever decodes it tells of the damage.
+        # Decoding the record raises the error.
         return Wanted(record)
     if bound is up_to:
         return Wanted(record, range(bisect_right(positions, bound.position or 0)))
     return Wanted(record, range(0 if bound.position is None else bisect_left(positions, bound.position)))
 
 
-# A record that has no more than a text: its sort key, the text and the number of its values.
+# A record in one item, neither compressed nor encrypted nor changed: its sort key, its JSON text, its number of values.
 PlainRecord: TypeAlias = "tuple[str, str, int]"
 
 
 def text_of(positions: Sequence[int]) -> str:
-    """Return positions as text, such as ``0-3,5``; empty where they are all from 0 on."""
+    """Return positions as text, such as ``0-3,5``, or an empty text if they begin at 0 and have no gap."""
     if not positions or positions[-1] == len(positions) - 1:
         return ""
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in _runs(positions))
@@ -178,13 +185,13 @@ def _runs(positions: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def positions_of(text: str, count: int) -> Sequence[int] | None:
-    """Return the positions that a text has, None where it is damaged, or does not have so many."""
+    """Return the positions in a text, or None if the text is damaged or does not have ``count`` positions."""
     if not text:
         return range(count)
     return _positions_of(text, count) if count <= _MOST_KEPT else _positions_of.__wrapped__(text, count)
 
 
-# Each call that reads or changes a record asks several times, and 5,000 runs take 3 ms.
+# Cached: reading or changing a record needs its positions several times, and parsing 5,000 runs takes 3 ms.
 @lru_cache(maxsize=32)
 def _positions_of(text: str, count: int) -> Sequence[int] | None:
     if not _RUNS.fullmatch(text):
@@ -204,19 +211,22 @@ def _positions_of(text: str, count: int) -> Sequence[int] | None:
 
 
 def as_bytes(content: str | bytes) -> bytes:
-    """Return a body's bytes, those of its text in UTF-8."""
+    """Return a body as bytes. Text is encoded in UTF-8."""
     return content.encode() if isinstance(content, str) else content
 
 
 def other_parts(record: Record) -> list[Record]:
-    """Return the parts that a record has behind its first one."""
+    """Return the parts after a record's first one, with their sort keys only."""
     return [Record(record.key.of_part(part)) for part in range(1, record.parts)]
 
 
 def records_of(parts: Iterable[Record]) -> tuple[list[Record], dict[int, list[Record]]]:
-    """Return the first parts of all records, in order, and by its position what else there is of a record.
+    """Group parts by record.
 
-    Parts without a first one are left over from a removal.
+    Parts without a first part are left over from a removal. They are left out.
+
+    Returns:
+        the first parts, in order; and the other parts of records that have some, by the index of their first part.
     """
     records: list[Record] = []
     others: dict[int, list[Record]] = {}
@@ -231,7 +241,7 @@ def records_of(parts: Iterable[Record]) -> tuple[list[Record], dict[int, list[Re
 
 
 def joined(first: Record, others: Sequence[Record]) -> Record:
-    """Return a record of several parts, without a content where one is missing."""
+    """Join the parts of a record. The record has the content None if a part is missing."""
     if first.parts == DAMAGED or [part.key.part for part in others] != [*range(1, first.parts)]:
         return first._replace(content=None)
     return first._replace(content=b"".join(as_bytes(part.content or b"") for part in (first, *others)))

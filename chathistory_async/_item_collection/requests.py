@@ -1,22 +1,23 @@
-"""The item-collection layout, pure: request dicts out, response dicts in.
+"""The item-collection layout: it builds request dicts and reads response dicts. Pure: no I/O.
 
 One append is one record: one item under the session's partition key and a sort key that orders it (see ``sort_keys``).
-Its body is the JSON text of its one value, or of an array with a line for each of its values. Where that is in the
-clear, the values' types stand beside it. The time and the number of values always do, so that streams, exports and the
-console can read them. A body that is too large for one item goes on in further items, its parts, which one transaction
-writes.
+Its body is the JSON text of its one value, or of an array with one line per value. If the body is not encrypted, the
+values' types are stored beside it. The time and the number of values (left out for one value) are always stored in the
+clear, so that streams, exports and the console can read them. A body that is too large for one item is divided into
+several items, the parts of the record, which one transaction writes.
 
-Exactly once. Sort keys are unique, and every item is put on condition that there is none of its key: a request that is
-sent again changes nothing, whether DynamoDB still knows a transaction's token or not. So that this holds for what was
-removed in the meantime too, a record that is younger than TOMBSTONE_SECONDS is not deleted but emptied. This tombstone
-stays in its place; readers skip it, and DynamoDB's TTL deletes it.
+Exactly once. Sort keys are unique, and every item is put on condition that no item has its key. So a request that is
+sent again changes nothing, whether DynamoDB still knows the transaction's token or not. This must also hold for a
+record that was removed in the meantime. So a record that is younger than TOMBSTONE_SECONDS is not deleted but emptied.
+The emptied item is a tombstone, which keeps the record's key. Readers skip it, and DynamoDB's TTL deletes it.
 
-Changes. A record is changed on condition of its REVISION, which holds the ids of its latest changes, the last one
-first. Each change has an id of its own, so no revision ever comes back, and a request that arrives late changes
-nothing. Where an answer was lost, the record tells whether the change was stored: its id is in the revision; or it is
-not, though the id of the change that it was made on is (or no id was dropped yet). A tombstone of a removal keeps the
-revision, so that it tells this too. The id of a replacement ends with the position of what was replaced: a migration
-compares what was not.
+Changes. A record is changed on condition that its REVISION has not changed. REVISION holds the ids of the record's
+latest changes, the latest one first. Each change has its own id, so no revision ever recurs, and a request that arrives
+late changes nothing. If a response was lost, the revision shows whether the change was stored. The change was stored if
+its id is in the revision. The change was not stored if its id is missing, while the id of the change before it is there
+(or, if there was none, while no id has been dropped yet). In any other case the outcome is unknown. The tombstone of a
+removal keeps the revision, so it shows the same. The id of a replacement ends with the position of the replaced value,
+because a migration compares only values that were not replaced.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ from .sort_keys import MAX_VALUES, PREFIX, SortKey, are_of_first_parts, parse
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
 MAX_TRANSACTION_ITEMS = 100
-# Not of 2**20 bytes each: what DynamoDB counts beside the items is not published.
+# The limit is 4 MB, taken as 10**6 bytes each: AWS does not publish what DynamoDB counts besides the items.
 MAX_TRANSACTION_BYTES = 4_000_000
 MAX_BATCH_WRITE_ITEMS = 25
-# A page holds a megabyte, of items of 100 bytes and more.
+# More items than a page holds: a page has at most 1 MB, and an item has 100 bytes or more.
 MAX_LIMIT = 20_000
 # AWS refuses a request that was signed more than five minutes ago, and the SDK's own retries end within minutes. The
-# rest is for clocks that differ.
+# rest of this time allows for clocks that differ.
 TOMBSTONE_SECONDS = 1800
-# Changes whose ids a record keeps. A retry is told from a late one while no more come between.
+# How many change ids a record keeps. After a lost response, the outcome is known if fewer changes have followed.
 CHANGES_KNOWN = 16
 
 ENCODING = "Encoding"
@@ -56,35 +57,37 @@ PARTS = "Parts"
 REVISION = "Revision"
 REMOVED_BY = "RemovedBy"
 MIGRATION = "Migration"
-# Of an idempotency key's marker: a digest of the batch, and its record's sort key.
+# Attributes of an idempotency key's marker: a digest of the batch, and the sort key of its record.
 CONTENT, RECORD = "Content", "Record"
 _OF_RECORDS = (ENCODING, TYPE, CREATED_AT, COUNT, POSITIONS, FORMAT, PARTS, REVISION, REMOVED_BY)
 _OWN_NAMES = (*_OF_RECORDS, MIGRATION, CONTENT, RECORD)
 
 _NOT_TEXT = "not text"
-# A record, or what is left of a damaged one, rather than a tombstone.
+# The item is a record, maybe a damaged one, and not a tombstone.
 _THERE = "(attribute_exists(#sort) AND attribute_not_exists(#removed))"
-# Judged by the time at which the request was built.
+# The time is that at which the request was built.
 ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"
 
 Action: TypeAlias = "dict[str, Any]"
 Items: TypeAlias = "list[dict[str, AttributeValue]]"
-# A transaction's action, and the call that does the same alone.
+# The action in a transaction, and the operation that does the same for a single item.
 _OPERATIONS = {"Put": "put_item", "Update": "update_item", "Delete": "delete_item"}
 
 
 @dataclass(frozen=True, slots=True)
 class ItemCollection:
-    """Where and how one session is stored.
+    """The table, key and settings of one session.
 
     Attributes:
-        key: the partition key, as attribute values.
-        messages_name: the attribute of a message's body.
-        ttl: seconds from a message's writing until it expires, or None.
+        key: the name and attribute value of the partition key.
+        sort_key_name: the name of the table's sort key.
+        messages_name: the name of the attribute that holds a record's body.
+        expiry_name: the name of the attribute that holds the time at which an item expires.
+        ttl: how many seconds after its writing a record expires, or None for never.
         history_size: how many messages are kept, or None for all.
 
     Raises:
-        ValueError: a setting is not what it says, or two attributes have one name.
+        ValueError: a setting is not valid, or two attributes have the same name.
     """
 
     table_name: str
@@ -102,13 +105,13 @@ class ItemCollection:
         check_settings(self.table_name, self.ttl, self.history_size, names)
 
     def put(self, items: Items) -> list[Action]:
-        """Store a record's items, unless they were stored before."""
+        """Return the actions that store a record's items, each on condition that no item has its key."""
         return [{"Put": self._put(item)} for item in items]
 
     def items_of(
         self, key: SortKey, body: Body, expiry: AttributeValue | None, revision: AttributeValue | None = None
     ) -> Items:
-        """Return the items of a record."""
+        """Return the items of a record, the first part first."""
         contents = body.parts()
         common: dict[str, AttributeValue] = {} if expiry is None else {self.expiry_name: expiry}
         if revision is not None:
@@ -135,7 +138,7 @@ class ItemCollection:
         return items
 
     def expiry(self, now: int) -> AttributeValue | None:
-        """Return when what is written now expires, None for never."""
+        """Return when an item that is written now expires, or None for never."""
         return None if self.ttl is None else {"N": str(now + self.ttl)}
 
     def query(
@@ -151,18 +154,18 @@ class ItemCollection:
         types: bool = False,
         start_key: dict[str, AttributeValue] | None = None,
     ) -> Request:
-        """Read a page of what is alive, in order.
+        """Return the query for a page of live items: no tombstones, and no expired ones.
 
         Args:
             now: the time, in seconds since the epoch.
             consistent: whether the read is strongly consistent.
-            newest_first: the order.
-            limit: how many items are read at most, dead ones among them.
+            newest_first: whether the items are in descending order instead of ascending order.
+            limit: how many items DynamoDB reads at most, including tombstones and expired items, or None for no limit.
             before: only records before this one.
-            up_to: only records before this one, and this one.
-            only: only the parts of this one.
-            types: whether the types are read too, for who writes the record again.
-            start_key: the ``LastEvaluatedKey`` of the page before.
+            up_to: only records up to this one, including it.
+            only: only the parts of this record.
+            types: whether types and expiry are read too, which rewriting a record needs.
+            start_key: the ``LastEvaluatedKey`` of the previous page.
         """
         low, high = _range(before=before, up_to=up_to, only=only)
         parameters = self._query(low, high, newest_first=newest_first, consistent=consistent) | {
@@ -190,12 +193,12 @@ class ItemCollection:
         only: SortKey | None = None,
         start_key: dict[str, AttributeValue] | None = None,
     ) -> Request:
-        """Read a page of the sort keys of all that is stored, tombstones among it, in order.
+        """Return the query for a page of all items without bodies, including tombstones and expired items, in order.
 
         Args:
             before: only records before this one.
-            only: only the parts of this one.
-            start_key: the ``LastEvaluatedKey`` of the page before.
+            only: only the parts of this record.
+            start_key: the ``LastEvaluatedKey`` of the previous page.
         """
         low, high = _range(before=before, only=only)
         parameters = self._query(low, high, newest_first=False, consistent=True) | {
@@ -214,7 +217,7 @@ class ItemCollection:
         return Request("query", parameters, large=True)
 
     def query_alive_keys(self, *, now: int, start_key: dict[str, AttributeValue] | None = None) -> Request:
-        """Read a page of the sort keys of what is alive, in order, with the numbers of values."""
+        """Return the query for a page of the sort keys and numbers of values of live items, in order."""
         parameters = self._query(PREFIX, f"{PREFIX}~", newest_first=False, consistent=True) | {
             "FilterExpression": f"attribute_not_exists(#removed) AND {ALIVE}",
             "ProjectionExpression": "#sort, #count",
@@ -230,7 +233,7 @@ class ItemCollection:
         return Request("query", parameters)
 
     def is_of_all(self, request: Request) -> bool:
-        """Tell whether a query begins at one end of the session and, strongly consistent, leaves no message out."""
+        """Return whether a query is strongly consistent, covers the whole session, and reads its first page."""
         values, low_and_high = request.parameters["ExpressionAttributeValues"], _range()
         return (
             "ExclusiveStartKey" not in request.parameters
@@ -239,24 +242,27 @@ class ItemCollection:
         )
 
     def query_between(self, low: str, high: str, start_key: dict[str, AttributeValue] | None) -> Request:
-        """Read a page of the sort keys of whatever lies between two, in order."""
+        """Return the query for a page of the sort keys of all items between two sort keys, including both, in order."""
         parameters = self._query(low, high, newest_first=False, consistent=True) | {"ProjectionExpression": "#sort"}
         if start_key is not None:
             parameters["ExclusiveStartKey"] = start_key
         return Request("query", parameters)
 
     def delete_items(self, sort_keys: Sequence[str]) -> list[Request]:
-        """Delete items by their sort keys, whatever they are."""
+        """Return the requests that delete items by their sort keys, without a condition."""
         return self._batches(
             [{"DeleteRequest": {"Key": {**self.key, self.sort_key_name: {"S": key}}}} for key in sort_keys]
         )
 
     def get(self, key: SortKey, *, consistent: bool = True) -> Request:
-        """Read the first item of a record."""
+        """Return the request that reads the first item of a record."""
         return Request("get_item", {"TableName": self.table_name, "Key": self._key(key), "ConsistentRead": consistent})
 
     def replace(self, stored: Record, items: Items, now: int) -> list[Action]:
-        """Put a record's new items into the place of what is stored, unless it has gone or changed since."""
+        """Return the actions that replace the items of a stored record by new ones.
+
+        The condition is that the record was not removed, has not expired, and has the revision that was read.
+        """
         names = {
             "#sort": self.sort_key_name,
             "#removed": REMOVED_BY,
@@ -283,8 +289,12 @@ class ItemCollection:
         ]
 
     def remove(self, key: SortKey, known: Record | None, write: str, now: int) -> Action:
-        """Empty the first item of a record, unless it has changed since it was known."""
-        # What is marked as removed and has a body all the same is damaged: its body has to go.
+        """Return the action that turns the first item of a record into a tombstone.
+
+        The condition is that the item is not a tombstone already (unless it is a damaged one, with a body), and that
+        the record has the revision of ``known``. With None for ``known``, any revision is accepted.
+        """
+        # An item that is marked as removed but has a body is damaged. Its body must be removed too.
         condition = f"({_THERE} OR attribute_exists(#body))"
         names = {
             "#sort": self.sort_key_name,
@@ -312,21 +322,21 @@ class ItemCollection:
         }
 
     def removed_by(self, tombstone: Item) -> str | None:
-        """Return the id of the write that removed a record, None where the record is there."""
+        """Return the id of the write that removed a record, or None if the item is not a tombstone."""
         return tombstone[REMOVED_BY].get("S", "") if REMOVED_BY in tombstone else None
 
     def alive(self, item: Item, now: int) -> Record | None:
-        """Read the first item of a record, None where it was removed or has expired."""
+        """Return the record of a first item, or None if the record was removed or has expired."""
         record = self.record(item)
         expired = has_passed(item.get(self.expiry_name), now)
         return None if record is None or record.removed_by is not None or expired else record
 
     def sweep(self, parts: Iterable[Record], write: str, now: int) -> list[Request]:
-        """Remove items for good, or empty them where a request that stores them may still be under way."""
+        """Return the requests that delete items, or empty them if a request that stores them may still be under way."""
         actions = []
         for part in parts:
             key = self._key(part.key)
-            # A request that stores parts stores the first one too, and fails on its tombstone.
+            # Further parts need no tombstone: a request that stores them fails on the first part's tombstone.
             is_over = part.removed_by is not None and has_passed(part.expiry, now)
             if is_over or part.key.created_at < now - TOMBSTONE_SECONDS or part.key.part > 0:
                 actions.append({"DeleteRequest": {"Key": key}})
@@ -345,7 +355,7 @@ class ItemCollection:
         return Request("batch_write_item", {"RequestItems": {self.table_name: actions}})
 
     def record(self, item: Item) -> Record | None:
-        """Read an item, None where it is not a record's."""
+        """Return an item as a record, part or tombstone, or None if its sort key is not that of a record."""
         key = parse(item[self.sort_key_name].get("S", ""))
         if key is None:
             return None
@@ -368,9 +378,10 @@ class ItemCollection:
         )
 
     def plain_records(self, items: Sequence[Item], format_name: str) -> list[PlainRecord] | None:
-        """Return what a page has, None unless each item has no more than the text of a whole record of this format.
+        """Return the plain records of a page, or None if it has no items or has one that is not plain.
 
-        Most pages are such. By ``record`` reading them takes 1.3 times as long.
+        A plain record is a whole record in one item, of this format, with only a text: see ``PlainRecord``. Most pages
+        have only plain records. ``record`` would take 1.3 times as long to read them.
         """
         name, marks = self.messages_name, {FORMAT: {"S": format_name}} if format_name else {}
         records: list[PlainRecord] = []
@@ -396,16 +407,17 @@ class ItemCollection:
         return records if is_plain and are_of_first_parts(keys) else None
 
     def is_stored(self, item: Mapping[str, AttributeValue], found: Item | None) -> bool:
-        """Tell whether what was found in an item's ref has its key: no other request puts an item there.
+        """Return whether the item that was found instead has the sort key of this one, and so was stored before.
 
-        In a table without a sort key it is another item, or another one of the same transaction.
+        Sort keys are unique, so no other request puts an item under this one. In a table without a sort key, the found
+        item is a different one, or a different one of the same transaction.
         """
         return found is not None and found.get(self.sort_key_name) == item[self.sort_key_name]
 
     def _put(self, item: Mapping[str, AttributeValue]) -> dict[str, Any]:
         ((partition, _),) = self.key.items()
-        # Of the partition key, because in a table that has no sort key every item lacks that attribute, and would be
-        # replaced: a whole session of langchain-community's.
+        # The condition is on the partition key. In a table without a sort key every item lacks that attribute, so a
+        # condition on it would hold, and the put would replace the item: a whole session of langchain-community's.
         return {
             "TableName": self.table_name,
             "Item": item,
@@ -430,11 +442,11 @@ class ItemCollection:
 
 
 def request_of(actions: Sequence[Action], token: str | None = None) -> Request:
-    """Return the request that does these actions, one alone by the call that costs half of a transaction.
+    """Return the request that performs actions. A single action is a plain call, which costs half of a transaction.
 
     Args:
-        actions: the actions.
-        token: what DynamoDB knows a transaction by, None for a new one.
+        actions: the actions, at least one.
+        token: the ClientRequestToken of a transaction, or None for a new one.
     """
     if len(actions) > 1:
         return transaction(actions, token or new_token())
@@ -443,7 +455,7 @@ def request_of(actions: Sequence[Action], token: str | None = None) -> Request:
 
 
 def new_token() -> str:
-    """Return the id of a write: at most 36 characters, because it is a transaction's ClientRequestToken too."""
+    """Return a new id of a write: at most 36 characters, because it is a transaction's ClientRequestToken too."""
     return secrets.token_urlsafe(18)
 
 
@@ -453,7 +465,7 @@ def id_of_replacement(token: str, position: int) -> str:
 
 
 def may_be_replaced(revision: AttributeValue | None, position: int) -> bool:
-    """Tell whether a record's revision leaves it possible that the value at a position was replaced."""
+    """Return whether the value at a position may have been replaced, according to the record's revision."""
     if revision is None:
         return False
     changes = _changes(revision)
@@ -461,24 +473,24 @@ def may_be_replaced(revision: AttributeValue | None, position: int) -> bool:
 
 
 def changed_by(change_id: str, stored: Record) -> AttributeValue:
-    """Return the revision of a record that is changed."""
+    """Return the revision of a stored record after a change."""
     return {"S": " ".join([change_id, *_changes(stored.revision)][:CHANGES_KNOWN])}
 
 
 def outcome_of(change_id: str, stored: Record, found: Item | None) -> Literal["stored", "not stored", "unknown"]:
-    """Tell what became of a change, of which an earlier sending may have been stored.
+    """Return whether a refused change was stored by an earlier request.
 
     Args:
-        change_id: the change's id.
-        stored: the record that the change was made on.
-        found: what is in its place now.
+        change_id: the id of the change.
+        stored: the record as it was read before the change.
+        found: the item that is stored under the record's sort key now, or None if there is none.
     """
     if found is None:
         return "unknown"
     changes, before = _changes(found.get(REVISION)), _changes(stored.revision)
     if change_id in changes or change_id == found.get(REMOVED_BY, {}).get("S"):
         return "stored"
-    # A tombstone of a sweep keeps nothing.
+    # A sweep's tombstone keeps neither CREATED_AT nor the revision.
     is_all_told = CREATED_AT in found and (before[0] in changes if before else len(changes) < CHANGES_KNOWN)
     return "not stored" if is_all_told else "unknown"
 
@@ -491,7 +503,7 @@ def _changes(revision: AttributeValue | None) -> list[str]:
 def _range(
     *, before: SortKey | None = None, up_to: SortKey | None = None, only: SortKey | None = None
 ) -> tuple[str, str]:
-    """Return what sort keys of records, and of their parts, lie between."""
+    """Return the lower and the upper bound of the sort keys of records and their parts, for a query."""
     low = PREFIX if only is None else str(only)[:-2]
     if last := only or up_to:
         return low, f"{str(last)[:-2]}~"
@@ -499,16 +511,16 @@ def _range(
 
 
 def _text_in(item: Item, name: str) -> str:
-    """Return an attribute's text, empty where there is none, and what nothing is called where it is not text."""
+    """Return an attribute's text, empty if there is no such attribute, or an invalid value if it is not text."""
     return item[name].get("S", _NOT_TEXT) if name in item else ""
 
 
 def number_in(item: Item, name: str, most: int) -> int:
-    """Return a number of parts or values, 1 where there is none; DAMAGED where it is no number that can be."""
+    """Return a number of parts or values: 1 if there is no such attribute, DAMAGED if it is not from 1 to ``most``."""
     if name not in item:
         return 1
     digits = item[name].get("N", "")
-    # By its length first: a damaged number may have any.
+    # The length is checked first, because a damaged number may have any length.
     number = int(digits) if len(digits) <= len(str(most)) and digits.isdecimal() else 0
     return number if 1 <= number <= most else DAMAGED
 
@@ -530,7 +542,7 @@ _READ = ("#body", *_READ_NAMES)
 
 
 def _may_have_a_body(tombstone: Record, now: int) -> bool:
-    """Tell whether a tombstone is damaged: it has what a body has beside it, or expires later than any tombstone."""
+    """Return whether a tombstone is damaged: it has an encoding or types, or expires later than any tombstone."""
     has_more = tombstone.encoding or tombstone.types
     return bool(has_more) or not has_passed(tombstone.expiry, now + 2 * TOMBSTONE_SECONDS)
 
@@ -540,5 +552,5 @@ def _same(revision: AttributeValue | None) -> str:
 
 
 def iso(seconds: float) -> str:
-    """Return a time, in seconds since the epoch, as it is stored: to the millisecond, in UTC."""
+    """Return a time, in seconds since the epoch, in its stored form: ISO 8601 in UTC, to the millisecond."""
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""One session in an item collection: read, page, append, edit, clear."""
+"""A session in an item collection: read, page, append, edit, clear."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ Value = TypeVar("Value")
 
 
 class ItemCollectionSession(Session[Value], Generic[Value]):
-    """One session in the items of one partition key.
+    """One session, stored in the items of one partition key.
 
     Args:
-        layout: how it is stored.
-        access: what it reaches its table with.
-        bodies: the codec of its records.
+        layout: the session's table, key and settings.
+        access: the session's access to its table.
+        bodies: encodes and decodes the bodies of its records.
         reader: reads its records.
-        writer: writes them.
-        idempotency_seconds: how long a key keeps its batch from being stored again.
+        writer: writes its records.
+        idempotency_seconds: how many seconds an idempotency key keeps its batch from being stored again.
     """
 
     def __init__(
@@ -54,13 +54,16 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         self._writer = writer
         self._edits = Edits(layout, access, bodies, reader, writer)
         self._idempotency_seconds = idempotency_seconds
-        # The latest records' sort keys and numbers of values, oldest first, where history_size wants to know them; None
-        # before a read.
+        # For the trim of history_size: the sort keys and numbers of values of the latest records, oldest first. None
+        # before the first read.
         self._window: list[tuple[SortKey, int]] | None = None
 
     @leaves_nothing_opened
     async def read(self, limit: int | None = None, *, up_to: str | None = None) -> list[Value]:
-        """Return the latest values, or those up to one of them, oldest first, and read little more than them."""
+        """Return the latest values, or the latest up to and including ``up_to``, oldest first.
+
+        At most ``limit`` and history_size values are returned, and few more are read.
+        """
         check_positive("limit", limit)
         size, last = self._layout.history_size, None if up_to is None else parse_id(up_to)
         count = smaller(limit, size)
@@ -73,7 +76,7 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         return _flat(await self._bodies.decode(await self._wanted(records, count, up_to=last)))
 
     async def stream(self) -> AsyncGenerator[Value, None]:
-        """Yield all values, oldest first, a page at a time."""
+        """Yield all values, oldest first. They are read a page at a time, or all at once if history_size is set."""
         if self._layout.history_size is not None:
             for value in await self.read():
                 yield value
@@ -81,15 +84,15 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         async with aclosing(self._value_pages()) as pages:
             async for values in pages:
                 values.reverse()
-                # Taken out: the next page may raise an error, and those who record it record local variables too.
+                # Popped: the next page may raise an error, and error trackers record local variables too.
                 while values:
                     yield values.pop()
 
     async def page(self, limit: int, before: str | None) -> StoredPage[Value]:
-        """Return the latest values, or those before a cursor."""
+        """Return the latest ``limit`` values, or the latest before the cursor ``before``."""
         check_positive("limit", limit, optional=False)
         end = None if before is None else parse_id(before)
-        # One more tells whether there is a page before this one.
+        # One more value than the limit shows whether there is a previous page.
         records = await self._reader.latest(limit + 1, before=end)
         number = sum(one.number for one in wanted_of(records, before=end))
         wanted = await self._wanted(records, limit, before=end)
@@ -101,7 +104,10 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         return StoredPage(stored, stored[0].id if number > limit and stored else None)
 
     async def append(self, values: Sequence[Value], idempotency_key: str | None = None) -> None:
-        """Store a batch in order behind all that was seen, as one record: all of it or nothing."""
+        """Append a batch as one record, in order and after all values that were seen: all of it or nothing.
+
+        Of a batch larger than history_size, only the last history_size values are stored.
+        """
         values = list(values)
         if not values:
             return
@@ -110,10 +116,10 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         texts = await self._bodies.encode(values)
         once = None
         if idempotency_key is not None:
-            # Of all values: another batch of which history_size keeps the same ones is another batch.
+            # The digest covers all values: batches that differ only in what history_size leaves out are different.
             once = Once.of(idempotency_key, self._bodies.format_name, texts, self._idempotency_seconds)
         texts = texts[left_out:]
-        # Before the values are encrypted: their record is bound to its key.
+        # Made before the values are encrypted, because encryption binds them to the sort key of their record.
         key, began = await self._reader.next_key(), monotonic()
         types = self._bodies.types_of(values[left_out : left_out + MAX_TYPES])
         body = await self._bodies.pack(key, texts, range(len(texts)), types)
@@ -125,19 +131,19 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
             self._reader.clock.see(before)
         self._reader.wrote(len(texts))
         if size is not None:
-            # What was added is stored. What cannot be removed now is left to the next append.
+            # The batch is stored. If the trim fails, a later append trims.
             with suppress(ChatHistoryError):
                 await self._trim(size, (key, len(texts)))
 
     async def clear(self) -> None:
-        """Remove all values that are there now, and none that another writer adds after."""
+        """Remove all values that are stored now, and none that another writer adds afterwards."""
         self._window = None
         await self.sweep()
         self._reader.clock.recover()
         await self._writer.swept()
 
     async def sweep(self, *, before: SortKey | None = None) -> int:
-        """Remove all records, or all before one, and return how many values they had."""
+        """Remove all records, or all before ``before``, and return how many values they had."""
         swept = 0
         async with aclosing(self._reader.keys(before=before)) as pages:
             async for parts in pages:
@@ -146,33 +152,36 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         return swept
 
     async def remove(self, ids: Iterable[str]) -> None:
-        """Remove these values, where they are there."""
+        """Remove the values with these ids. The id of a record removes all its values. Unknown ids are ignored."""
         self._window = None
         await self._edits.remove(ids)
 
     async def pop(self) -> list[Value]:
-        """Remove the latest value and return it, alone in a list; each value is returned to one caller only."""
+        """Remove the latest value and return it in a list of one, or return an empty list if there is none.
+
+        Each value is returned to one caller only.
+        """
         self._window = None
         return await self._edits.pop()
 
     async def replace(self, value_id: str, value: Value) -> None:
-        """Put another value into the place of one, whole or not at all."""
+        """Replace the value with this id by a new one. All of the change is stored, or none."""
         await self._edits.replace(value_id, value)
 
     @leaves_nothing_opened
     async def copy_to(self, other: Session[Value], up_to: str | None) -> None:
-        """Append the values, up to one of them, to another session's, as one batch."""
+        """Append this session's values, up to and including ``up_to``, to another session as one batch."""
         last = None if up_to is None else parse_id(up_to)
         await other.append([value async for values in self._value_pages(last) for value in values])
 
     async def _value_pages(self, up_to: RecordPosition | None = None) -> AsyncGenerator[list[Value], None]:
-        """Yield the values in order, some at a time."""
+        """Yield the values in order, in lists."""
         async with aclosing(self._reader.pages(up_to)) as pages:
             async for page in pages:
                 if isinstance(page, PlainPage):
                     yield await self._bodies.decode_plain(page.records)
                     continue
-                # A few at a time: a megabyte may be a hundred when it is decompressed.
+                # A few at a time: a page of 1 MB may be 100 MB when it is decompressed.
                 for start in range(0, len(page), _DECODED_AT_ONCE):
                     wanted = await self._wanted(page[start : start + _DECODED_AT_ONCE], up_to=up_to)
                     yield _flat(await self._bodies.decode(wanted))
@@ -185,21 +194,21 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         before: RecordPosition | None = None,
         up_to: RecordPosition | None = None,
     ) -> list[Wanted]:
-        """Return what is wanted of records, each read again of which a part was missing."""
+        """Return the wanted values of records. Records with a missing part are read again: see ``Reader.whole``."""
         wanted = [one.record for one in wanted_of(records, last, before=before, up_to=up_to)]
         return wanted_of(await self._reader.whole(wanted), last, before=before, up_to=up_to)
 
     async def _latest_and_window(self, size: int) -> list[Record]:
-        """Return the latest records, of so many values or up to a slack more, and remember their sort keys."""
+        """Return the latest records, with ``size`` values and up to a slack more, and remember their sort keys."""
         records = await self._reader.latest(size + slack(size))
         self._window = [(record.key, record.number) for record in records]
         return records
 
     async def _trim(self, size: int, added: tuple[SortKey, int]) -> None:
-        """Remove what history_size leaves out, once that seems to have grown to a slack.
+        """Remove the values beyond history_size, once they seem to be as many as the slack.
 
-        What is remembered of the session only tells when to look: others may have removed values since. Where nothing
-        is, somebody looks once in as many values as the slack has, at random.
+        The remembered records only decide when to look at the session, because other writers may have removed values
+        since. If no records are remembered, each append looks at random, on average once per slack of appended values.
         """
         known = self._window
         if known is None and random.randrange(slack(size)) >= added[1]:
@@ -211,7 +220,7 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         await self._keep_latest(size)
 
     async def _keep_latest(self, size: int) -> None:
-        """Remove the records that lie before the latest values, so many of them."""
+        """Remove the records before the latest ``size`` values."""
         latest = await self._reader.latest(size, consistent=True)
         self._window = [(record.key, record.number) for record in latest]
         if sum(number for _, number in self._window) >= size:
@@ -221,12 +230,12 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
 
 
 def slack(history_size: int) -> int:
-    """Return how many values more than history_size may be stored before they are removed, several at once."""
+    """Return how many values beyond history_size may be stored before they are removed together."""
     return max(4, history_size // 5)
 
 
 def _last(window: list[tuple[SortKey, int]], values: int) -> list[tuple[SortKey, int]]:
-    """Return the last records of a window that have so many values."""
+    """Return the last records of a window that together have at least ``values`` values, or the whole window."""
     found = 0
     for start in range(len(window) - 1, -1, -1):
         found += window[start][1]

@@ -1,4 +1,4 @@
-"""How many messages the records of a session have, remembered so that the latest ones are read by one request."""
+"""The typical number of messages in a session's records, so that one request usually reads enough of them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import TypeVar
 
 from .._sync.fork import after_fork_in_child
 
-# A turn is a human's message and the answer.
+# The first guess: a turn is a human's message and the model's reply.
 _BEFORE_ANY = 2.0
-# For some records that have fewer messages than the others.
+# A margin for records that have fewer messages than the average.
 _MARGIN = 1.1
-# A person's message and an agent's steps may take turns: the last record alone tells nothing of the next ones.
+# An average of several records, because the last one alone is a bad guess: a person's message and an agent's steps may
+# alternate.
 _RECORDS_REMEMBERED = 4
-# Of some hundred bytes each.
+# Each takes a few hundred bytes.
 _MAX_SESSIONS = 4_096
-# More than one request reads, however many messages its records have.
+# More messages than one request can read.
 _MAX_ASKED = 10**12
 
 
@@ -26,9 +27,9 @@ _Name = TypeVar("_Name", str, tuple[str, str])
 
 
 class TypicalCounts:
-    """The numbers of values in the records of a process's sessions: moving averages of those read or written last.
+    """Moving averages of the number of values per record, for each session that the process reads or writes.
 
-    A session that is not known is taken for one like the last one of its table.
+    An unknown session gets the average of its table. The first guess for an unknown table is 2 values.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class TypicalCounts:
         self._lock = threading.Lock()
 
     def see(self, table_name: str, session: str, counts: Sequence[int]) -> None:
-        """Remember the numbers of values of some records."""
+        """Add the numbers of values of some records to the averages."""
         if not counts:
             return
         with self._lock:
@@ -45,14 +46,14 @@ class TypicalCounts:
             _average_in(self._of_table, table_name, counts)
 
     def records_for(self, table_name: str, session: str, values: int) -> int:
-        """Return how many records to ask for, for so many values."""
+        """Return how many records to read to get ``values`` values, at least 1."""
         with self._lock:
             typical = self._of_session.get((table_name, session)) or self._of_table.get(table_name) or _BEFORE_ANY
-        # A float holds no integer of 309 digits.
+        # A float cannot hold an integer of 309 digits.
         return max(1, math.ceil(_MARGIN * min(values, _MAX_ASKED) / typical))
 
     def forget_lock(self) -> None:
-        """Begin with a new lock, because a fork may have copied one that was held."""
+        """Replace the lock, because a fork may have copied it while a thread held it."""
         self._lock = threading.Lock()
 
 

@@ -1,4 +1,4 @@
-"""Writing the records of one session: storing, changing and removing them, each exactly once."""
+"""Writing the records of one session: store, change and remove them, each exactly once."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from .records import Record
 from .requests import MAX_TRANSACTION_ITEMS, TOMBSTONE_SECONDS, Action, ItemCollection, Items, new_token, request_of
 from .sort_keys import SortKey
 
-# Of 25 items each; more at once would only meet the throttle of the partition.
+# Batches of 25 items each. More at once would only be throttled by the partition.
 _SWEEPS_AT_ONCE = 4
-# With the pauses between them, these are 5 s of throttling.
+# With the pauses between them, these attempts are 5 s of throttling.
 _BATCH_ATTEMPTS = 50
-# Half of it is left for the requests that are sent then.
+# The other half of TOMBSTONE_SECONDS is left for the requests that are sent then.
 _OLDEST_SECONDS = TOMBSTONE_SECONDS // 2
 
 
 class NewRecord(NamedTuple):
-    """A record that is to be stored.
+    """A record to be stored.
 
     Attributes:
-        items: its items.
+        items: the record's items.
         length: how many values it has.
         began: when its sort key was made, by ``monotonic``.
-        once: what makes its idempotency key take it once, None without one.
+        once: its idempotency key and batch, or None without a key.
     """
 
     key: SortKey
@@ -45,11 +45,11 @@ class NewRecord(NamedTuple):
 
 
 class NotWritten(Exception):
-    """A change was refused, because its record has changed or gone.
+    """DynamoDB refused a change, because its record was changed or removed.
 
     Attributes:
-        found: what is in the record's ref, None where there is nothing.
-        sent_before: whether an earlier sending may have been stored.
+        found: the item that is stored under the record's sort key, or None if there is none.
+        sent_before: whether an earlier request of the same change may have been stored.
     """
 
     def __init__(self, found: Item | None, *, sent_before: bool) -> None:
@@ -59,42 +59,55 @@ class NotWritten(Exception):
 
 
 class RecordWriter(Protocol):
-    """What stores, changes and removes records. The session index has one that counts their values too.
+    """Stores, changes and removes records. The session index has a writer that counts their values too.
 
     Attributes:
-        max_items: how many of a transaction's items may be a record's.
-        changed_at_once: how many records it changes at once.
+        max_items: how many items a record may have. The others of a transaction's items are for what the writer adds:
+            the marker of an idempotency key, and the session's item.
+        changed_at_once: how many records it changes concurrently.
     """
 
     max_items: int
     changed_at_once: int
 
     async def check_table(self) -> None:
-        """Refuse a table in which what is to be appended could not be found; once, before the first append."""
+        """Check, before the first append, that the table has the secondary index, if this writer's session is in it.
+
+        Raises:
+            KeySchemaError: the table has no such index.
+        """
 
     async def store(self, record: NewRecord) -> SortKey | None:
-        """Store a record, unless that was done before, by a sending whose answer was lost or by its key.
+        """Store a record, unless it is stored already: by a request whose response was lost, or by its idempotency key.
 
         Returns:
-            the sort key of the record that its idempotency key has stored before, None where it has stored none.
+            the sort key of the record that was stored before with its idempotency key, or None.
+
+        Raises:
+            IdempotencyKeyReusedError: the key was used to store a different batch.
         """
 
     async def change(self, actions: Sequence[Action], token: str, removed: int) -> None:
-        """Change a record by actions, the first of which has the condition; so many values are removed.
+        """Change a record.
+
+        Args:
+            actions: the actions to perform together. The first one has the condition.
+            token: the ClientRequestToken if there are several actions.
+            removed: how many values the change removes.
 
         Raises:
             NotWritten: the condition did not hold.
         """
 
     async def sweep(self, parts: Sequence[Record]) -> None:
-        """Remove items, or empty those that a request which is under way could store again."""
+        """Delete items, or replace them by tombstones if a request that is still under way could store them again."""
 
     async def swept(self) -> None:
-        """Take note that all that was to be swept is swept."""
+        """Finish a sweep: all its items have been removed."""
 
 
 class Writer:
-    """Writes the records of one session that is in no index."""
+    """Writes the records of one session that is not in the session index."""
 
     __slots__ = ("_access", "_checks", "_layout")
 
@@ -107,7 +120,7 @@ class Writer:
         self._checks = checks
 
     async def check_table(self) -> None:
-        """See ``RecordWriter``: the sort key is checked by ``store``, and only where it has to be."""
+        """See ``RecordWriter``. This does nothing: ``store`` checks the sort key, and only if it has to."""
 
     async def store(self, record: NewRecord) -> SortKey | None:
         """See ``RecordWriter``."""
@@ -141,7 +154,11 @@ class Writer:
         """See ``RecordWriter``."""
 
     async def batch_write(self, requests: Sequence[Request]) -> None:
-        """Send batches, several at once, until all of them is done."""
+        """Send batches, a few at once, and send their unprocessed items again until none is left.
+
+        Raises:
+            ThrottledError: a batch still has unprocessed items after 50 attempts.
+        """
         await at_most(_SWEEPS_AT_ONCE, self._batch_write, requests)
 
     async def _batch_write(self, request: Request) -> None:
@@ -156,28 +173,31 @@ class Writer:
 
 
 class SortKeyCheck(Protocol):
-    """Knows whether the table has the sort key: a reader."""
+    """The check that the table has the sort key. A reader implements it."""
 
     async def check_sort_key(self, key: SortKey) -> None:
-        """Refuse a table without it."""
+        """Check that the table has the sort key."""
 
     def has_sort_key(self) -> None:
-        """Take the check for passed."""
+        """Record that the check has passed."""
 
 
 def check_age(access: Access, record: NewRecord) -> None:
-    """Refuse to store a record so late that a retry of it may arrive after the tombstone of its removal has gone.
+    """Refuse to store a record so late that a retry could arrive after the tombstone of its removal is deleted.
 
-    The tombstone's time is told from the key, which was made before the record was encrypted. How long ago that is
-    tells a clock of its own: that of the keys may be behind.
+    A sweep decides by the time in the sort key whether it leaves a tombstone, and the key was made before the record
+    was encrypted. The record's age is measured with ``monotonic``, because the clock of the sort keys may be behind.
+
+    Raises:
+        EndpointError: the record is older than 900 s.
     """
     if monotonic() - record.began > _OLDEST_SECONDS:
-        text = f"Encrypting and storing the batch took more than {_OLDEST_SECONDS:,} s, and is given up"
+        text = f"Encrypting and storing the batch took more than {_OLDEST_SECONDS:,} s and was given up"
         raise EndpointError(f"{text}: read the session before you try again, in smaller batches", access.ref)
 
 
 def was_refused(record: NewRecord, reasons: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether the places of a record's items, or its idempotency key, were taken."""
+    """Return whether a condition on a record's items or on its idempotency key failed."""
     return any(
         reason.get("Code") == CONDITION_FAILED for reason in reasons[: len(record.items) + (record.once is not None)]
     )
@@ -186,22 +206,23 @@ def was_refused(record: NewRecord, reasons: Sequence[Mapping[str, Any]]) -> bool
 def check_stored(
     access: Access, layout: ItemCollection, record: NewRecord, reasons: Sequence[Mapping[str, Any]]
 ) -> SortKey | None:
-    """Refuse what was found in the places of a record's items, unless the record was stored before.
-
-    Returns the sort key of the record that its idempotency key has stored, None without one.
+    """Check, after DynamoDB refused to store a record, that the record is stored already.
 
     Args:
         access: names the session in errors.
-        layout: how it is stored.
+        layout: the session's table, key and settings.
         record: the record.
-        reasons: of the transaction that was refused, one for each action, and maybe further ones.
+        reasons: the cancellation reasons of the transaction: one for each of the record's actions, then any others.
+
+    Returns:
+        the sort key of the record that was stored with the idempotency key, or None without a key.
 
     Raises:
-        IdempotencyKeyReusedError: the key was used for something else.
-        KeySchemaError: the table has no sort key.
+        IdempotencyKeyReusedError: the key was used to store a different batch.
+        KeySchemaError: the table has no sort key, so the refusal was due to a different item.
     """
     items = [action["Put"]["Item"] for action in record.actions(layout)]
-    for item, reason in zip(items, reasons):  # noqa: B905  # other actions follow
+    for item, reason in zip(items, reasons):  # noqa: B905  # reasons of other actions follow
         if reason.get("Code") == CONDITION_FAILED and not layout.is_stored(item, reason.get("Item")):
             raise wrong_key(f"it has no sort key {layout.sort_key_name!r}", access.ref)
     number = len(record.items)

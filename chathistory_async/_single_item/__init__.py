@@ -1,1 +1,1 @@
-"""The single-item layout, which is langchain-community's: one item for each session."""
+"""The single-item layout, as langchain-community has it: one item per session."""

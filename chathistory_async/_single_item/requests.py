@@ -1,17 +1,20 @@
-"""The single-item layout, pure: request dicts out, response dicts in.
+"""The single-item layout: it builds request dicts and reads response dicts. Pure: no I/O.
 
-One item holds one session: its key, the messages as a list of maps, and the expiry time, exactly as
-langchain-community writes them, so that each reads what the other wrote. One attribute is ours, which
-langchain-community neither reads nor touches: WRITES, a list of text. Its first element is the id of the write that
-created the item, the others are the ids of its recent writes in their order, that one included, until they are pruned.
+One item holds one session: its key, the messages as a list of maps, and the expiry time. They are stored exactly as
+langchain-community writes them, so that each library reads the messages of the other. This library adds one attribute,
+WRITES, which langchain-community neither reads nor changes. WRITES is a list of text. Its first element is the id of
+the write that created the item. The other elements are the ids of the item's recent writes in their order, including
+that first write, until they are pruned.
 
-Exactly once. Every write carries an id, and a condition that the id is not in WRITES, so a request that is sent again
-changes nothing. That would not hold if the id could be pruned between two sendings, so a second condition pins the
-pruning down: either nothing was pruned yet (the first two elements are equal), or a write that this writer knows to
-be older than its own is still there (pruning drops the oldest first). Where neither can be shown any more, no
-request is stored, however late it arrives, and the writer is told that it cannot know. One hole is left: the first
-write of a handle that has seen no write of the session knows none that is older, so a sending of it that the network
-delays beyond its own acknowledgement and beyond a clear is stored once more.
+Exactly once. Every write has an id, and a condition that WRITES does not contain the id. So a request that is sent
+again changes nothing, unless the id was pruned in between. A second condition excludes that: either nothing was pruned
+yet (the first two elements are equal), or WRITES still contains a write that this writer knows to be older than its own
+(pruning removes the oldest ids first). Once neither is true, no request of the write is stored, however late it
+arrives. If a response was lost, the writer then raises WriteOutcomeUnknownError.
+
+One gap is left. The first write of a handle that has seen no write of the session knows no older write. If the network
+delays a request of this write until the write was acknowledged by another request and the session was cleared, the
+batch is stored again.
 """
 
 from __future__ import annotations
@@ -26,9 +29,9 @@ from .._request import Item, Request
 from .._settings import check_settings
 
 WRITES = "_chathistory_writes"
-# 13 bytes a write: at most 3.4 KB in the item. A retry is recognised while fewer than WRITES_KEPT other writes to
-# the session come between it and its first attempt. A write with an idempotency key has two elements, of 75 bytes:
-# where all have one, the item grows by up to 10 KB, and half as many may come between.
+# WRITES takes 13 bytes per write, at most 3.4 KB. A retry is recognised while fewer than WRITES_KEPT other writes to
+# the session come between the retry and its first attempt. A write with an idempotency key has two elements, of 75
+# bytes together. If all writes have a key, WRITES takes up to 10 KB, and half as many writes may come between.
 WRITES_LIMIT = 256
 WRITES_KEPT = 128
 # The id of a write with an idempotency key.
@@ -36,9 +39,9 @@ _IS_KEY = re.compile("k:[^:]*")
 # Each message that is added or trimmed by its index takes about 25 of the 4,096 characters that an expression may have.
 _MAX_INDEXED = 100
 
-# Judged by the time at which the request was built: a session that expires while the SDK retries counts as alive.
+# The time is that at which the request was built, so a session that expires while the SDK retries counts as alive.
 _ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"
-# What is not a list is another's: neither appended to nor overwritten.
+# An attribute that is not a list belongs to a different program. It is neither appended to nor overwritten.
 _OURS = "(attribute_not_exists(#messages) OR attribute_type(#messages, :list))"
 _EXPIRED = "(attribute_exists(#expiry) AND attribute_type(#expiry, :number) AND #expiry <= :now)"
 _NEVER_PRUNED = (
@@ -47,18 +50,18 @@ _NEVER_PRUNED = (
 )
 _ANCHORED = (
     "(attribute_exists(#writes) AND size(#writes) < :full AND contains(#writes, :anchor)"
-    # The creator's id stays at the front for ever: only while nothing was pruned does it prove anything.
+    # The creator's id is never pruned from the front, so it proves something only while nothing was pruned.
     " AND (#writes[0] <> :anchor OR #writes[0] = #writes[1]) AND NOT contains(#writes, :write))"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """What a writer last knew of the item. A write tests all that it takes from here, so it may be outdated.
+    """A writer's last knowledge of the item. It may be outdated: the write's condition tests all that is taken from it.
 
     Attributes:
-        length: how many messages are stored, or None.
-        anchor: the id of a write that is stored, or None.
+        length: how many messages are stored, or None if this is not known.
+        anchor: the id of a write that WRITES contains, or None if none is known.
     """
 
     length: int | None = None
@@ -67,11 +70,15 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An item as it was at one moment; an absent item has no messages and no writes.
+    """The item as it was at one moment. An absent item has no messages and no writes.
 
     Attributes:
-        malformed: whether the messages' attribute is something else than a list.
-        has_damaged_writes: whether WRITES is something that no write of ours leaves. No append's condition holds then.
+        messages: the stored messages, oldest first; empty if their attribute is not a list.
+        writes: the elements of WRITES; empty if WRITES is absent or damaged.
+        expired: whether the session has expired.
+        malformed: whether the attribute of the messages is not a list.
+        has_damaged_writes: whether WRITES has a form that this library does not write. Unless the session has expired,
+            the condition of every append then fails.
     """
 
     messages: Sequence[AttributeValue]
@@ -86,7 +93,7 @@ class Stored:
         return Hint(len(self.messages), self.writes[-1] if self.writes else None)
 
     def proves_unpruned_since(self, anchor: str | None) -> bool:
-        """Tell whether no id that was written after the anchor can have been pruned."""
+        """Return whether no id that was written after the anchor can have been pruned."""
         if anchor is not None:
             return anchor in self.writes[1:]
         return not self.writes or self.writes[0] == self.writes[1]
@@ -94,11 +101,13 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class SingleItem:
-    """Where and how one session is stored.
+    """The table, key and settings of one session.
 
     Attributes:
-        key: the whole primary key, as attribute values.
-        ttl: seconds from a write until the session expires, or None.
+        key: the names and attribute values of the whole primary key.
+        messages_name: the name of the attribute that holds the messages.
+        expiry_name: the name of the attribute that holds the time at which the session expires.
+        ttl: how many seconds after its latest append the session expires, or None for never.
         history_size: how many messages are kept, or None for all.
     """
 
@@ -117,20 +126,20 @@ class SingleItem:
         return Request("get_item", self._get("#messages, #expiry, #writes", self._names(), consistent))
 
     def read_whole(self) -> Request:
-        """Read all of the item, with the attributes that are not ours."""
+        """Return the request that reads the whole item, including attributes of other programs."""
         return Request("get_item", {"TableName": self.table_name, "Key": self.key, "ConsistentRead": True})
 
     def others(self, item: Item) -> list[str]:
-        """Return the names of an item's attributes that are not ours."""
+        """Return the names of an item's attributes that neither this library nor langchain-community writes."""
         return sorted(item.keys() - {*self.key, self.messages_name, self.expiry_name, WRITES})
 
     def read_identity(self) -> Request:
-        """Read as little as tells whether the item exists and which write created it."""
+        """Return the request that reads only the key and WRITES, which show which write created the item."""
         key_names = {f"#key{index}": name for index, name in enumerate(self.key)}
         return Request("get_item", self._get(", ".join((*key_names, "#writes")), key_names | {"#writes": WRITES}, True))
 
     def identity(self, item: Item) -> Identity | None:
-        """Return what an item has and one that comes after it has not; None where it has nothing of ours."""
+        """Return what distinguishes an item from one that is created later, or None if the item has no WRITES."""
         if WRITES not in item:
             return None
         creator, *_ = item[WRITES].get("L") or [None]
@@ -139,7 +148,7 @@ class SingleItem:
         return Identity("#writes[0]", for_request(creator))
 
     def delete(self, identity: Identity | None) -> Request:
-        """Delete the item, unless it is another one than that of this identity."""
+        """Return the request that deletes the item if it has this identity, or, with None, if it has no WRITES."""
         condition = "attribute_not_exists(#writes)"
         values = {}
         if identity is not None:
@@ -154,7 +163,7 @@ class SingleItem:
         )
 
     def delete_unchanged(self, messages: Sequence[AttributeValue]) -> Request:
-        """Delete the item, unless it holds other messages than these, as they were read."""
+        """Return the request that deletes the item if its messages are these, as they were read."""
         return self._write(
             "delete_item",
             Key=self.key,
@@ -164,7 +173,7 @@ class SingleItem:
         )
 
     def scan_keys(self, start_key: dict[str, AttributeValue] | None) -> Request:
-        """Read a page of the partition keys of all the table."""
+        """Return the scan for a page of the partition keys of the whole table."""
         (name, *_) = self.key
         parameters = {
             "TableName": self.table_name,
@@ -179,14 +188,16 @@ class SingleItem:
     def append(
         self, batch: Sequence[AttributeValue], write: Write, hint: Hint, now: int, stored: Stored | None = None
     ) -> Request:
-        """Append in one write whose condition fails, and returns the item, where it took something wrong for granted.
+        """Return the request that appends a batch in one write.
+
+        If the write assumes something that is not true, its condition fails, and DynamoDB returns the item.
 
         Args:
             batch: the messages, at least one and at most ``history_size``.
-            write: the same for every request that stores this batch.
-            hint: what the writer last knew.
+            write: the id of the write, which is the same in every request that stores this batch.
+            hint: what the writer last knew of the item.
             now: the time, in seconds since the epoch.
-            stored: the item as the last condition that failed returned it.
+            stored: the item that the last failed condition returned, or None before the first failure.
         """
         if stored is not None and stored.expired:
             return self._start_afresh(batch, write, now)
@@ -208,7 +219,7 @@ class SingleItem:
         )
 
     def stored(self, item: Item | None, now: int) -> Stored:
-        """Read an item, None where there is none."""
+        """Parse an item, or None for an absent one."""
         item = item or {}
         messages = item.get(self.messages_name, {"L": []})
         writes = [element.get("S") for element in item.get(WRITES, {}).get("L", ())]
@@ -232,10 +243,10 @@ class SingleItem:
             return _trim(batch, length or 0, surplus)
         if surplus > 0 and stored is not None:
             return _rewrite(stored.messages, batch, size)
-        # Without a length the guess is that there is room; where it is wrong, the item that comes back has the length.
+        # The guess is that there is room. If it is wrong, the condition fails and returns the item, and so its length.
         room = "(attribute_not_exists(#messages) OR size(#messages) <= :room)"
         append = _append(batch)
-        # Of a number that DynamoDB takes, whatever the size: no item holds more messages than bytes.
+        # Limited to a number that DynamoDB accepts: no item holds more messages than bytes.
         most = min(size - len(batch), MAX_ITEM_BYTES)
         return append._replace(values=append.values | {":room": _number(most)}, condition=room)
 
@@ -244,7 +255,7 @@ class SingleItem:
             creator, *recent = stored.writes
             kept = recent[-WRITES_KEPT:]
             if _IS_KEY.fullmatch(kept[0]):
-                # Its content is pruned.
+                # The element before it, with the digest of its content, is pruned.
                 kept = kept[1:]
             pruned = _texts([creator, *kept, *write.texts()])
             return _Change(
@@ -258,7 +269,7 @@ class SingleItem:
         )
 
     def _start_afresh(self, batch: Sequence[AttributeValue], write: Write, now: int) -> Request:
-        """Replace an expired item whole: nothing of it is revived, attributes of others included."""
+        """Return the request that replaces an expired item. No attribute is kept, not even one of other programs."""
         item = {
             **self.key,
             self.messages_name: {"L": list(batch)},
@@ -292,12 +303,12 @@ class SingleItem:
 
 
 class Write(NamedTuple):
-    """A write, as it is known among those of an item.
+    """A write, as WRITES identifies it.
 
     Attributes:
-        id: its id. With an idempotency key it is the same for all who append by that key.
-        content: with an idempotency key, what tells its batch from others. It stands before the id, because the first
-            element of an item's writes stays when the id is pruned, and a key must not be known without its content.
+        id: the write's id. All appends with the same idempotency key have the same id.
+        content: with an idempotency key, the id and a digest of the batch; else None. It is stored before the id. The
+            first element of WRITES is never pruned, and a key's id must not be left there without its content.
     """
 
     id: str
@@ -305,23 +316,23 @@ class Write(NamedTuple):
 
     @classmethod
     def once(cls, key_digest: str, content_digest: str) -> Write:
-        """Return the write of a batch with an idempotency key."""
+        """Return the write of a batch with an idempotency key, from the digests of both."""
         return cls(f"k:{key_digest}", f"k:{key_digest}:{content_digest}")
 
     def texts(self) -> list[str]:
-        """Return what is added to the item's writes."""
+        """Return the elements that the write adds to WRITES."""
         return [self.id] if self.content is None else [self.content, self.id]
 
 
 class Identity(NamedTuple):
-    """What tells an item from another one of the same key: a path in it, and the value there."""
+    """A path in an item, and the value at that path, which a later item of the same key does not have."""
 
     path: str
     value: AttributeValue
 
 
 class _Change(NamedTuple):
-    """A part of an update: what it sets, the values that it names, what it removes and what it takes for granted."""
+    """A part of an update: its SET clause, its values, its REMOVE clause, and the condition that it assumes."""
 
     set: str
     values: dict[str, AttributeValue]
@@ -341,7 +352,7 @@ def _replace_by(messages: Sequence[AttributeValue]) -> _Change:
 
 
 def _trim(batch: Sequence[AttributeValue], length: int, surplus: int) -> _Change:
-    # SET with an index past the end appends, and the indexes in REMOVE are those from before the update.
+    # SET with an index past the end appends. The indexes in REMOVE are those before the update.
     return _Change(
         ", ".join(f"#messages[{length + index}] = :m{index}" for index in range(len(batch))),
         {f":m{index}": message for index, message in enumerate(batch)} | {":length": _number(length)},
@@ -351,7 +362,7 @@ def _trim(batch: Sequence[AttributeValue], length: int, surplus: int) -> _Change
 
 
 def _rewrite(messages: Sequence[AttributeValue], batch: Sequence[AttributeValue], size: int) -> _Change:
-    # For a trim too long for an expression: of a large batch, or of a session that had outgrown a new history_size.
+    # For a trim that is too long for an expression: a large batch, or a session longer than a new history_size.
     before = [for_request(message) for message in messages]
     after = [*before, *batch][-size:]
     return _Change(

@@ -1,4 +1,4 @@
-"""One session in a single item: read, append, clear."""
+"""A session in a single item: read, append, clear."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from ..errors import (
 )
 from .requests import WRITES, Hint, SingleItem, Write
 
-# One for all messages: an append does not read, and cannot know which position a message will have.
+# All messages have the same binding: an append does not read, so it cannot know the position of a message.
 _BINDING = Binding("message")
 
 
 class SingleItemSession(Session[BaseMessage]):
-    """One session in one item of a table.
+    """One session, stored in one item of a table.
 
     Args:
-        layout: how it is stored.
-        access: what it reaches its table with.
+        layout: the session's table, key and settings.
+        access: the session's access to its table.
     """
 
     def __init__(self, layout: SingleItem, access: Access) -> None:
@@ -41,7 +41,11 @@ class SingleItemSession(Session[BaseMessage]):
         self._hint = Hint()
 
     async def read(self, limit: int | None = None, *, up_to: str | None = None) -> list[BaseMessage]:
-        """Return the latest messages, oldest first."""
+        """Return the latest ``limit`` messages (None for all), oldest first.
+
+        Raises:
+            LayoutError: ``up_to`` is not None.
+        """
         check_positive("limit", limit)
         if up_to is not None:
             raise self.needs_an_item_collection("Reading up to a message")
@@ -60,7 +64,7 @@ class SingleItemSession(Session[BaseMessage]):
             yield message
 
     async def append(self, values: Sequence[BaseMessage], idempotency_key: str | None = None) -> None:
-        """Store a batch whole, contiguous and in order behind what is there, or not at all."""
+        """Append a batch after the stored messages, contiguous and in order: all of it or nothing."""
         messages = list(values)
         if not messages:
             return
@@ -75,7 +79,7 @@ class SingleItemSession(Session[BaseMessage]):
 
     @reads_stored
     async def clear(self) -> None:
-        """Delete the item that is there now, and none that another writer creates after it."""
+        """Delete the item that is stored now, and none that another writer creates afterwards."""
         layout = self._layout
         response = await self.access.call(layout.read_identity())
         item = response.get("Item")
@@ -89,8 +93,8 @@ class SingleItemSession(Session[BaseMessage]):
             try:
                 await self.access.call(layout.delete(identity))
             except ConditionFailed as failed:
-                # Where its identity is known, the item is gone: deleted by an attempt of this call whose answer was
-                # lost, or by someone else. What is there now came after, and stays.
+                # If the identity is known, the item with this identity is gone: a request of this call whose response
+                # was lost deleted it, or another writer did. An item that is there now was created later, and stays.
                 item = failed.item if identity is None else None
                 if item is not None and failed.sent_before:
                     raise self._outcome_unknown() from None
@@ -105,7 +109,7 @@ class SingleItemSession(Session[BaseMessage]):
         return Write.once(key_digest_of(idempotency_key), content_digest_of(idempotency_key, "", texts))
 
     async def _encode(self, messages: Sequence[BaseMessage]) -> list[AttributeValue]:
-        """Return the stored forms of those messages that history_size keeps; all of them must be storable."""
+        """Return the stored forms of the messages that history_size keeps. All messages must be storable."""
         kept, default = slice(-(self._layout.history_size or 0), None), self.access.default
         if self.access.cipher is None:
             encoded = await self.access.in_slices(lambda message, at: encode_message(message, at, default), messages)
@@ -113,7 +117,7 @@ class SingleItemSession(Session[BaseMessage]):
         bodies = (await self.access.encode(LANGCHAIN, messages))[kept]
         unencrypted: list[AttributeValue] = [{"B": body} for body in bodies]
         if size_of({"L": unencrypted}) > MAX_ITEM_BYTES:
-            # Before KMS is asked, and in vain.
+            # Refused before a useless call to KMS.
             raise self._too_large(None, unencrypted)
         return [
             {"B": encrypted} for encrypted in await self.access.cipher.encrypt([(_BINDING, body) for body in bodies])
@@ -122,7 +126,7 @@ class SingleItemSession(Session[BaseMessage]):
     @leaves_nothing_opened
     @reads_stored
     async def decode(self, elements: Sequence[AttributeValue], start: int) -> list[BaseMessage]:
-        """Return the messages of an item's elements, from a position on."""
+        """Return the messages of an item's elements, from the position ``start`` on."""
         positions = range(max(0, start), len(elements))
         bodies = await self.access.decrypt(
             {at: (_BINDING, bytes_of(elements[at]["B"])) for at in positions if "B" in elements[at]}
@@ -173,20 +177,20 @@ class SingleItemSession(Session[BaseMessage]):
 
     def _outcome_unknown(self) -> WriteOutcomeUnknownError:
         return WriteOutcomeUnknownError(
-            "An earlier attempt may have succeeded, and the session was cleared or written much since, so that its"
-            " outcome cannot be told: read the session before you try again",
+            "An earlier attempt may have succeeded, and the session was cleared or written many times since, so its"
+            " outcome is not known: read the session before you try again",
             self.access.ref,
         )
 
     def malformed(self) -> UndecodableItemError:
-        """Return the error of an item whose messages are not a list."""
+        """Return the error for an item whose messages are not a list."""
         return UndecodableItemError(
             "The attribute of the messages is not a list: check history_messages_key", self.access.ref
         )
 
     def _damaged_writes(self) -> UndecodableItemError:
         return UndecodableItemError(
-            f"The attribute {WRITES!r}, by which retries are recognised, is damaged, and nothing can be appended;"
+            f"The attribute {WRITES!r}, which is needed to recognise retries, is damaged, and nothing can be appended;"
             " nothing was written. aclear() deletes the session",
             self.access.ref,
         )
