@@ -391,7 +391,7 @@ async def test_sessions_that_are_there_again_are_not_deleted_for_ever(
         serving(serve) as url,
         ChatHistoryStore(collection_table, endpoint_url=url, session_index=True) as store,
     ):
-        with pytest.raises(WriteConflictError, match="there again"):
+        with pytest.raises(WriteConflictError, match="existed again"):
             await store.purge_owner("x")
 
 

@@ -298,7 +298,7 @@ class TestMovedWithinASession:
         assert len(intact) == 1 + 2 * len(large)
         assert await history.aget_messages() == [HumanMessage(SECRET), *large]
         stored.put(second_rest, History=first_rest["History"])
-        await refuse(history.aget_messages(), DecryptionError, match=r"Stored message \S+ cannot be opened")
+        await refuse(history.aget_messages(), DecryptionError, match=r"Stored message \S+ cannot be decrypted")
         stored.put(second, History=first["History"])
         # Of the page before, which was opened whole; what an iterator has yielded its caller has, too.
         for attempt in (history.aget_messages(), history.acopy_to("a copy"), asyncio.to_thread(history.get_messages)):

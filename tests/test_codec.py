@@ -355,7 +355,7 @@ def test_a_tool_call_without_a_type_gets_one_from_langchain_core() -> None:
         (
             AIMessage("x").model_copy(update={"usage_metadata": {"input_tokens": 10**40}}),
             ".usage_metadata",
-            "DynamoDB has no form for a value in it, and langchain-core reads no other",
+            "DynamoDB cannot represent a value in it, and langchain-core cannot read a mark here",
         ),
         (
             AIMessage("x").model_copy(update={"tool_calls": [{"name": "f", "args": {}, "id": "1", "more": 2}]}),
@@ -365,7 +365,7 @@ def test_a_tool_call_without_a_type_gets_one_from_langchain_core() -> None:
         (
             ToolMessage("x", tool_call_id="5").model_copy(update={"tool_call_id": 5}),
             ".tool_call_id",
-            "langchain-core would not read it back as it is",
+            "langchain-core would read it back changed",
         ),
         (
             ChatMessage(content="x", role="r").model_copy(update={"role": None, "more": object()}),

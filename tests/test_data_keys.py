@@ -403,7 +403,7 @@ class TestFailures:
     async def test_an_answer_for_another_key(self, make: Make, answering: Any, kms_key: str) -> None:
         [encrypted] = await cipher_of(make()).encrypt(bound(SECRET.encode()))
         body = json.dumps({"KeyId": f"{kms_key[:-4]}0000", "Plaintext": base64.b64encode(bytes(32)).decode()})
-        with pytest.raises(DecryptionError, match="KMS opened a data key with"):
+        with pytest.raises(DecryptionError, match="KMS decrypted a data key with"):
             await cipher_of(make(kms_endpoint_url=answering(200, body))).decrypt({0: (A_MESSAGE, encrypted)})
 
     async def test_a_key_store_that_is_not_there(self, make: Make, answering: Any) -> None:

@@ -120,7 +120,7 @@ def test_default_converts_what_nothing_else_can() -> None:
     [
         (b"", "it is not the JSON text of a value"),
         (f'"{SECRET}'.encode(), "it is not the JSON text of a value"),
-        (b'{"a": {"$int": "x"}}', "it has a $int of another form"),
+        (b'{"a": {"$int": "x"}}', "it has a malformed $int"),
         (b"[" * 9999 + b"]" * 9999, "it is not the JSON text of a value"),
     ],
     ids=lambda value: str(value)[:40],

@@ -176,7 +176,7 @@ class TestOfficialSdk:
         context = history.encryption_context
         encrypted, _ = sdk.encrypt(source="{}", key_provider=provider, encryption_context=context, algorithm=suite)
         update(History={"L": [{"B": encrypted}]})
-        with pytest.raises(DecryptionError, match="message 0 cannot be opened"):
+        with pytest.raises(DecryptionError, match="message 0 cannot be decrypted"):
             history.messages  # noqa: B018  # it reads
 
     def test_under_several_keys_is_refused(self, make: Make, update: Any, kms: Any, kms_key: str) -> None:
@@ -272,7 +272,7 @@ class TestTampering:
         elements = item()["History"]["L"]
         elements[3] = {"B": elements[3]["B"][:-1]}
         update(History={"L": elements})
-        with pytest.raises(DecryptionError, match="Stored message 3 cannot be opened") as caught:
+        with pytest.raises(DecryptionError, match="Stored message 3 cannot be decrypted") as caught:
             await make().aget_messages()
         assert caught.value.session_key == make().key
         assert caught.value.__cause__ is not None

@@ -412,7 +412,7 @@ class TestOutcomes:
             [session] = await migrated(target, source, [session_id], **options)
             assert (session.outcome, session.copied, session.total) == ("diverged", 0, 3)
         assert session.error is not None
-        assert "append to the target what it lacks, and clear the source" in session.error
+        assert "append the missing messages to the target, and clear the source" in session.error
         assert session_id in session.error
         assert "secret" not in session.error
         await target.session(session_id).aadd_messages((await read(source, session_id))[-1:])
@@ -1082,7 +1082,7 @@ class TestOnlyWhatWasComparedIsDeleted:
         session = await self.move_meeting(lose, is_verification, proxied, proxy, session_id)
         assert (session.outcome, session.copied, session.total) == ("failed", 3, 3)
         assert session.error is not None
-        assert "message 2 was copied, and is not there any more" in session.error
+        assert "message 2 was copied, but is missing in the target" in session.error
         assert "secret" not in session.error
         assert len(await read(source, session_id)) == 3
 
@@ -1105,7 +1105,7 @@ class TestOnlyWhatWasComparedIsDeleted:
 
         session = await self.move_meeting(damage, is_verification, proxied, proxy, session_id)
         assert session.outcome == "failed"
-        assert "message 0 reads back as another one" in (session.error or "")
+        assert "message 0 reads back as a different message" in (session.error or "")
         assert len(await read(source, session_id)) == 2
 
     async def test_another_message_beside_what_users_changed_fails(
@@ -1128,7 +1128,7 @@ class TestOnlyWhatWasComparedIsDeleted:
         dynamodb.put_item(TableName=collection_table, Item=record | {"History": {"S": body}})
         [session] = await migrated(target, source, [session_id], delete_source=True)
         assert session.outcome == "failed"
-        assert "message 2 reads back as another one" in (session.error or "")
+        assert "message 2 reads back as a different message" in (session.error or "")
         assert len(await read(source, session_id)) == 4
 
     async def test_what_users_change_meanwhile_is_theirs(

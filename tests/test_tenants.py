@@ -121,12 +121,12 @@ def test_text_is_split_into_ids_that_are_joined_to_it_or_refused(text: str) -> N
 
 @pytest.mark.parametrize("text", ["%", "100%", "a%24b", "%2"])
 def test_text_that_no_ids_are_joined_to_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not what a tuple of ids is joined to"):
+    with pytest.raises(ValueError, match="is not the joined text of a tuple of ids"):
         split_key(text)
 
 
 def test_only_text_is_split() -> None:
-    with pytest.raises(TypeError, match="Only text is joined of ids, not int"):
+    with pytest.raises(TypeError, match="Only text can be split into ids, not int"):
         split_key(5)  # type: ignore[arg-type]
 
 

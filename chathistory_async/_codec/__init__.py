@@ -1,1 +1,1 @@
-"""Values to what is stored and back: codecs, pure, of which only that of LangChain's messages imports LangChain."""
+"""Codecs between Python values and their stored forms, without I/O. Only ``messages`` imports LangChain."""

@@ -1,4 +1,4 @@
-"""The interface of the formats that a session's values can be of, and the errors that the codecs of all raise."""
+"""The interface of a session's value formats, and the errors that all codecs raise."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of values that a session can have, with the functions that encode and decode them.
+    """A format of a session's values, with the functions that encode and decode them.
 
     Attributes:
-        name: by which a stored value tells its format.
-        encode: returns the JSON text of a value, proved to read back as its plain form. It is given the value, its
-            position in the caller's batch, for the error text, and what converts a value that has no plain form.
-            It raises MessageNotStorableError, with the path to what it refuses.
-        decode: returns the value of a JSON text. It is given the text and the value's id or position, for the error. It
-            raises UndecodableItemError, with the id.
-        decode_array: returns the values of a JSON array of such texts, faster than one by one. It raises Undecodable
-            where one is at fault; ``decode`` of each tells which.
-        type_of: returns the name of a value's type, None where values have none.
-        begins_turn: tells whether a value begins a turn of a conversation, with which a history cut short may begin.
+        name: the format's name, which identifies the format of stored values.
+        encode: takes a value, its position in the caller's batch (for the error text), and the function that converts a
+            value without a plain form. It returns the value's JSON text, after checking that the text reads back as the
+            value's plain form. It raises MessageNotStorableError, with the path to the refused value.
+        decode: takes a JSON text and the value's id or position (for the error). It returns the value. It raises
+            UndecodableItemError, with the id.
+        decode_array: takes a JSON array of such texts and returns the values, faster than one by one. It raises
+            Undecodable if any of them cannot be decoded; call ``decode`` on each to find which.
+        type_of: returns the name of a value's type, or None if values of this format have no types.
+        begins_turn: returns whether a value begins a turn of a conversation. A truncated history may begin with it.
     """
 
     name: str
@@ -46,38 +46,47 @@ class Format:
 
 
 def is_name(name: object) -> bool:
-    """Tell whether a format that is not of LangChain's messages may have this name."""
+    """Return whether a format other than that of LangChain's messages may have this name."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None and name != LANGCHAIN_NAME
 
 
 def encoded(encode: Callable[[In], Out], value: In, name: str) -> Out:
-    """Return what ``encode`` makes of a value, with a refusal turned into an error that names the whole path."""
+    """Return the result of ``encode`` for a value.
+
+    Raises:
+        MessageNotStorableError: ``encode`` refused the value. The text gives the whole path, beginning with ``name``.
+    """
     try:
         return encode(value)
     except Unstorable as refused:
         text = f"{name}{refused.path} cannot be stored: {refused.reason}"
     except RecursionError:
         text = f"{name} cannot be stored: it is nested too deeply"
-    # Raised outside of the handler, without a context: the original errors' texts (pydantic's above all) hold content.
+    # Raised outside of the handler, so that it has no context: the text of the original error may hold content
+    # (pydantic's texts do).
     raise MessageNotStorableError(text)
 
 
 def decoded(decode: Callable[[In], Out], stored: In, name: int | str, what: str = "message") -> Out:
-    """Return what ``decode`` makes of what is stored, with a failure turned into an error that names the message."""
+    """Return the result of ``decode`` for a stored value.
+
+    Raises:
+        UndecodableItemError: ``decode`` failed. The text names the value by ``what`` and ``name``.
+    """
     try:
         return decode(stored)
     except Undecodable as error:
         reason = str(error)
-    # Outside of the handler for the same reason as above.
+    # Raised outside of the handler for the same reason as in encoded().
     text = f"stored {what} {name} cannot be decoded: {reason}"
     raise UndecodableItemError(text, message_id=name if isinstance(name, str) else None)
 
 
 def parsed(text: str | bytes, rebuild: Callable[[Any], Out], what: str) -> Out:
-    """Return what ``rebuild`` makes of the value of a JSON text.
+    """Return the result of ``rebuild`` for the value of a JSON text.
 
     Raises:
-        Undecodable: it is no such text, or ``rebuild`` says so; the reason has ``what`` it should be.
+        Undecodable: the text is not JSON text of ``what``, has a malformed mark, or ``rebuild`` raised Undecodable.
     """
     try:
         return rebuild(from_text(text))
@@ -89,10 +98,10 @@ def parsed(text: str | bytes, rebuild: Callable[[Any], Out], what: str) -> Out:
 
 
 def elements(value: Any) -> list[Any]:
-    """Return a list itself.
+    """Return a value that must be a list.
 
     Raises:
-        Undecodable: it is none.
+        Undecodable: it is not a list.
     """
     if type(value) is not list:
         raise Undecodable("it is not an array")

@@ -1,14 +1,16 @@
-r"""Plain values to JSON text and back, exactly.
+r"""Lossless conversion between plain values and JSON text.
 
-For what JSON has no form, or none that every reader keeps, there is a mark, an object with a single name:
+A value that JSON cannot represent, or that some JSON readers change, is written as a mark: an object with a single
+name. The marks are:
 
 - ``{"$bytes": base64}`` and ``{"$set": [...]}``;
-- ``{"$int": digits}`` beyond 64 bits, with hexadecimal digits behind ``0x`` beyond what Python writes in decimal;
+- ``{"$int": digits}`` for an integer beyond 64 bits. If Python refuses to write it in decimal, the digits are
+  hexadecimal after ``0x``;
 - ``{"$float": "nan"}``, ``"inf"`` and ``"-inf"``;
-- ``{"$text": text}`` for text with surrogates, each of them as ``\udXXX`` and each backslash twice;
-- ``{"$dict": [[name, value], ...]}`` where a name has surrogates.
+- ``{"$text": text}`` for text with surrogates: each surrogate is written as ``\udXXX``, and each backslash is doubled;
+- ``{"$dict": [[name, value], ...]}`` for a dict in which a name has surrogates.
 
-The name of an object that would look like one of these has a ``$`` more.
+If an object that is not a mark would look like one, its name is written with one more ``$`` in front.
 """
 
 from __future__ import annotations
@@ -24,21 +26,21 @@ import orjson
 
 from .plain import MAX_NESTING, Unstorable, are_of_one_hash, encode_elements, encode_entries
 
-# orjson's options for a value of which it is not known that it is plain: what is of other types than JSON's own is
-# refused, such as a subclass of str, whose value may be another.
+# orjson's options for a value that may not be plain. orjson then refuses subclasses, dataclasses and datetimes: a
+# subclass of str, for example, may stand for a different value.
 PLAIN_ONLY = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64
 
 
 class BadMark(ValueError):
-    """A mark whose content is of another form; the text says which."""
+    """A mark has malformed content. The error text names the mark."""
 
 
 def to_text(value: object) -> bytes:
     """Return the JSON text of a plain value.
 
     Raises:
-        Unstorable: it is nested too deeply.
+        Unstorable: the value is nested too deeply.
     """
     return orjson.dumps(_encode(value, 0))
 
@@ -47,18 +49,18 @@ def from_text(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        BadMark: a mark in it has another form.
-        ValueError: it is no JSON text.
-        RecursionError: it is nested too deeply.
+        BadMark: a mark in the text has malformed content.
+        ValueError: the text is not JSON.
+        RecursionError: the text is nested too deeply.
     """
-    # The one character first, which is found several times as fast as the two are.
+    # The one character is searched for first, which is several times as fast as searching for two.
     marked = ("$" in text and '"$' in text) if isinstance(text, str) else (b"$" in text and b'"$' in text)
-    # The standard library's parser takes several times as long, and tells of each object when it is complete.
+    # The standard library's parser takes several times as long as orjson, but has a hook for each object.
     return json.loads(text, object_hook=_unmarked) if marked else orjson.loads(text)
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether a text has no surrogates, which UTF-8 cannot represent."""
+    """Return whether a text has no surrogates, which UTF-8 cannot represent."""
     if text.isascii():
         return True
     try:
@@ -98,7 +100,7 @@ def _encode_bytes(value: bytes, level: int) -> dict[str, str]:
 
 def _encode_set(value: set[object], level: int) -> dict[str, list[Any]]:
     _check_nesting(level)
-    # In one order in every process: of one value there is one text, by whose digest an idempotency key knows it.
+    # Sorted, so that equal values have the same text in every process: idempotency keys compare digests of the text.
     return {"$set": sorted((_encode(element, level + 1) for element in value), key=orjson.dumps)}
 
 
@@ -110,7 +112,7 @@ def _encode_list(value: list[object], level: int) -> list[Any]:
 def _encode_dict(value: dict[str, object], level: int) -> dict[str, Any]:
     _check_nesting(level)
     if not all(map(is_unicode, value)):
-        # Its entries are two levels deeper.
+        # The lists of the mark put the entries two levels deeper.
         entries = encode_entries(_encode, value, level + 3)
         return {"$dict": [[_encode_text(name, level), entry] for name, entry in entries.items()]}
     entries = encode_entries(_encode, value, level + 1)
@@ -142,7 +144,7 @@ def _unmarked(value: dict[str, Any]) -> Any:
     try:
         return _DECODERS[mark](content)
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise BadMark(f"it has a {mark} of another form") from None
+        raise BadMark(f"it has a malformed {mark}") from None
 
 
 def _looks_marked(value: dict[str, Any]) -> bool:

@@ -1,7 +1,7 @@
-"""JSON values to JSON text and back, without loss; refusals that name the path to the value.
+"""Lossless conversion between JSON values and JSON text. Errors name the path to the refused value.
 
-The values are those of JSON's types, and what marks keep exactly (``json_text``). Others take their plain form
-(``plain``).
+Values of JSON's types, and of the types that have marks (``json_text``), are kept exactly. Any other value is converted
+to its plain form (``plain``).
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from .plain import Default, Unstorable, first_loss, plain_value
 
 
 def encode_value(value: object, name: str, default: Default | None = None) -> bytes:
-    """Return the JSON text of a value, proved to read back as its plain form.
+    """Return the JSON text of a value, after checking that the text reads back as the value's plain form.
 
     Args:
         value: the value.
-        name: what an error calls it.
-        default: what converts a value that has no plain form, None for nothing.
+        name: the value's name in errors.
+        default: the function that converts a value without a plain form, or None.
 
     Raises:
-        MessageNotStorableError: it would not read back so; the text names the path, never the content.
+        MessageNotStorableError: the value has no plain form, or would not read back as it. The error text gives the
+            path and never the content.
     """
     return encoded(lambda value: _encode_value(value, default), value, name)
 
@@ -34,12 +35,12 @@ def decode_value(text: bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not JSON, has a malformed mark, or is nested too deeply.
     """
     try:
         return from_text(text)
     except (RecursionError, BadMark):
-        raise ValueError("It is not JSON text of ours") from None
+        raise ValueError("The JSON text has a malformed mark or is nested too deeply") from None
 
 
 def _encode_value(value: object, default: Default | None) -> bytes:
@@ -52,27 +53,30 @@ def _encode_value(value: object, default: Default | None) -> bytes:
     plain = plain_value(value, default)
     text = to_text(plain)
     if (path := first_loss(plain, from_text(text))) is not None:
-        raise Unstorable("it would not read back equal to what it is now", path)
+        raise Unstorable("it would not read back as an equal value", path)
     return text
 
 
 def _are_identical(value: Any, back: Any) -> bool:
-    """Tell whether two values are equal and of the same types throughout, such as 1, 1.0 and True are not.
+    """Return whether two values are equal and have the same types throughout. 1, 1.0 and True are not identical.
 
     Raises:
-        ValueError: one holds an object of a class that is not one of Python's own.
+        ValueError: a value holds an object of a class that is not built in.
     """
-    # In C, and so in a sixth of the time that a walk takes. Version 2 is the last one that writes all values in full,
-    # where later ones refer back to an object that was there before.
+    # marshal is written in C and takes a sixth of the time of a comparison in Python. Version 2 of its format is the
+    # last one that writes all values in full: later versions write references to objects that occurred before.
     return marshal.dumps(value, 2) == marshal.dumps(back, 2)
 
 
 def json_format(name: str = "json") -> Format:
-    """Return the format of JSON values, under a name such as that of the framework whose values they are.
+    """Return the format of JSON values.
+
+    Args:
+        name: the format's name, such as the name of the framework that the values belong to.
 
     Raises:
-        ValueError: the name is not of 1 to 64 lower-case letters, digits, dots, hyphens and underscores, or is that of
-            LangChain's messages.
+        ValueError: the name does not have 1 to 64 lower-case letters, digits, dots, hyphens or underscores, or is the
+            name of the format of LangChain's messages.
     """
     if not is_name(name):
         text = "format must have 1 to 64 lower-case letters, digits, dots, hyphens or underscores, and not be"

@@ -1,4 +1,4 @@
-"""The keys of sessions: ids joined to one text, keys to attribute values and back, and their size."""
+"""Session keys: joining ids to one text, converting keys from and to attribute values, and checking their size."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ KeyValue: TypeAlias = "str | int | Decimal | bytes"
 def join_key(
     key: Mapping[str, KeyValue | tuple[str, ...]], parts: Mapping[str, int] | None = None
 ) -> dict[str, KeyValue]:
-    """Return a key with each tuple of ids made one text: the ids with ``#`` between them and none within.
+    """Return a key in which each tuple of ids is joined to one text, with ``#`` between the ids.
 
-    ``%`` and ``#`` in an id become ``%25`` and ``%23``, so that different tuples never make the same text, and none
-    makes a text that begins as another tenant's do. Plain text stays as it is, and may equal what a tuple makes.
+    ``%`` and ``#`` in an id become ``%25`` and ``%23``. So different tuples never have the same text, and the text of a
+    tuple never begins with the id of a different tenant and ``#``. A value that is already text is not changed, and may
+    equal the text of a tuple.
 
     Args:
         key: the key.
-        parts: the attributes that have to be tuples, each with the number of its ids.
+        parts: the attributes that must be tuples, each with the required number of ids.
 
     Raises:
         TypeError: the key is not a mapping, or an id is not text.
-        ValueError: an attribute is not the tuple that it has to be.
+        ValueError: an attribute in ``parts`` is not a tuple of the required length.
     """
     if not isinstance(key, Mapping):
         raise TypeError(f"key must map the key attributes to their values, not be {with_article(key)}")
@@ -44,19 +45,20 @@ def _escaped(part: object) -> str:
 
 
 def split_key(text: str) -> tuple[str, ...]:
-    """Return the ids of which the text of a key was joined, such as a tenant's and a session's.
+    """Return the ids that were joined to the text of a key, such as a tenant's and a session's.
 
-    The inverse of what is done with a tuple in ``key``: for the ``session_id`` of a ``SessionInfo``, which is joined.
+    This is the inverse of giving a tuple in ``key``. Use it on the ``session_id`` of a ``SessionInfo``, which is the
+    joined text.
 
     Raises:
-        TypeError: it is not text.
-        ValueError: no tuple is joined to it: it has a ``%`` that is not part of ``%25`` or ``%23``.
+        TypeError: ``text`` is not a str.
+        ValueError: ``text`` is not the joined text of any tuple: it has a ``%`` that is not part of ``%25`` or ``%23``.
     """
     if not isinstance(text, str):
-        raise TypeError(f"Only text is joined of ids, not {type(text).__name__}")
+        raise TypeError(f"Only text can be split into ids, not {type(text).__name__}")
     ids = tuple(part.replace("%23", "#").replace("%25", "%") for part in text.split("#"))
     if "#".join(map(_escaped, ids)) != text:
-        raise ValueError(f"{text!r} is not what a tuple of ids is joined to")
+        raise ValueError(f"{text!r} is not the joined text of a tuple of ids")
     return ids
 
 
@@ -64,8 +66,8 @@ def encode_key(key: Mapping[str, KeyValue]) -> dict[str, AttributeValue]:
     """Return a primary key as attribute values.
 
     Raises:
-        TypeError: a value is not text, an int, a Decimal or bytes: DynamoDB has no other types for keys.
-        ValueError: a number is outside DynamoDB's range or precision.
+        TypeError: a value is not text, an int, a Decimal or bytes. DynamoDB has no other types for keys.
+        ValueError: a number is outside DynamoDB's range or precision, or a text holds surrogates.
     """
     return {name: _encode_key_value(name, value) for name, value in key.items()}
 
@@ -82,10 +84,10 @@ def _encode_key_value(name: str, value: object) -> AttributeValue:
 
 
 def check_key_size(key: Mapping[str, AttributeValue]) -> None:
-    """Refuse a partition key that no table takes.
+    """Check that the size of a partition key is within DynamoDB's limits.
 
     Raises:
-        ValueError: it is empty or too long.
+        ValueError: the key is empty or longer than 2,048 bytes.
     """
     ((name, value),) = key.items()
     if "N" not in value and not 1 <= size_of(value) <= MAX_KEY_BYTES:
@@ -93,7 +95,7 @@ def check_key_size(key: Mapping[str, AttributeValue]) -> None:
 
 
 def decode_key_value(value: AttributeValue) -> KeyValue:
-    """Return the value of a key attribute, as it was given or equal to that."""
+    """Return the value of a key attribute. It is equal to the value that was encoded."""
     ((kind, content),) = value.items()
     if kind == "N":
         number = Decimal(content)

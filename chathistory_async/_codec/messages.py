@@ -1,9 +1,9 @@
-"""LangChain's messages to DynamoDB attribute values and to JSON text, and back, without loss.
+"""Lossless conversion between LangChain messages and DynamoDB attribute values or JSON text.
 
-The stored form of a message is that of langchain-core's ``message_to_dict``, a map ``{"type", "data"}``, which is
-also what langchain-community writes, in its plain form (``plain``). What DynamoDB has no form for is marked as
-``attribute_values`` says, what JSON has none for as ``json_text`` says. The JSON text leaves out what langchain-core
-fills in where it is missing. Refusals name the path to the value.
+The stored form of a message is the map ``{"type", "data"}`` of langchain-core's ``message_to_dict``, in its plain form
+(``plain``). langchain-community writes the same map. A value that DynamoDB cannot represent is stored as a mark (see
+``attribute_values``), and so is a value that JSON cannot represent (see ``json_text``). The JSON text leaves out fields
+that langchain-core fills in by default. Errors name the path to the refused value.
 """
 
 from __future__ import annotations
@@ -39,23 +39,24 @@ from .format import LANGCHAIN_NAME, Format, Out, decoded, elements, encoded, par
 from .json_text import PLAIN_ONLY, to_text
 from .plain import Default, Unstorable, encode_entries, fields_of, first_loss, path_step, plain_value, with_iterators
 
-# The list of messages, a message's map and its "data" map lie around every value of a message.
+# Three containers are around every value of a message: the list of messages, the message's map, and its "data" map.
 _LEVELS_AROUND_DATA = 3
 
 
 def encode_message(message: BaseMessage, position: int, default: Default | None = None) -> AttributeValue:
-    """Return the attribute value of a message, proved to read back as a message whose dump has the same plain form.
+    """Return the attribute value of a message, after checking that it reads back with the same plain form of its dump.
 
-    Text with surrogates is stored without them where langchain-core has no place for anything but text, such as the
-    content: a pair becomes the character that it stands for, another one U+FFFD.
+    Text with surrogates needs a mark. If langchain-core accepts only text in that field, such as the content, the text
+    is stored without surrogates: a pair becomes the character that it encodes, and a lone surrogate becomes U+FFFD.
 
     Args:
         message: the message.
-        position: its index in the caller's batch, for the error text.
-        default: what converts a value that has no plain form, None for nothing.
+        position: the message's index in the caller's batch, for the error text.
+        default: the function that converts a value without a plain form, or None.
 
     Raises:
-        MessageNotStorableError: it would not read back so; the text names the path, never the content.
+        MessageNotStorableError: the message has no plain form, or would not read back with it. The error text gives the
+            path and never the content.
     """
     return encoded(lambda message: _encode_message(message, default), message, f"messages[{position}]")
 
@@ -64,27 +65,28 @@ def decode_message(value: AttributeValue, name: int | str) -> BaseMessage:
     """Return the message of an attribute value.
 
     Args:
-        value: as botocore or plain JSON gives it: binary is bytes or base64 text.
-        name: its index in the stored list, or its id, for the error.
+        value: the attribute value from botocore or from a plain JSON response: binary is bytes or base64 text.
+        name: the message's index in the stored list, or its id, for the error.
 
     Raises:
-        UndecodableItemError: it is no message that this langchain-core knows.
+        UndecodableItemError: the value is not a message that the installed langchain-core knows.
     """
     return decoded(_message, value, name)
 
 
 def encode_json(message: BaseMessage, position: int, default: Default | None = None) -> bytes:
-    """Return the JSON text of a message, proved to read back as a message whose dump has the same plain form.
+    """Return the JSON text of a message, after checking that it reads back with the same plain form of its dump.
 
-    It leaves out what langchain-core fills in by default.
+    The text leaves out fields that langchain-core fills in by default.
 
     Args:
         message: the message.
-        position: its index in the caller's batch, for the error text.
-        default: what converts a value that has no plain form, None for nothing.
+        position: the message's index in the caller's batch, for the error text.
+        default: the function that converts a value without a plain form, or None.
 
     Raises:
-        MessageNotStorableError: it would not read back so; the text names the path, never the content.
+        MessageNotStorableError: the message has no plain form, or would not read back with it. The error text gives the
+            path and never the content.
     """
     return encoded(lambda message: _encode_json(message, default), message, f"messages[{position}]")
 
@@ -97,7 +99,7 @@ def decode_json(text: str | bytes, name: int | str) -> BaseMessage:
         name: the message's index in the stored session, or its id, for the error.
 
     Raises:
-        UndecodableItemError: it is no message that this langchain-core knows.
+        UndecodableItemError: the text is not a message that the installed langchain-core knows.
     """
     return decoded(_decode_json, text, name)
 
@@ -105,7 +107,7 @@ def decode_json(text: str | bytes, name: int | str) -> BaseMessage:
 def _encode_json(message: BaseMessage, default: Default | None) -> bytes:
     try:
         data = dump_of(message)
-        # orjson makes null of NaN and a list of a tuple, and takes {"$set": []} as it is: the reading back finds them.
+        # orjson writes NaN as null and a tuple as a list, and does not escape {"$set": []}. reads_back() detects these.
         form = {"type": message.type, "data": _without_defaults(message.type, data)}
         text = orjson.dumps(form, option=PLAIN_ONLY)
         if reads_back(_decode_json(text), message, data):
@@ -120,27 +122,31 @@ def _encode_json(message: BaseMessage, default: Default | None) -> bytes:
 
 
 def _marked_json(plain: dict[str, Any], data: dict[str, Any]) -> bytes:
-    """Return the JSON text of a message's plain form with so much of its data, and refuse what lacks anything."""
-    # Each for itself, so that a path begins at the data.
+    """Return the JSON text of a message, from its plain form's type and from ``data``, which may lack defaults.
+
+    Raises:
+        Unstorable: the text would not read back with the whole plain form.
+    """
+    # Two calls of to_text(), so that the path in an error begins at the data.
     text = b'{"type":%b,"data":%b}' % (to_text(plain["type"]), to_text(data))
     check_reads_back(_decode_json, text, plain)
     return text
 
 
 def _without_defaults(kind: object, data: dict[str, Any]) -> dict[str, Any]:
-    """Return a message's data without what langchain-core fills in: about 200 bytes of a message that has 300."""
+    """Return a message's data without the defaults of langchain-core, about 200 bytes of a message of 300."""
     defaults = _DEFAULTS.get(kind) if isinstance(kind, str) else None
     if defaults is None:
         return data
     rest = {}
     for name, value in data.items():
         default = defaults.get(name, _MISSING)
-        # Most are None, so it takes half the time to ask that first. The types are compared because 0 is equal to
-        # False, and an object of anybody's class may say that it is equal.
+        # Most values are None, so comparing the identity first halves the time. The types are compared because 0 equals
+        # False, and because the __eq__ of an object in the message may return True for a different value.
         if value is not default and (type(value) is not type(default) or value != default):
             rest[name] = value
     if rest.get("additional_kwargs"):
-        # Where langchain-core finds calls again that were taken away, unless rebuild() is told that there are none.
+        # langchain-core restores removed tool calls from additional_kwargs, unless rebuild() gets an empty list.
         rest |= {name: data[name] for name in _CALLS if name in data}
     return rest
 
@@ -154,21 +160,25 @@ def _decode_array(text: str | bytes) -> list[BaseMessage]:
 
 
 def dump_of(message: BaseMessage) -> dict[str, Any]:
-    """Return what ``message_to_dict`` has under "data", objects among it."""
+    """Return the "data" of ``message_to_dict``, which may hold objects that are not plain.
+
+    Raises:
+        Unstorable: it is not a LangChain message, or its model_dump() fails.
+    """
     if not isinstance(message, BaseMessage):
         raise Unstorable(f"{type(message).__name__} is not a langchain_core message")
     try:
-        # As message_to_dict() does, but pydantic's warnings would print the values they warn of.
+        # message_to_dict() makes the same dump, but with warnings of pydantic, which would print values of the message.
         return message.model_dump(warnings=False)
-    except Exception as error:  # noqa: BLE001  # a serializer may be anybody's code
+    except Exception as error:  # noqa: BLE001  # a serializer may be user code
         raise Unstorable(f"its model_dump() fails with {type(error).__name__}") from None
 
 
 def plain_message(message: BaseMessage, default: Default | None = None) -> dict[str, Any]:
-    """Return what ``message_to_dict`` has of a message, made plain.
+    """Return the plain form of a message's ``message_to_dict``.
 
     Raises:
-        Unstorable: something in it has no plain form.
+        Unstorable: a value in it has no plain form.
     """
     try:
         data = with_iterators(dump_of(message), message)
@@ -180,7 +190,7 @@ def plain_message(message: BaseMessage, default: Default | None = None) -> dict[
 
 
 def are_equal(one: BaseMessage, other: BaseMessage) -> bool:
-    """Tell whether two messages are of one class and have dumps of one plain form, in which NaN equals NaN."""
+    """Return whether two messages have the same class and the same plain form of their dumps. NaN equals NaN."""
     return type(one) is type(other) and (one == other or plain_message(one) == plain_message(other))
 
 
@@ -200,27 +210,34 @@ def _map_of(kind: str, fields: dict[str, AttributeValue]) -> AttributeValue:
 
 
 def reads_back(back: BaseMessage, message: BaseMessage, data: dict[str, Any]) -> bool:
-    """Tell whether what was read back is a message, or has the same dump as one of another class."""
+    """Return whether the message that was read back equals the original, or has the dump of the original (``data``).
+
+    A message of a user's class is read back as a message of a different class with the same dump.
+    """
     try:
         if back == message:
             return True
-    except Exception:  # noqa: BLE001, S110  # of an object in the message, which is compared with a dict
+    except Exception:  # noqa: BLE001, S110  # __eq__ of an object in the message may fail
         pass
     return dump_of(back) == data
 
 
 def check_reads_back(decode: Callable[[Out], BaseMessage], stored: Out, plain: dict[str, Any]) -> None:
-    """Refuse a message whose stored form is decoded into one whose dump lacks anything."""
+    """Check that the stored form of a message reads back with the whole plain form.
+
+    Raises:
+        Unstorable: the stored form cannot be decoded, or the decoded message lacks or changes a value.
+    """
     try:
         back = plain_message(decode(stored))
     except Undecodable as error:
         raise Unstorable(f"nothing could read it back ({error})", error.path or _unreadable_field(plain)) from None
     if (path := first_loss(plain["data"], back["data"])) is not None:
-        raise Unstorable("langchain-core would not read it back as it is", path)
+        raise Unstorable("langchain-core would read it back changed", path)
 
 
 def _unreadable_field(plain: dict[str, Any]) -> str:
-    """Return the path to the field without which langchain-core could read a message, empty where there is none."""
+    """Return the path to a field without which langchain-core could read the message, or "" if there is none."""
     for name in plain["data"]:
         others = {other: value for other, value in plain["data"].items() if other != name}
         try:
@@ -232,7 +249,13 @@ def _unreadable_field(plain: dict[str, Any]) -> str:
 
 
 def _encode_with_marks(plain: dict[str, Any]) -> AttributeValue:
-    """Encode a message's plain form, with marks where langchain-core can read the message with them."""
+    """Encode a message's plain form, with marks for values that DynamoDB cannot represent.
+
+    A field in which langchain-core cannot read the mark is encoded with its text free of surrogates instead.
+
+    Raises:
+        Unstorable: langchain-core could not read the message even so, or would read it back changed.
+    """
     kind, data, marking = plain["type"], dict(plain["data"]), Marking()
     for name in data:
         map_name(name)
@@ -244,7 +267,7 @@ def _encode_with_marks(plain: dict[str, Any]) -> AttributeValue:
             if unicode[name] != value and not _can_others_read(_map_of(kind, {**without, name: fields[name]})):
                 data[name], fields[name] = unicode[name], without[name]
         if not _can_others_read(_map_of(kind, fields)):
-            reason = "DynamoDB has no form for a value in it, and langchain-core reads no other"
+            reason = "DynamoDB cannot represent a value in it, and langchain-core cannot read a mark here"
             raise Unstorable(reason, _unreadable_field(TypeDeserializer().deserialize(_map_of(kind, fields))))
     stored = _map_of(kind, fields)
     check_reads_back(_message, stored, {"type": kind, "data": data})
@@ -252,7 +275,7 @@ def _encode_with_marks(plain: dict[str, Any]) -> AttributeValue:
 
 
 def _can_others_read(stored: AttributeValue) -> bool:
-    """Tell whether langchain-community could read a message and print it."""
+    """Return whether langchain-community could read a stored message and print it."""
     try:
         get_buffer_string(messages_from_dict([TypeDeserializer().deserialize(stored)]))
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -261,7 +284,7 @@ def _can_others_read(stored: AttributeValue) -> bool:
 
 
 def _in_unicode(value: Any) -> Any:
-    """Return a value with text that UTF-8 can represent."""
+    """Return a value with its surrogate pairs replaced by their characters, and lone surrogates by U+FFFD."""
     if isinstance(value, str):
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if isinstance(value, list):
@@ -278,10 +301,13 @@ def _message(value: AttributeValue) -> BaseMessage:
 
 
 def rebuild(form: Any) -> BaseMessage:
-    """Return the message of a ``message_to_dict``, as ``messages_from_dict`` would.
+    """Return the message of a ``message_to_dict`` map, as ``messages_from_dict`` would.
 
-    Of most by pydantic's validation alone, in half the time (0.47 to 0.53): the constructors of a message's class
-    around it do no more than name what is given as ``content_blocks`` the content.
+    Most messages are built by pydantic's validation alone, in half the time (0.47 to 0.53). The constructor that this
+    skips only passes ``content_blocks`` on as the content.
+
+    Raises:
+        Undecodable: langchain-core cannot build a message from the map.
     """
     try:
         name, data = form["type"], form["data"]
@@ -293,12 +319,13 @@ def rebuild(form: Any) -> BaseMessage:
         has_no_calls = not data.get("tool_calls", True)
         validate(data, self_instance=message)
         if has_no_calls and getattr(message, "tool_calls", None):
-            # Whoever took them away left them in additional_kwargs, where langchain-core finds them again.
+            # The tool calls were removed from the message but not from additional_kwargs, and the validation has
+            # restored them.
             message.tool_calls = []  # type: ignore[attr-defined]
     except ValidationError as error:
         faults = [(fault["loc"], fault["type"]) for fault in _faults(error)]
         text = "; ".join(f"{'.'.join(map(str, place))}: {kind}" for place, kind in faults)
-        # What follows the field's name tells of alternatives too.
+        # Only the field's name is a path. The rest of the location may name alternatives of a union.
         raise Undecodable(f"langchain-core refuses it: {text}", "".join(map(path_step, faults[0][0][:1]))) from None
     except KeyError as error:
         raise Undecodable(f"it has no {error}") from None
@@ -310,7 +337,7 @@ def rebuild(form: Any) -> BaseMessage:
 
 
 def _is_built_by_validation(kind: type[BaseMessage]) -> bool:
-    # All but RemoveMessage, in the langchain-core that is known.
+    # True for all classes but RemoveMessage, in the known versions of langchain-core.
     constructor = list(inspect.signature(kind.__init__).parameters)
     return (
         constructor == ["self", "content", "content_blocks", "kwargs"]
@@ -341,13 +368,13 @@ _KINDS: dict[str, tuple[type[BaseMessage], Callable[..., object]]] = {
 
 
 def _defaults_of(kind: type[BaseMessage]) -> dict[str, Any]:
-    """Return the values, of plain types, that the fields of a class have where none is given."""
+    """Return the defaults of a class's fields: only those that are None, a bool, a str, a dict or a list."""
     made: dict[object, Any] = {dict: {}, list: []}
     defaults = {name: made.get(field.default_factory, field.default) for name, field in kind.model_fields.items()}
     return {name: value for name, value in defaults.items() if type(value) in (type(None), bool, str, dict, list)}
 
 
-# The same ones since langchain-core 1.0.
+# These defaults are the same in all versions since langchain-core 1.0.
 _DEFAULTS = {name: _defaults_of(kind) for name, (kind, _) in _KINDS.items()}
 _CALLS = ("tool_calls", "invalid_tool_calls")
 _MISSING = object()

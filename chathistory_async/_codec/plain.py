@@ -1,8 +1,8 @@
-"""The plain form of values, which every codec can store, exactly; refusals, with the path to what is refused.
+"""The plain form of values. Every codec can store a plain value exactly. Errors name the path to the refused value.
 
-Plain are None, bool, int, float, str, bytes, and sets, lists and dicts of these; the names of a dict are text. Objects
-take the form that pydantic's dump and ``pydantic_core.to_jsonable_python`` have. What they do not know is given to the
-caller's ``default``. What is left is refused, with the path to it.
+Plain values are None, bool, int, float, str, bytes, and sets, lists and dicts of plain values. The keys of a dict are
+text. Other objects are converted to their dump by pydantic or ``pydantic_core.to_jsonable_python``. An object that
+these cannot dump is passed to the caller's ``default``. If there is no ``default``, the object is refused.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from pydantic_core import SchemaSerializer, core_schema, to_jsonable_python
 Encoder: TypeAlias = Callable[[Any, int], Any]
 Default: TypeAlias = Callable[[Any], Any]
 
-# Python's stack holds 1,000 calls, of which a level takes three here and four in a codec.
+# Python's stack holds 1,000 calls. A level of nesting takes three calls here, and four in a codec.
 MAX_NESTING = 200
-# From here on an integral Decimal may be either an int or a float of another value (10**40 != 1e40).
+# From this value on, an integral Decimal may stand for an int or for a float, which differ (10**40 != 1e40).
 FIRST_AMBIGUOUS_INTEGER = 10**38
-# The time to make a set of numbers of one hash is quadratic: 2 s for 16,000 of them, and a message may hold millions.
+# Building a set of numbers with the same hash takes quadratic time: 2 s for 16,000. A message may hold millions.
 MAX_OF_ONE_HASH = 100
 _LONGEST_NAME_IN_A_PATH = 60
 _MISSING = object()
 _NESTED_TOO_DEEPLY = "it is nested too deeply"
 _DUMP = SchemaSerializer(core_schema.any_schema())
-# What pydantic's dump has in the place of any iterator, which cannot be told from it.
+# In pydantic's dump, an object of this type stands for an iterator of any type.
 _DUMPED_ITERATOR = type(_DUMP.to_python(iter(())))
 
 
 class Unstorable(Exception):
-    """A value that cannot be stored: what is wrong with it, and the path to it, built from the inside out."""
+    """A value cannot be stored, for a reason, at a path. The path is built from the inside out."""
 
     def __init__(self, reason: str, path: str = "") -> None:
         self.reason = reason
@@ -51,16 +51,16 @@ class Unstorable(Exception):
 
 
 def are_of_one_hash(elements: Collection[object]) -> bool:
-    """Tell whether so many elements share their hash with others that a set of them takes too long.
+    """Return whether building a set of the elements takes too long: too many have the same hash as another element.
 
     Raises:
-        TypeError: one of them has no hash.
+        TypeError: an element has no hash.
     """
     return len(elements) - len(set(map(hash, elements))) > MAX_OF_ONE_HASH
 
 
 def encode_elements(encode: Encoder, elements: Iterable[object], level: int) -> list[Any]:
-    """Encode a list's elements, each with its index in the path of a refusal."""
+    """Encode a list's elements. If one is refused, its index is added to the path."""
     results = []
     for index, element in enumerate(elements):
         try:
@@ -69,13 +69,13 @@ def encode_elements(encode: Encoder, elements: Iterable[object], level: int) -> 
             raise refused.inside(f"[{index}]") from None
         except RecursionError:
             raise Unstorable(_NESTED_TOO_DEEPLY, f"[{index}]") from None
-        except Exception as error:  # noqa: BLE001  # such as of a proxy that stands for nothing here
+        except Exception as error:  # noqa: BLE001  # for example of a proxy without a target
             raise Unstorable(_unreadable(error), f"[{index}]") from None
     return results
 
 
 def encode_entries(encode: Encoder, entries: Mapping[str, object], level: int) -> dict[str, Any]:
-    """Encode a dict's values, each with its name in the path of a refusal."""
+    """Encode a dict's values. If one is refused, its name is added to the path."""
     results = {}
     for name, element in entries.items():
         try:
@@ -92,14 +92,14 @@ def _unreadable(error: Exception) -> str:
 
 
 def with_article(value: object) -> str:
-    """Return the name of a value's type, with its article."""
+    """Return the name of a value's type, with its indefinite article."""
     name = type(value).__name__
-    # U is most often spoken as in "UUID" and "User".
+    # A name that begins with U mostly takes "a", as in "a UUID" and "a User".
     return f"an {name}" if name.startswith(tuple("AEIOaeio")) else f"a {name}"
 
 
 def path_step(name: object) -> str:
-    """Return a name as a step of a path."""
+    """Return a dict's key as a step of a path, such as ``.name`` or ``['a b']``."""
     if not isinstance(name, (str, int)):
         return f"[{with_article(name)}]"
     if isinstance(name, str) and len(name) > _LONGEST_NAME_IN_A_PATH:
@@ -108,11 +108,11 @@ def path_step(name: object) -> str:
 
 
 def first_loss(value: object, back: object) -> str | None:
-    """Return the path to the first value that was not read back equal, None where all were.
+    """Return the path to the first value that was not read back equal, or None if all values were.
 
-    What was read back may hold more: langchain-core gives a tool call its type, where it has none.
+    ``back`` may hold more than ``value``: langchain-core adds the type to a tool call without one.
     """
-    # One NaN stands for all, and is not equal to itself.
+    # NaN is not equal to itself, but all NaN in plain forms are the same object.
     if value is back or value == back:
         return None
     steps: Iterable[tuple[str, object, object]] = ()
@@ -128,17 +128,21 @@ def first_loss(value: object, back: object) -> str | None:
 def plain_value(value: object, default: Default | None = None) -> Any:
     """Return the plain form of a value.
 
+    Args:
+        value: the value.
+        default: the function that converts an object that pydantic cannot dump, or None.
+
     Raises:
-        Unstorable: something in it has none.
+        Unstorable: a value in it has no plain form.
     """
     return _Conversion(default).of(value, 0)
 
 
 def check_default(default: object) -> None:
-    """Refuse what cannot be called.
+    """Check that ``default`` is callable or None.
 
     Raises:
-        TypeError: it cannot.
+        TypeError: it is neither.
     """
     if default is not None and not callable(default):
         raise TypeError(f"default must be a function or None, not {type(default).__name__}")
@@ -149,7 +153,7 @@ class _Conversion:
 
     def __init__(self, default: Default | None) -> None:
         self._default = default
-        # The ids of what lies around the value that is converted.
+        # The id() of each object around the value that is being converted, to detect cycles.
         self._around: set[int] = set()
 
     def of(self, value: Any, level: int) -> Any:
@@ -157,7 +161,7 @@ class _Conversion:
         if kind in _EXACT:
             return value
         if kind is float:
-            # One NaN for all, so that equal forms compare equal: containers take one object for equal to itself.
+            # All NaN become the same object, so that containers with NaN compare equal: they compare identity first.
             return value if value == value else math.nan
         for kinds, convert in _SCALARS:
             if isinstance(value, kinds):
@@ -184,10 +188,10 @@ class _Conversion:
             try:
                 converted = set(elements)
             except TypeError:
-                # Of lists, which tuples have become.
+                # The set held tuples, which have become lists.
                 return elements
             if are_of_one_hash(converted):
-                raise Unstorable(f"more than {MAX_OF_ONE_HASH} numbers in the set have the hash of another one")
+                raise Unstorable(f"more than {MAX_OF_ONE_HASH} numbers in the set have the same hash as another one")
             return converted
         return self._of_object(value, level)
 
@@ -200,17 +204,17 @@ class _Conversion:
                 raise refused.inside(path_step(key)) from None
             except RecursionError:
                 raise Unstorable(_NESTED_TOO_DEEPLY, path_step(key)) from None
-            except Exception as error:  # noqa: BLE001  # such as of a proxy that stands for nothing here
+            except Exception as error:  # noqa: BLE001  # for example of a proxy without a target
                 raise Unstorable(_unreadable(error), path_step(key)) from None
         return results
 
     def _of_object(self, value: Any, level: int) -> Any:
-        """Convert an object as pydantic dumps it, else by ``default``."""
+        """Convert an object to its dump by pydantic or, if pydantic cannot dump it, by ``default``."""
         if _is_numpy(value):
             return self.of(_unboxed(value), level)
         try:
             dump = _pydantic_dump(value)
-        except Exception as error:  # noqa: BLE001  # a serializer may be anybody's code
+        except Exception as error:  # noqa: BLE001  # a serializer may be user code
             failure = type(error).__name__
         else:
             return self.of(with_iterators(dump, value), level)
@@ -218,14 +222,14 @@ class _Conversion:
             return self.of(self._by_default(self._default, value), level)
         if not _names_of(value):
             raise Unstorable(f"{with_article(value)} has no plain form, and there is no default= that converts it")
-        # Which refuses the value that is at fault.
+        # This refuses the field that is at fault, with the path to it.
         self.of(fields_of(value), level)
         raise Unstorable(f"the dump of {with_article(value)} fails with {failure}, and there is no default=")
 
     def _by_default(self, default: Default, value: Any) -> Any:
         try:
             converted = default(value)
-        except Exception as error:  # noqa: BLE001  # its text may hold content
+        except Exception as error:  # noqa: BLE001  # the error's text may hold content
             raise Unstorable(f"default= fails on {with_article(value)} with {type(error).__name__}") from None
         if converted is value:
             raise Unstorable(f"default= returns the {type(value).__name__} itself")
@@ -236,7 +240,7 @@ _EXACT = {type(None), bool, int, str, bytes}
 
 
 def _number_of(value: Decimal) -> int | float | str:
-    """Return a Decimal as reading an item returns numbers, as text where that would be infinity or endless digits."""
+    """Return a Decimal as the int or float that reading an item would return, or as text if a float would overflow."""
     if not value.is_finite():
         return math.nan if value.is_nan() else float(value)
     if value.copy_abs() < FIRST_AMBIGUOUS_INTEGER and value == value.to_integral_value():
@@ -245,7 +249,7 @@ def _number_of(value: Decimal) -> int | float | str:
     return number if math.isfinite(number) else str(value)
 
 
-# In this order: an Enum may be text or a number as well.
+# The order matters: an Enum may be a str or an int as well.
 _SCALARS: list[tuple[Any, Callable[[Any], Any]]] = [
     (Enum, lambda value: value.value),
     (str, str.__str__),
@@ -267,19 +271,23 @@ def _free_name(key: Any, taken: Mapping[str, object]) -> str:
 
 
 def _name_of(key: Any) -> str:
-    """Return the text of a dict's key, as pydantic has it."""
+    """Return the text of a dict's key, as pydantic writes it.
+
+    Raises:
+        Unstorable: pydantic has no text for the key.
+    """
     if isinstance(key, (str, PurePath)) and not isinstance(key, Enum):
         return str.__str__(key) if isinstance(key, str) else str(key)
     try:
         (name,) = to_jsonable_python({_unboxed(key) if _is_numpy(key) else key: None})
-    except Exception:  # noqa: BLE001  # whatever it is, the key has no text
-        raise Unstorable(f"{with_article(key)} has no form as the name of an entry") from None
+    except Exception:  # noqa: BLE001  # any error means that the key has no text
+        raise Unstorable(f"{with_article(key)} cannot be stored as the key of a dict") from None
     return str(name)
 
 
 def _is_binary(value: object) -> bool:
-    """Tell whether a value is what boto3, and so langchain-community, reads bytes as."""
-    # Without an import: where there is an object of it, boto3 was imported.
+    """Return whether a value is a ``Binary``, the type that boto3, and so langchain-community, reads bytes as."""
+    # No import is needed: if a Binary exists, boto3 was imported.
     types = sys.modules.get("boto3.dynamodb.types")
     return types is not None and isinstance(value, types.Binary)
 
@@ -290,7 +298,7 @@ def _is_numpy(value: object) -> bool:
 
 
 def _unboxed(value: Any) -> Any:
-    """Return what a scalar or array of numpy holds. Some of numpy's own types have to be told which."""
+    """Return the Python value of a numpy scalar or array. Floats and datetimes need a cast before ``tolist``."""
     kind = {"f": float, "M": str}.get(value.dtype.kind)
     return (value if kind is None else value.astype(kind)).tolist()
 
@@ -304,15 +312,15 @@ def _names_of(value: Any) -> list[str]:
 
 
 def _pydantic_dump(value: object) -> Any:
-    """Return an object as a dict, set or list if it acts as one, else as pydantic dumps it.
+    """Return an object as a dict, set or list if it implements that interface, or else pydantic's dump of it.
 
-    Pydantic's dump is in Python's types, or in JSON's where the dump in Python's types is the object itself.
+    Pydantic's dump is in Python's types, or in JSON's types if the dump in Python's types has the object's own type.
     """
     if isinstance(value, (Iterator, range)):
-        # An iterator would be used up, and whoever appends it again would store an empty list. A range of a few bytes
-        # may stand for more numbers than there is memory.
+        # A dump would use up an iterator, and a second append would store an empty list. A range may stand for more
+        # numbers than fit into memory.
         raise TypeError
-    # Such as headers, read-only views and SQLAlchemy's rows, of which pydantic dumps none.
+    # For example headers, read-only views and SQLAlchemy's rows. pydantic dumps none of them.
     for kinds, convert in _ABSTRACT:
         if isinstance(value, kinds):
             return convert(value)
@@ -323,7 +331,7 @@ def _pydantic_dump(value: object) -> Any:
 
 
 def with_iterators(dump: Any, value: Any) -> Any:
-    """Return a dump with those fields as they are that hold iterators: ``default`` is to see these, and not a dump."""
+    """Return a dump with the original values of fields that hold iterators: ``default`` needs these, not their dump."""
     if type(dump) is not dict:
         return dump
     names = [name for name in _names_of(value) if name in dump and _holds_iterator(dump[name])]
@@ -331,7 +339,7 @@ def with_iterators(dump: Any, value: Any) -> Any:
 
 
 def _holds_iterator(dump: object) -> bool:
-    """Tell whether a dump has an iterator in it, at any depth."""
+    """Return whether a dump holds an iterator, at any depth."""
     waiting: list[Any] = [dump]
     seen = set[int]()
     while waiting:
@@ -340,10 +348,10 @@ def _holds_iterator(dump: object) -> bool:
         if kind is _DUMPED_ITERATOR:
             return True
         if id(one) in seen:
-            # It contains itself.
+            # A value that contains itself.
             continue
         seen.add(id(one))
-        # By the exact types, which a dump has: an object in it may pretend to be of one.
+        # The types are compared exactly, because an object may pretend to be a dict. A dump's own dicts are exact.
         if kind is dict:
             waiting += one.values()
         elif kind in (list, tuple, set, frozenset):
@@ -352,12 +360,16 @@ def _holds_iterator(dump: object) -> bool:
 
 
 def fields_of(value: Any) -> dict[str, Any]:
-    """Return the fields of what cannot be dumped: dumped one by one, and as they are where that fails too."""
+    """Return the fields of an object that cannot be dumped. A field that cannot be dumped either has its own value.
+
+    Raises:
+        Unstorable: a field cannot be read, or its serializer fails on a value that pydantic could dump.
+    """
     fields: dict[str, Any] = {}
     for name in _names_of(value):
         try:
             fields |= _dump_of_field(value, name)
-        except Exception as error:  # noqa: BLE001  # a serializer may be anybody's code
+        except Exception as error:  # noqa: BLE001  # a serializer may be user code
             fields[name] = _field_of(value, name)
             if _can_be_dumped(fields[name]):
                 raise Unstorable(f"its serializer fails with {type(error).__name__}", path_step(name)) from None
@@ -367,7 +379,7 @@ def fields_of(value: Any) -> dict[str, Any]:
 def _field_of(value: Any, name: str) -> Any:
     try:
         return getattr(value, name)
-    except Exception as error:  # noqa: BLE001  # a field of a dataclass may never have been set, or be anybody's code
+    except Exception as error:  # noqa: BLE001  # a field may be unset, or a property of a user's class
         raise Unstorable(_unreadable(error), path_step(name)) from None
 
 
@@ -380,6 +392,6 @@ def _dump_of_field(value: Any, name: str) -> dict[str, Any]:
 def _can_be_dumped(value: object) -> bool:
     try:
         _DUMP.to_python(value, warnings=False)
-    except Exception:  # noqa: BLE001  # a serializer may be anybody's code
+    except Exception:  # noqa: BLE001  # a serializer may be user code
         return False
     return True

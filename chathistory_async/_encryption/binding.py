@@ -1,21 +1,22 @@
-"""What an encrypted value is bound to, pure: the first line of what is encrypted.
+"""The binding of an encrypted value to its place: the first line of the plaintext. Without I/O.
 
-The encryption context is one for all values of a session, because each context needs a data key of its own from KMS.
-It binds a value to its session, and not to its place in the session. The plaintext does: it is one line of JSON, a
-newline, and the body::
+All values of a session have the same encryption context, because each encryption context needs its own data key from
+KMS. The encryption context binds a value to its session, but not to its place in the session. The plaintext binds the
+value to its place. The plaintext is one line of JSON, a newline, and the body::
 
     {"value":"record","sort_key":"m#…","encoding":"zlib","format":"json","count":2,"positions":"0,2"}
 
-- value: "record", "message" for one of a single item, "title", "metadata", or "migration" for the digests of a
-  migration.
-- sort_key: the sort key of the value's item, of the first one where a record has several. A single item has none.
-- encoding: "zlib" where the body is zlib data. Without it the body is text in UTF-8, or the digests.
+- value: "record", "message" (a message in a single item), "title", "metadata", or "migration" (the digests of a
+  migration).
+- sort_key: the sort key of the value's item. If a record has several items, the sort key of the first one. A message in
+  a single item has no sort_key.
+- encoding: "zlib" if the body is zlib data. Without encoding the body is UTF-8 text, or the digests.
 - format: the name of the record's format, left out for LangChain's messages.
-- count, positions: how many values the record has, left out for one; and their positions, left out where they are the
-  first ones.
+- count: the number of values in the record, left out if it is one.
+- positions: the positions of the record's values, left out if they are the first ones.
 
-The line has no spaces, the names come in this order, and what does not apply is left out. So a reader compares bytes:
-it knows which line belongs into the place that it reads from, and accepts no other.
+The line has no spaces, its names have this order, and names that do not apply are left out. So a reader can compare
+bytes: it knows the line that belongs to the place that it reads from, and refuses a plaintext with any other line.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import orjson
 
 
 class Binding(NamedTuple):
-    """What a value is, where it is stored, and how its body is encoded."""
+    """The kind of a value, its place in the session, and the encoding of its body."""
 
     kind: Literal["record", "message", "title", "metadata", "migration"]
     sort_key: str | None = None
@@ -37,30 +38,38 @@ class Binding(NamedTuple):
     positions: str = ""
 
     def name(self, message: int | str) -> str:
-        """Return what an error calls the value, a record by its id, a message by its position in the session."""
+        """Return the value's name in errors.
+
+        Args:
+            message: the id of a record or message, or the position of a single item's message.
+        """
         if self.kind not in ("record", "message"):
             return self.kind
         return f"{'message' if self.length == 1 else 'record'} {message}"
 
 
-# A body, opened or encrypted, with its binding.
+# A body, decrypted or encrypted, with its binding.
 Bound: TypeAlias = "tuple[Binding, bytes]"
 
 
 class BoundElsewhere(Exception):
-    """A value was encrypted to be something else, or for another place. The text holds no content."""
+    """A value was encrypted as a different kind of value, or for a different place. The error text holds no content."""
 
 
 def bind(binding: Binding, body: bytes) -> bytes:
-    """Return the plaintext of a value."""
+    """Return the plaintext of a value: the line of its binding, and its body."""
     return _line(binding) + body
 
 
 def body_of(binding: Binding, plaintext: bytes) -> bytes:
-    """Return the body of a value that is read where this binding belongs.
+    """Return the body in a plaintext.
+
+    Args:
+        binding: the binding that belongs to the place that the value was read from.
+        plaintext: the decrypted value.
 
     Raises:
-        BoundElsewhere: the value has another binding, or none.
+        BoundElsewhere: the plaintext has a different binding, or none.
     """
     line = _line(binding)
     if plaintext.startswith(line):
@@ -85,7 +94,7 @@ def _line(binding: Binding) -> bytes:
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
-# Only a line that we may have written is shown in an error: any other text may be content.
+# An error shows only a line that this library may have written: any other text may be content.
 _FORM = re.compile(
     rb'(\{"value":"(?:record|message|title|metadata|migration)"'
     rb'(?:,"sort_key":"(?:m#[0-9a-f-]{36}|session|migration)")?'

@@ -1,4 +1,4 @@
-"""Data keys from KMS: generated, opened, and cached within stated bounds. The one place that speaks to KMS."""
+"""Data keys from KMS: generated, decrypted, and cached within fixed limits. Only this module sends requests to KMS."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ..errors import DecryptionError, SessionRef
 
 Context: TypeAlias = tuple[tuple[str, str], ...]
 
-# For so long a process goes on after KMS would refuse it: as long as DynamoDB's own encryption at rest does.
+# A revoked KMS permission takes effect within this time. It is the same time as in DynamoDB's encryption at rest.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/encryption.howitworks.html
 MAX_AGE_SECONDS = 300
-# What a single data key opens, should it leak. Cryptography would allow 2**32 messages: each has a key of its own that
-# is derived from the data key.
+# A leaked data key decrypts at most this many messages and bytes (or one message that is larger). Cryptography would
+# allow 2**32 messages, because each message has its own key, which is derived from the data key.
 MAX_MESSAGES = 1_000
 MAX_BYTES = 64 * 1024 * 1024
-# Of a process, for all its sessions; about 1 KB each.
+# The limit of each of the two caches in a KeyCache, over all its sessions. A data key takes about 1 KB.
 MAX_CACHED = 4_096
 
 _KEY_BYTES = 32
@@ -56,7 +56,7 @@ class DataKey:
 
 @dataclass(slots=True)
 class _InUse:
-    """The data key that encrypts a session's next messages, and what it may still encrypt."""
+    """The data key that encrypts a session's next messages, and how much more it may encrypt."""
 
     key: DataKey
     messages_left: int
@@ -65,14 +65,17 @@ class _InUse:
 
 @dataclass(slots=True)
 class _SharedCall:
-    """A call to KMS that is under way, and how many wait for it."""
+    """A KMS call that is in progress, and the number of callers that wait for it."""
 
     task: asyncio.Task[DataKey]
     waiting: int = 0
 
 
 class KeyCache:
-    """The data keys that one configuration of clients has in use and has opened, for MAX_AGE_SECONDS after that."""
+    """The data keys of one configuration of clients: those in use for encryption, and those that were decrypted.
+
+    A data key is dropped MAX_AGE_SECONDS after it was added.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -87,14 +90,18 @@ class KeyCache:
         self._shared_calls: dict[Any, _SharedCall] = {}
 
     def take(self, key_id: str, context: Context, size: int) -> DataKey | None:
-        """Return the data key in use and count a message of ``size`` bytes, unless that is one too many for it."""
+        """Return the data key in use and count a message of ``size`` bytes.
+
+        Returns:
+            the data key, or None if no data key is in use or the message would exceed its limits.
+        """
         with self._lock:
             self._in_use.expire()
             in_use = self._in_use.get((key_id, context))
             if in_use is None or in_use.messages_left < 1:
                 return None
             if in_use.bytes_left < size and in_use.messages_left < MAX_MESSAGES:
-                # A message that is larger than the bound has a data key to itself.
+                # A data key without messages is exempt, so a message larger than MAX_BYTES gets its own data key.
                 return None
             in_use.messages_left -= 1
             in_use.bytes_left -= size
@@ -115,9 +122,13 @@ class KeyCache:
             self._opened[key.encrypted_key, context] = key
 
     async def single_flight(self, what: object, ask: Callable[[], Coroutine[Any, Any, DataKey]]) -> DataKey:
-        """Return what KMS is asked once for all on the running loop who want the same, its refusal too.
+        """Coalesce identical concurrent KMS calls on this loop (single flight). An error is shared, too.
 
-        The call ends with the last who waits for it: none of them is harmed by another's cancellation.
+        Cancelling one caller does not affect the others. The KMS call is cancelled when no caller waits any more.
+
+        Args:
+            what: identifies the call.
+            ask: makes the call.
         """
         name = asyncio.get_running_loop(), what
         shared = self._shared_calls.get(name)
@@ -143,7 +154,7 @@ _caches_lock = threading.Lock()
 
 
 def cache_of(clients: Clients) -> KeyCache:
-    """Return the cache that all who share these clients share: no key outlives the credentials that it came by."""
+    """Return the cache that all users of these clients share. No data key outlives the credentials that obtained it."""
     with _caches_lock:
         return _caches.get(clients) or _caches.setdefault(clients, KeyCache())
 
@@ -152,10 +163,10 @@ class DataKeys:
     """The data keys of one session.
 
     Args:
-        clients: what to ask KMS with.
+        clients: the clients for requests to KMS.
         key_id: the KMS key that new data keys are encrypted under: an id, an ARN or an alias.
         context: the encryption context.
-        ref: the session's name in errors.
+        ref: the table and session, for errors.
     """
 
     def __init__(self, clients: Clients, key_id: str, context: Context, ref: SessionRef) -> None:
@@ -166,18 +177,18 @@ class DataKeys:
         self._ref = ref
 
     def opened(self, encrypted_key: EncryptedDataKey) -> DataKey | None:
-        """Return a data key that KMS has opened lately."""
+        """Return the decrypted data key from the cache, or None if the cache does not hold it."""
         return self._cache.opened(encrypted_key, self._context)
 
     async def for_encryption(self, size: int) -> DataKey:
-        """Return the data key for a message of ``size`` bytes, a new one where the one in use has reached a bound."""
+        """Return the data key for a message of ``size`` bytes: the one in use, or a new one if a limit is reached."""
         request = self._key_id, self._context
         while (key := self._cache.take(*request, size)) is None:
             await self._cache.single_flight(request, self._generate)
         return key
 
     async def decrypt(self, encrypted_key: EncryptedDataKey) -> DataKey:
-        """Return a stored data key, opened by KMS unless that was done lately."""
+        """Return a stored data key, decrypted: from the cache, or by KMS."""
         opened = self._cache.opened(encrypted_key, self._context)
         return opened or await self._cache.single_flight(
             (encrypted_key, self._context), lambda: self._ask_to_decrypt(encrypted_key)
@@ -192,8 +203,8 @@ class DataKeys:
         return key
 
     async def _ask_to_decrypt(self, encrypted_key: EncryptedDataKey) -> DataKey:
-        # By its name, as the AWS Encryption SDK does: KMS could find the key by the ciphertext alone, but then a
-        # ciphertext made under anybody's key would do.
+        # The request names the KMS key, as the AWS Encryption SDK does. KMS could find the key by the ciphertext alone,
+        # but would then also decrypt a ciphertext that an attacker made under their own key.
         key_arn = await self._trusted(encrypted_key.key_arn)
         parameters = {
             "KeyId": key_arn,
@@ -204,12 +215,13 @@ class DataKeys:
         key = self._data_key(answer, *encrypted_key)
         if answer.get("KeyId") != key_arn:
             del key
-            raise DecryptionError(f"KMS opened a data key with {answer.get('KeyId')}, not {key_arn}", self._ref)
+            raise DecryptionError(f"KMS decrypted a data key with {answer.get('KeyId')}, not {key_arn}", self._ref)
         self._cache.add_opened(key, self._context)
         return key
 
     def _data_key(self, answer: dict[str, Any], key_arn: str | None, ciphertext: bytes | None) -> DataKey:
-        # Taken out, and let go of, where it does not go on: those who record errors record local variables too.
+        # The plaintext is removed from the response, and from this frame before an error is raised, because tools that
+        # record errors also record local variables.
         try:
             plaintext = base64.b64decode(answer.pop("Plaintext", ""))
         except ValueError:
@@ -220,7 +232,11 @@ class DataKeys:
         return DataKey(EncryptedDataKey(key_arn, ciphertext), plaintext)
 
     async def _trusted(self, key_arn: str) -> str:
-        """Return the ARN of the key to ask for: a stored one is anybody's text until KMS has proved it."""
+        """Return the ARN of the KMS key to decrypt with. A stored ARN is untrusted until KMS has decrypted with it.
+
+        Raises:
+            DecryptionError: the stored ARN is not that of a KMS key, or its region is unknown.
+        """
         stored = _ARN.fullmatch(key_arn)
         if stored is None:
             raise DecryptionError("A stored message does not name a KMS key", self._ref)
@@ -228,9 +244,9 @@ class DataKeys:
         own_region = (await self._kms_of(self._key_id)).region_name
         in_own_region = key_arn.replace(f":{region}:", f":{own_region}:", 1)
         if stored["id"].startswith("mrk-") and self._key_id in (in_own_region, stored["id"]):
-            # A multi-region key is one key in each of its regions.
+            # A multi-region key is the same key in each of its regions.
             return in_own_region
-        # A made-up region shall not have us look for its endpoint.
+        # A made-up region must not cause a lookup of its endpoint.
         if region != own_region and region not in await known_regions("kms", stored["partition"]):
             raise DecryptionError(f"A stored message names a KMS key in an unknown region: {region}", self._ref)
         return key_arn
@@ -240,7 +256,7 @@ class DataKeys:
 
 
 async def kms_of(key_id: str, clients: Clients, ref: SessionRef) -> Service:
-    """Return the KMS of a key's region, which is DynamoDB's for a key that is given without one."""
+    """Return the KMS service in a key's region. If the key id names no region, it is DynamoDB's region."""
     region = _REGION.match(key_id)
     return Service("kms", region[1] if region else await connect(clients, ref))
 

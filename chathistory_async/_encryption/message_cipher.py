@@ -1,9 +1,9 @@
-"""Client-side encryption: each value encrypted by itself, in the message format of the AWS Encryption SDK.
+"""Client-side encryption: each value is encrypted on its own, in the message format of the AWS Encryption SDK.
 
 https://docs.aws.amazon.com/encryption-sdk/latest/developer-guide/message-format.html
-The encryption context binds a value to its table, to the names of the key attributes and to the session. AWS's
-CloudTrail shows it in the clear, so the session is in it as a digest. Within the session, the first line of what is
-encrypted binds it: see ``_binding``.
+The encryption context binds a value to its table, to the names of the key attributes and to the session. AWS CloudTrail
+shows the encryption context in the clear, so it holds a digest of the session's key. The first line of the plaintext
+binds the value to its place in the session: see ``binding``.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ SUITE = AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY
 POLICY = CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT
 _KMS = "aws-kms"
 Name = TypeVar("Name", int, str)
-# In the SDK's own frames of 4 KB a message of 300 KB takes four times as long, and 2 KB more.
+# With the SDK's default frames of 4 KB, a message of 300 KB takes four times as long, and 2 KB more.
 _FRAME_BYTES = 64 * 1024
-# A session that many hosts wrote has many data keys; more at once would only meet KMS's throttle.
+# A session that many hosts wrote has many data keys. KMS would only throttle more concurrent requests.
 _KEYS_AT_ONCE = 16
 _DIGITS = DecimalContext(prec=38)
 
@@ -52,13 +52,13 @@ _sdk = EncryptionSDKClient(commitment_policy=POLICY, max_encrypted_data_keys=1)
 
 
 class MessageCipher:
-    """Encrypts and opens the values of one session: messages, title, metadata, digests.
+    """Encrypts and decrypts the values of one session: messages, title, metadata, and the digests of a migration.
 
     Args:
         key_id: the KMS key to encrypt with: an id, an ARN or an alias.
         key: the session's primary key.
-        clients: what to ask KMS with.
-        ref: the table's and session's name in errors.
+        clients: the clients for requests to KMS.
+        ref: the table and session, for errors.
     """
 
     def __init__(self, key_id: str, key: Mapping[str, AttributeValue], clients: Clients, ref: SessionRef) -> None:
@@ -68,25 +68,32 @@ class MessageCipher:
 
     @staticmethod
     async def connect(key_id: str, clients: Clients, ref: SessionRef) -> None:
-        """Open the running loop's KMS client, so that the first message does not have to."""
+        """Open the running loop's KMS client, so that the first message does not have to wait for it."""
         await connect(clients, ref, await kms_of(key_id, clients, ref))
 
     async def encrypt(self, bodies: Sequence[Bound]) -> list[bytes]:
         """Encrypt each body with its binding.
 
         Raises:
-            ChatHistoryError: KMS gives no data key.
+            ChatHistoryError: KMS returned no data key.
         """
         keys = [await self._keys.for_encryption(len(body)) for _, body in bodies]
         return await in_slices(self._encrypt, zip(keys, bodies, strict=True))
 
     async def decrypt(self, encrypted: Mapping[Name, Bound]) -> dict[Name, bytes]:
-        """Decrypt values, given by their ids or positions in the session, each with the binding that belongs there.
+        """Decrypt values.
+
+        Args:
+            encrypted: the encrypted values by id or position in the session, each with the binding that belongs there.
+
+        Returns:
+            the decrypted bodies by the same ids or positions.
 
         Raises:
-            DecryptionError: one is not as it was encrypted.
-            EncryptionContextError: one was encrypted for another session or table, or as another value of this session.
-            ChatHistoryError: KMS does not open a data key.
+            DecryptionError: a value was changed or truncated after its encryption, or names no valid KMS key.
+            EncryptionContextError: a value was encrypted for a different session or table, or as a different value of
+                this session.
+            ChatHistoryError: KMS did not decrypt a data key.
         """
         bodies: dict[Name, bytes] = {}
         missing: dict[Name, EncryptedDataKey] = {}
@@ -101,7 +108,7 @@ class MessageCipher:
             try:
                 return await self._keys.decrypt(encrypted_key)
             except (DecryptionError, KmsKeyError, AccessDeniedError) as error:
-                # Whoever writes to the table may have stored one message under a key that nobody here may use.
+                # A writer to the table may have stored one message under a KMS key that this process may not use.
                 error.message_id = _id_of(next(name for name in missing if missing[name] == encrypted_key))
                 raise
 
@@ -133,33 +140,32 @@ class MessageCipher:
             raise
         except BoundElsewhere as elsewhere:
             raise EncryptionContextError(
-                f"{stored} {elsewhere}: who may write to the table has moved or copied it", self._ref, _id_of(name)
+                f"{stored} {elsewhere}: a writer to the table has moved or copied it", self._ref, _id_of(name)
             ) from None
         except _OtherContext as other:
             raise EncryptionContextError(
                 f"{stored} was encrypted for another session or table: its encryption context is"
-                f" {other.context}, here it is {self.context}. A table that was restored under another name has to get"
-                " its own back",
+                f" {other.context}, here it is {self.context}. If the table was restored under a different name,"
+                " restore it under its original name",
                 self._ref,
                 _id_of(name),
             ) from None
         except Exception as error:  # noqa: BLE001
-            # Whatever the SDK and what it stands on raise on bytes that are not as they were written: of all of them
-            # only some have a class of the SDK's. The error that an SDK's error was raised for has frames as well, with
-            # the message's key in them.
+            # On damaged bytes the SDK and its dependencies raise many errors, and only some of them have a class of the
+            # SDK. The context is dropped, because the frames of an SDK error's own cause hold the message's key.
             error.__context__ = None
             raise DecryptionError(
-                f"{stored} cannot be opened: it was changed or cut short since it was encrypted, or is"
+                f"{stored} cannot be decrypted: it was changed or truncated since it was encrypted, or is"
                 f" not in the AWS Encryption SDK's format ({type(error).__name__})",
                 self._ref,
                 _id_of(name),
-                # The SDK's frames hold data keys and what was opened before the fault, and those who record errors
-                # record local variables too.
+                # The traceback is dropped, because the SDK's frames hold data keys and partly decrypted content, and
+                # tools that record errors also record local variables.
             ) from error.with_traceback(None)
 
 
 def _id_of(name: int | str) -> str | None:
-    """Return the id of a message that has one, None for a position."""
+    """Return a message's id, or None if the name is a position."""
     return name if isinstance(name, str) else None
 
 
@@ -176,12 +182,12 @@ class _OtherContext(Exception):
 
 
 class _Materials(CryptoMaterialsManager):  # type: ignore[misc]  # the SDK is not typed
-    """Hands the SDK the data keys of one session.
+    """Gives the SDK the data keys of one session.
 
     Args:
-        context: what a message must have been encrypted for.
-        find: returns a stored data key, opened, or None.
-        encryption_key: the data key to encrypt with, where a message is to be encrypted.
+        context: the encryption context that a message must have.
+        find: returns the decrypted data key for a stored one, or None.
+        encryption_key: the data key to encrypt with, or None to decrypt.
     """
 
     def __init__(
@@ -207,9 +213,9 @@ class _Materials(CryptoMaterialsManager):  # type: ignore[misc]  # the SDK is no
 
     def decrypt_materials(self, request: DecryptionMaterialsRequest) -> DecryptionMaterials:
         if request.algorithm is not SUITE:
-            raise ValueError("It is encrypted in another algorithm suite")
+            raise ValueError("It is encrypted with a different algorithm suite")
         if request.encryption_context != self._context:
-            # Before KMS is asked: whoever copied it here chose what the request would say.
+            # Checked before any request to KMS, because a writer who copied the message may have chosen its context.
             raise _OtherContext(request.encryption_context)
         (stored,) = request.encrypted_data_keys
         if stored.key_provider.provider_id != _KMS:
@@ -227,7 +233,7 @@ def _for_sdk(key: DataKey) -> SDKDataKey:
 
 class _Decryptor(StreamDecryptor):  # type: ignore[misc]  # the SDK is not typed
     def close(self) -> None:
-        # The SDK's own writes an error into the log for each message that could not be read to its end.
+        # The SDK's close() logs an error for each message that was not read to its end.
         io.IOBase.close(self)
 
 
@@ -236,22 +242,22 @@ def _decrypted(encrypted: bytes, materials: CryptoMaterialsManager) -> bytes:
         source=encrypted, materials_manager=materials, commitment_policy=POLICY, max_encrypted_data_keys=1
     )
     with _Decryptor(config=config) as decryptor:
-        # As many as there could be at most: without a number it reads 8 KB at a time, and copies the rest each time.
+        # The size is an upper limit. Without one, the SDK reads 8 KB at a time, and copies the rest each time.
         body: bytes = decryptor.read(len(encrypted))
         if decryptor.source_stream.read(1):
-            raise ValueError("There are bytes behind its end")
+            raise ValueError("There are bytes after its end")
     return body
 
 
 def encryption_context(table_name: str, key: Mapping[str, AttributeValue]) -> dict[str, str]:
     """Return the encryption context of a session.
 
-    The digest is SHA-256, as URL-safe base64 without padding, over the JSON text, without spaces, of a list of
-    ``[name, type, value]`` for each key attribute in the order of their names. The type is DynamoDB's letter, a number
-    is in its shortest form and bytes are base64.
+    The session is in it as a SHA-256 digest, in URL-safe base64 without padding. The digest is taken over the JSON
+    text, without spaces, of a list with ``[name, type, value]`` for each key attribute, in the order of the names. The
+    type is DynamoDB's letter. A number is in its shortest form, and bytes are base64.
 
     Args:
-        table_name: the table's name or ARN. The name alone counts: replicas of a global table have one name.
+        table_name: the table's name or ARN. Only the name is used, because the replicas of a global table share it.
         key: the session's primary key.
     """
     names = sorted(key)
@@ -268,6 +274,6 @@ def _canonical(kind: str, value: str | bytes) -> str:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if kind == "N":
-        # 1 and 1.0 are one key to DynamoDB, and so are 0 and -0.
+        # To DynamoDB, 1 and 1.0 are the same key, and so are 0 and -0.
         return f"{Decimal(value).normalize(_DIGITS):f}" if Decimal(value) else "0"
     return value

@@ -1,14 +1,14 @@
-"""Moving sessions from single items into an item collection, pure: what is known of a move, and its requests.
+"""The checkpoint of a session's move from a single item into an item collection, and its requests. Without I/O.
 
-Beside the records that have been moved into a session's partition lies one more item, the checkpoint, whose sort key is
-outside of the range of the records'. It says under which sort keys the messages are stored, how many there are, and
-which of them the source held when it was last looked at, as digests in the source's order. A checksum covers all of
-that: a checkpoint in which anything was changed is refused, because it decides what is deleted.
+A session's partition holds the records that were copied and one more item, the checkpoint. The checkpoint's sort key is
+outside the range of the records' sort keys. The checkpoint holds the sort keys of the copied messages, their number,
+and digests of the copied messages that the source held when it was last read, in the source's order. A checksum covers
+all of these. A checkpoint that does not match its checksum is refused, because the checkpoint decides what is deleted.
 
-Exactly once. One transaction stores messages and the checkpoint that counts them, on condition that the checkpoint is
-still what was read. So a process that is killed, that repeats a request, or that works beside another one stores what
-the checkpoint counts, or nothing. The checkpoint counts every message that was stored, also those that users have
-removed since: none of them is copied again.
+Exactly once. One transaction stores messages and the checkpoint that counts them, on condition that the checkpoint has
+not changed since it was read. So a process that is killed, that repeats a request, or that runs beside another process
+stores all messages that its checkpoint counts, or nothing. The checkpoint counts every message that was copied,
+including messages that users have removed since. So no message is copied twice.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from .._request import Item, Request, transaction
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
-# Behind "m#~", the end of the messages.
+# Sorts after "m#~", the end of the messages.
 SORT_KEY = "migration"
-# The checkpoint, and the session's item in the index, which may have to be stored with messages. Both fit into the
+# A transaction with messages may also write the checkpoint and the session's item in the index. Both fit into the
 # 190 KB by which MAX_TRANSACTION_BYTES stays below DynamoDB's 4 MB: the checkpoint has 8 bytes for each of the source's
-# messages, which are no more than 400 KB.
+# messages, and all of these together have at most 400 KB.
 OTHER_ACTIONS = 2
-# Of one session's few thousand messages, two have the same digest once in 2**41 sessions.
+# In one of 2**41 sessions with a few thousand messages, two messages have the same digest.
 _DIGEST_BYTES = 8
 _LONGEST_DECIMAL_BITS = 128
 _BASE, _COPIED, _SEALED, _TOTAL, _VERIFIED = "Base", "Copied", "Encrypted", "Total", "Verified"
@@ -43,17 +43,17 @@ _GONE, _DELETED, _CHECK = "Gone", "Deleted", "Check"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far a session has been moved.
+    """The progress of a session's move.
 
     Attributes:
-        base: the sort key of the first record that was moved. The others have its nonce, and a tick that is as many
-            more as messages come before them.
-        copied: the digests of the source's messages that were copied, in the source's order when it was last seen.
-        total: how many messages were copied, which is the index of the next one.
-        verified: how many of these, from the first one on, were compared with the source.
-        revision: the id of the write that stored the checkpoint, None where it is not stored.
-        gone: whether the source was gone, or had expired, when it was last looked for.
-        deleted: whether the session was deleted here, so that nothing is copied any more.
+        base: the sort key of the first record that was copied. The other records have the same nonce. The tick of a
+            record is the tick of ``base`` plus the number of messages before the record.
+        copied: the digests of the source's messages that were copied, in the source's order when it was last read.
+        total: the number of messages that were copied, which is also the index of the next one.
+        verified: the number of copied messages, from the first one on, that were compared with the source.
+        revision: the id of the write that stored the checkpoint, or None if it is not stored.
+        gone: whether the source was absent or had expired when it was last read.
+        deleted: whether the session was deleted in the target, so that nothing more is copied.
     """
 
     base: SortKey
@@ -65,7 +65,7 @@ class Checkpoint:
     deleted: bool = False
 
     def key(self, index: int) -> SortKey:
-        """Return the sort key of the record that begins with the message of this index."""
+        """Return the sort key of the record that begins with the message at an index."""
         return SortKey(self.base.tick + index, self.base.nonce)
 
     def index(self, key: SortKey, position: int) -> int:
@@ -73,7 +73,12 @@ class Checkpoint:
         return key.tick - self.base.tick + position
 
     def after_copying(self, number: int, source: Sequence[bytes]) -> Checkpoint:
-        """Return the checkpoint that counts so many more, when these of the source's messages are copied."""
+        """Return the checkpoint after ``number`` more messages were copied.
+
+        Args:
+            number: the number of these messages.
+            source: the digests of all of the source's messages.
+        """
         return self._changed(copied=tuple(source), total=self.total + number, gone=False)
 
     def after_verifying(self) -> Checkpoint:
@@ -83,25 +88,38 @@ class Checkpoint:
         return self._changed(gone=True)
 
     def known(self, source: Sequence[bytes]) -> int | None:
-        """Return how many of the source's first messages, as digests, were copied last; None if it has diverged.
+        """Return how many of the source's first messages were copied before, or None if the source has diverged.
 
-        Once the source was gone it holds another conversation, unless langchain-community, which had read it before,
-        has written it back. Messages that both have in common do not tell which of the two it is.
+        If the source was gone and holds messages again, they may be a different conversation. Or langchain-community,
+        which had read the source before, has written it back. Messages that were copied before do not show which of the
+        two happened, so the source then counts as diverged.
+
+        Args:
+            source: the digests of the source's messages.
         """
         known = known_of(self.copied, source)
         return None if self.gone and known else known
 
     def _changed(self, **changes: Any) -> Checkpoint:
-        # At most 36 characters, because it is a transaction's ClientRequestToken too.
+        # The revision is also part of a transaction's ClientRequestToken, which has at most 36 characters.
         return replace(self, revision=secrets.token_urlsafe(18), **changes)
 
 
 def known_of(copied: Sequence[bytes], source: Sequence[bytes]) -> int | None:
-    """Return how many of the source's first messages are the last ones that were copied, both as digests.
+    """Return how many of the source's first messages were copied before, or None if the source has diverged.
 
-    All that was copied is still there; or history_size has trimmed its front; or nothing of it is left, so that all of
-    the source is new. Which part of it a trim has left is told by the first message of the source that was copied
-    exactly once: it is taken for the same message. Anything else has diverged, which is None.
+    The source continues what was copied in three cases:
+
+    - All copied messages are still at the front of the source.
+    - history_size has trimmed the front of the copied messages. To find how many are left, the first message of the
+      source that was copied exactly once is taken for the same message.
+    - No copied message is left, so all messages of the source are new. The result is 0.
+
+    In any other case the source has diverged.
+
+    Args:
+        copied: the digests of the messages that were copied, in order.
+        source: the digests of the source's messages, in order.
     """
     before, there = list(copied), list(source)
     if there[: len(before)] == before:
@@ -118,15 +136,18 @@ def known_of(copied: Sequence[bytes], source: Sequence[bytes]) -> int | None:
 
 
 def digest(stored: AttributeValue, message: BaseMessage) -> bytes:
-    """Return a digest of a message that stays the same as long as the message does.
+    """Return a digest of a message. It stays the same as long as the message stays the same.
+
+    The digest of a message in the clear is not taken over its stored form, because langchain-community rewrites all
+    messages with each append, in the form of its version of langchain-core. The digest ignores empty fields, because
+    versions differ in them.
 
     Args:
-        stored: as it is stored in the source.
-        message: what it was decoded to. Not its stored form: with each append langchain-community writes all messages
-            anew, in the form of its langchain-core, so empty fields that others know do not count either.
+        stored: the message as it is stored in the source.
+        message: the decoded message.
     """
     if "B" in stored:
-        # Encrypted, which langchain-community cannot write anew.
+        # An encrypted message, which langchain-community cannot rewrite.
         return _hash(bytes_of(stored["B"]))
     fields = {name: value for name, value in message.model_dump(warnings=False).items() if value}
     return _hash(repr((type(message).__name__, _canonical(fields))).encode())
@@ -150,7 +171,10 @@ def _canonical(value: Any) -> Any:
 
 
 class Digests(NamedTuple):
-    """A checkpoint's digests as they are stored. They are encrypted if messages are: short texts could be guessed."""
+    """A checkpoint's digests as they are stored.
+
+    They are encrypted if the messages are, because a short text could be guessed from its digest.
+    """
 
     data: bytes
     encrypted: bool
@@ -158,7 +182,7 @@ class Digests(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """The checkpoint's requests, and those that write it together with messages."""
+    """The requests that read or write a session's checkpoint, alone or together with messages."""
 
     layout: ItemCollection
 
@@ -166,15 +190,15 @@ class Migration:
         return Request("get_item", {"TableName": self.layout.table_name, "Key": self._key(), "ConsistentRead": True})
 
     def read_first_keys(self, limit: int, start_key: dict[str, AttributeValue] | None) -> Request:
-        """Read the first sort keys of all that is stored, tombstones among it, or those behind another."""
+        """Read sort keys of stored records, including tombstones: the first ones, or those after ``start_key``."""
         query = self.layout.query_keys(start_key=start_key)
         return Request(query.operation, query.parameters | {"Limit": limit})
 
     def digests(self, item: Item) -> Digests:
-        """Read the digests that are in a checkpoint.
+        """Return the digests in a stored checkpoint, as they are stored.
 
         Raises:
-            KeyError, ValueError: it is damaged.
+            KeyError, ValueError: the checkpoint is damaged.
         """
         state = item[MIGRATION]["M"]
         if _SEALED in state:
@@ -182,10 +206,14 @@ class Migration:
         return Digests(bytes_of(state[_COPIED]["B"]) if _COPIED in state else b"", encrypted=False)
 
     def checkpoint(self, item: Item, copied: bytes) -> Checkpoint:
-        """Read a checkpoint with its digests, opened.
+        """Return the checkpoint in a stored item.
+
+        Args:
+            item: the stored item.
+            copied: its digests, decrypted.
 
         Raises:
-            KeyError, ValueError: it is damaged.
+            KeyError, ValueError: the checkpoint is damaged.
         """
         state = item[MIGRATION]["M"]
         base = parse(state[_BASE]["S"])
@@ -202,7 +230,7 @@ class Migration:
         )
         if not 0 <= checkpoint.verified <= checkpoint.total <= MAX_MOVED or len(checkpoint.copied) > checkpoint.total:
             raise ValueError("its numbers contradict each other")
-        # mark_deleted() does not read the checkpoint, and leaves the checksum as it was.
+        # mark_deleted() does not read the checkpoint, and does not update the checksum.
         if not checkpoint.deleted and state[_CHECK] != _check(checkpoint, self.digests(item)):
             raise ValueError("it was changed")
         return checkpoint
@@ -216,18 +244,21 @@ class Migration:
         token: str,
         *counting: Mapping[str, Any],
     ) -> Request:
-        """Store records with the checkpoint that counts them, unless it has changed. It is the last action."""
+        """Store records and the checkpoint that counts them, on condition that the checkpoint has not changed.
+
+        The checkpoint is the last action of the transaction.
+        """
         return transaction([*self.layout.put(items), *counting, {"Put": self._put(before, after, digests)}], token)
 
     def advance(self, before: Checkpoint, after: Checkpoint, digests: Digests) -> Request:
-        """Store the checkpoint alone, unless it has changed."""
+        """Store the checkpoint alone, on condition that it has not changed."""
         return Request("put_item", self._put(before, after, digests))
 
     def mark_deleted(self) -> Request:
-        """Have no more messages copied into a session that is being deleted. Fails where none ever were.
+        """Stop the copying of messages into a session that is being deleted, and remove the checkpoint's digests.
 
-        Before its messages are removed: from then on no migrator, one that is at work included, stores any. The digests
-        go, too.
+        This comes before the removal of the session's messages. From then on no migrator stores messages there, not
+        even a migrator that is running. The request's condition fails if the session has no checkpoint.
         """
         return Request(
             "update_item",
@@ -237,7 +268,7 @@ class Migration:
                 "UpdateExpression": (
                     "SET #migration.#deleted = :true, #revision = :new REMOVE #migration.#copied, #migration.#encrypted"
                 ),
-                # What is no map is damaged, and no migrator copies anything there.
+                # A checkpoint that is not a map is damaged, and a migrator then copies nothing.
                 "ConditionExpression": "attribute_type(#migration, :map)",
                 "ExpressionAttributeNames": {
                     "#migration": MIGRATION,
@@ -255,7 +286,7 @@ class Migration:
         )
 
     def is_stored(self, found: Item | None, checkpoint: Checkpoint) -> bool:
-        """Tell whether what was found in the checkpoint's place is this one."""
+        """Return whether the item that was found in the checkpoint's place is this checkpoint."""
         return found is not None and found.get(REVISION) == {"S": checkpoint.revision}
 
     def _put(self, before: Checkpoint, after: Checkpoint, digests: Digests) -> dict[str, Any]:
@@ -285,7 +316,7 @@ class Migration:
         }
         if checkpoint.gone:
             state[_GONE] = {"BOOL": True}
-        # It never expires: as long as the source is there, or may come back, it would be copied again.
+        # The checkpoint never expires. Without it, a source that still exists or comes back would be copied again.
         return {**self._key(), MIGRATION: {"M": state}, REVISION: {"S": checkpoint.revision}}
 
     def _key(self) -> dict[str, AttributeValue]:
@@ -293,7 +324,7 @@ class Migration:
 
 
 def _check(checkpoint: Checkpoint, digests: Digests) -> AttributeValue:
-    """Return the checksum of all that a checkpoint says, its digests as they are stored."""
+    """Return the checksum of a checkpoint, except its ``deleted``, and of its digests as they are stored."""
     told = (
         str(checkpoint.base),
         checkpoint.total,

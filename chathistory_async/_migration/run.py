@@ -53,15 +53,16 @@ from ..errors import (
 )
 from .checkpoint import OTHER_ACTIONS, SORT_KEY, Checkpoint, Digests, Migration, digest
 
-# Each holds its session's 400 KB a few times over, and the event loop for as long as the SDK takes to write a request.
+# Each move holds its session's 400 KB in memory a few times, and blocks the event loop while the SDK writes a request.
 _SESSIONS_AT_ONCE = 8
 _LOOKED_FOR_AT_ONCE = 16
 _FIRST_KEYS_AT_ONCE = 100
-# Before the clocks of all hosts that write to the target, however wrong they are.
+# The copies' time is so far back that it is before the time of all hosts that write to the target, even if their clocks
+# are up to an hour slow.
 _BEFORE_NOW_SECONDS = 3600
-# Few enough that a message is removed, or the latest ones are read, at little cost.
+# Small records keep it cheap to remove a message, or to read the latest ones.
 _MESSAGES_IN_A_RECORD = 16
-# In one transaction, with room for the parts of large ones.
+# The records of one transaction, which leaves room for the parts of large records.
 _MAX_RECORDS = 80
 _DIGESTS = Binding("migration", SORT_KEY)
 
@@ -72,7 +73,7 @@ Outcome: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class MigrationResult:
-    """What became of a session.
+    """The result of moving one session.
 
     Attributes:
         session_id: the value of the session's partition key.
@@ -80,18 +81,18 @@ class MigrationResult:
 
             - "copied": messages were copied; "unchanged": all messages had been copied before.
             - "moved": all messages were copied and compared, by this run or earlier ones, and the source was deleted.
-            - "kept": the source was to be deleted and was not. Either all messages were copied and compared, but the
-              source has attributes that this library does not know, which ``error`` names. Or the session was copied
-              before and deleted in the target since, so that nothing is left to compare the source with.
+            - "kept": the source should have been deleted, but was not. Either all messages were copied and compared,
+              but the source has attributes that this library does not know. ``error`` names them. Or the session was
+              copied before and deleted in the target since, so nothing is left to compare the source with.
             - "would_copy": a dry run found messages to copy.
             - "absent": the source holds no messages; "expired": it has expired.
-            - "deleted": the session was copied before, and deleted in the target since. Nothing is copied any more.
-            - "diverged": the source does not continue what was copied of it, so that it is not known which of its
-              messages are new. No more was copied, and nothing was deleted. ``error`` says what to do.
-            - "failed": ``error`` says why. The source was not deleted.
-        copied: how many messages this run has copied, or in a dry run would copy.
-        total: how many messages have been copied by all runs, those that were removed since among them.
-        error: why the session was kept, has diverged or failed; None otherwise. It holds no content.
+            - "deleted": the session was copied before, and deleted in the target since. Nothing more is copied.
+            - "diverged": the source does not continue the messages that were copied from it, so it is not known which
+              of its messages are new. No more messages were copied, nothing was deleted. ``error`` gives the remedy.
+            - "failed": ``error`` gives the reason. The source was not deleted.
+        copied: how many messages this run has copied, or would copy if it is a dry run.
+        total: how many messages all runs have copied, including messages that were removed since.
+        error: why the session was kept, diverged or failed; None for other outcomes. It holds no message content.
     """
 
     session_id: KeyValue
@@ -102,11 +103,11 @@ class MigrationResult:
 
 
 class ConcurrentChange(Exception):
-    """Somebody has changed the checkpoint or the source since it was read."""
+    """Another process has changed the checkpoint or the source since it was read."""
 
 
 class _Ended(Exception):
-    """The move has ended, with an outcome and maybe its reason."""
+    """The move of a session has ended, with an outcome and possibly a reason."""
 
     def __init__(self, outcome: Outcome, reason: str | None = None) -> None:
         super().__init__()
@@ -126,28 +127,28 @@ _OF_ONE_SESSION = (
 
 
 def _is_of_one_session(error: ChatHistoryError) -> bool:
-    """Tell whether an error is about what one session holds. Any other would meet the other sessions too."""
+    """Return whether an error concerns one session only. Any other error would affect the other sessions too."""
     operation, code = aws_error_of(error)
     if isinstance(error, ConfigurationError):
-        # Not of the SDK's: a message is encrypted, and there is no kms_key_id.
+        # Without a cause it does not come from the SDK: a message is encrypted, and there is no kms_key_id.
         return error.__cause__ is None
     if isinstance(error, AccessDeniedError):
-        # KMS's answer for the key that a stored message names.
+        # KMS refused to decrypt with the key that a stored message names.
         return operation == "Decrypt"
     if isinstance(error, ServiceError):
-        # An update of a damaged item, such as one whose count is text.
+        # DynamoDB refused to update a damaged item, such as one whose count is text.
         return code in {"ValidationException", "TransactionCanceledException"}
     return isinstance(error, _OF_ONE_SESSION)
 
 
 class Found(NamedTuple):
-    """What a source holds.
+    """The content of a source.
 
     Attributes:
-        stored: its messages as they are stored.
+        stored: the messages as they are stored.
         messages: the messages, decoded.
         digests: the messages' digests.
-        expiry: when the session expires, in seconds since the epoch; None for never.
+        expiry: when the session expires, in seconds since the epoch, or None for never.
         others: the names of attributes that this library does not know.
     """
 
@@ -162,8 +163,8 @@ class Source:
     """A session that is moved from a single item.
 
     Args:
-        layout: how it is stored.
-        access: what it reaches its table with.
+        layout: how the session is stored.
+        access: access to the session's table.
     """
 
     def __init__(self, layout: SingleItem, access: Access) -> None:
@@ -173,7 +174,12 @@ class Source:
 
     @reads_stored
     async def look(self) -> Found | Literal["absent", "expired"]:
-        """Read the session: all of its item, because whoever deletes it must know all that it holds."""
+        """Read the session's whole item, because the item may be deleted only if all its attributes are known.
+
+        Raises:
+            _Ended: the item has no attribute for messages, but attributes that this library does not know.
+            UndecodableItemError: the item is malformed, or a message cannot be decoded.
+        """
         item: Item = (await self.access.call(self._layout.read_whole())).get("Item", {})
         stored = self._layout.stored(item, now())
         if stored.expired:
@@ -181,7 +187,7 @@ class Source:
         if stored.malformed:
             raise self._session.malformed()
         if self._layout.messages_name not in item and self._layout.others(item):
-            # Not "absent": its messages may be in another attribute than was said.
+            # Not "absent": the messages may be in a different attribute than history_messages_key names.
             others = ", ".join(map(repr, self._layout.others(item)))
             reason = f"the source has no attribute {self._layout.messages_name!r}, but {others}"
             raise _Ended("failed", f"{reason}: check history_messages_key [{self.access.ref}]")
@@ -194,24 +200,29 @@ class Source:
 
     @reads_stored
     async def delete(self, found: Found) -> None:
-        """Delete the session, unless it holds other messages than were found, or attributes that are not ours.
+        """Delete the session's item, on condition that its messages are still those in ``found``.
 
-        An attribute that somebody adds after the session was found is deleted: no condition can name it.
+        If another application adds an attribute after the item was read, the attribute is deleted too: a condition
+        cannot cover an attribute whose name is unknown.
+
+        Raises:
+            _Ended: the item has attributes that this library does not know, and is kept.
+            ConcurrentChange: the messages have changed since the item was read.
         """
         if found.others:
             names = ", ".join(map(repr, found.others))
-            reason = f"the source is not deleted, because it has attributes of others: {names}"
+            reason = f"the source is not deleted, because it has unknown attributes: {names}"
             raise _Ended("kept", f"{reason} [{self.access.ref}]")
         try:
             await self.access.call(self._layout.delete_unchanged(found.stored))
         except ConditionFailed as failed:
-            # Where it is gone, an attempt whose answer was lost may have done it, or another migrator.
+            # If the item is gone, an attempt whose response was lost has deleted it, or another migrator has.
             if failed.item is not None:
                 raise ConcurrentChange from None
 
 
 class Copy(NamedTuple):
-    """What is to be copied: the items of so many messages' records."""
+    """The messages to copy: the items of their records, and the number of messages."""
 
     items: Items
     number: int
@@ -221,9 +232,9 @@ class Target:
     """A session that is moved into an item collection.
 
     Args:
-        layout: how it is stored.
-        access: what it reaches its table with.
-        summary: its item in the session index, None without one.
+        layout: how the session is stored.
+        access: access to the session's table.
+        summary: the session's item in the session index, or None without an index.
     """
 
     def __init__(self, layout: ItemCollection, access: Access, summary: SessionItem | None) -> None:
@@ -250,18 +261,18 @@ class Target:
         except (KeyError, ValueError):
             checkpoint = None
         if checkpoint is None or not self._reader.clock.is_possible(checkpoint.base):
-            raise UndecodableItemError("The item 'migration', which says what was copied, is damaged", self.access.ref)
+            raise UndecodableItemError("The item 'migration', the checkpoint, is damaged", self.access.ref)
         return checkpoint
 
     @reads_stored
     async def begin(self) -> Checkpoint:
-        """Return a new checkpoint, not stored yet: what is copied comes before all that the target has and will get."""
+        """Return a new checkpoint, not stored yet. Copies will sort before all messages that the target has or gets."""
         first = await self._first_key()
         self._is_empty = first is None
         return Checkpoint(key_of_first_moved(first, _BEFORE_NOW_SECONDS))
 
     async def _first_key(self) -> SortKey | None:
-        """Return the first sort key of a record, a tombstone or not, between which others may have put items."""
+        """Return the first sort key of a record or tombstone, or None. Items of other applications are skipped."""
         limit, start_key = 1, None
         while True:
             request = Migration(self._layout).read_first_keys(limit, start_key)
@@ -272,7 +283,11 @@ class Target:
             limit = _FIRST_KEYS_AT_ONCE
 
     async def prepare(self, found: Found, done: int, checkpoint: Checkpoint) -> Copy:
-        """Return the records of the source's messages but for the first ones."""
+        """Return the records of the source's messages, without the first ``done`` messages.
+
+        Raises:
+            ItemTooLargeError: the messages do not fit into one transaction, or there are more than MAX_MOVED.
+        """
         new = found.messages[done:]
         if not new:
             return Copy([], 0)
@@ -297,7 +312,7 @@ class Target:
     async def copy(self, copy: Copy, before: Checkpoint, after: Checkpoint, expiry: str | None) -> None:
         digests = await self._digests(after)
         countings = self._countings(copy.number, before.key(before.total), after, expiry)
-        # What fitted last first: a transaction that is refused costs as much as another.
+        # The variant that fitted last comes first, because a refused transaction costs as much as one that succeeds.
         for turn in sorted(range(len(countings)), key=lambda turn: turn != self._fitted):
             token = f"{after.revision}-{turn}"
             try:
@@ -311,30 +326,47 @@ class Target:
         raise ConcurrentChange
 
     async def check_format(self) -> None:
-        """Refuse a session that has values of another format, as far as the index knows."""
+        """Check that the session's values have the format of LangChain's messages. Without an index there is no check.
+
+        Raises:
+            FormatError: the values have a different format.
+        """
         if self._summary is not None:
             check_format(self.access, self._summary, (await self.access.call(self._summary.get())).get("Item"))
 
     def _countings(
         self, number: int, first: SortKey, after: Checkpoint, expiry: str | None
     ) -> list[list[dict[str, Any]]]:
-        """Return how the session's item may have to be written, of which one is right; what it says stays true."""
+        """Return the variants of the action that counts the copies in the session's item.
+
+        The stored item decides which variant fits: it may be missing, expire before the copies, or need no new expiry.
+        The item's count stays right.
+        """
         if self._summary is None:
             return [[]]
         revision = after.revision or ""
         if expiry is None and self._layout.ttl is not None:
             expiry = str(now() + self._layout.ttl)
-        # The copies' time is before that of all that is there.
+        # The copies' time is before that of all other messages, so it does not show when the item was created.
         flag = None if self._is_empty else new_flag(now() + TOMBSTONE_SECONDS)
         begin = self._summary.begin_anew(number, first, now(), revision, expiry, is_first=self._is_empty, flag=flag)
         extend = [] if expiry is None else [[self._summary.count_on(number, now(), revision, expiry)]]
         return [[begin], *extend, [self._summary.count_on(number, now(), revision)]]
 
     async def verify(self, originals: Mapping[int, BaseMessage], checkpoint: Checkpoint, new: int) -> Checkpoint:
-        """Compare messages with what is stored of them, by their indexes, and return the checkpoint that says so.
+        """Compare messages with their copies, and store and return the checkpoint that counts them as verified.
 
-        Messages from the index ``new`` on were stored a moment ago, and must be there. Earlier ones may have been
-        removed: they were stored with the checkpoint that counts them, or it would not.
+        Messages from the index ``new`` on were stored a moment ago, and must be there. Earlier messages may have been
+        removed since. They were certainly stored, because one transaction stored them and the checkpoint.
+
+        Args:
+            originals: the source's messages by index.
+            checkpoint: the current checkpoint.
+            new: the index of the first message that this attempt has copied.
+
+        Raises:
+            _Ended: a copy differs from its original, or is missing.
+            ConcurrentChange: another process has changed the checkpoint.
         """
         if originals:
             await self._compare(originals, checkpoint, new)
@@ -343,7 +375,7 @@ class Target:
         return await self._store_checkpoint(checkpoint, checkpoint.after_verifying())
 
     async def note_absence(self, checkpoint: Checkpoint) -> None:
-        """Store that the source is gone, unless that is known, or another migrator is about it."""
+        """Store that the source is gone, unless that is stored already or another migrator changes the checkpoint."""
         if not checkpoint.gone:
             with suppress(ConcurrentChange):
                 await self._store_checkpoint(checkpoint, checkpoint.without_source())
@@ -360,7 +392,11 @@ class Target:
         return Digests(encrypted, encrypted=True)
 
     async def _advance(self, request: Request, checkpoint: Checkpoint) -> None:
-        """Store a checkpoint. If it is there already, an attempt whose answer was lost stored it."""
+        """Store a checkpoint. If it is stored already, an attempt whose response was lost has stored it.
+
+        Raises:
+            ConcurrentChange: a different checkpoint is stored.
+        """
         try:
             await self.access.call(request)
         except ConditionFailed as failed:
@@ -382,16 +418,20 @@ class Target:
             for position, message in zip(one.record.all_positions() or (), messages, strict=True):
                 index = checkpoint.index(one.record.key, position)
                 there.add(index)
-                # What was replaced here is another message by right.
+                # A message that was replaced in the target may differ.
                 is_replaced = may_be_replaced(one.record.revision, position)
                 if index in originals and not is_replaced and not are_equal(message, originals[index]):
-                    raise _Ended("failed", f"message {index} reads back as another one [{self.access.ref}]")
+                    raise _Ended("failed", f"message {index} reads back as a different message [{self.access.ref}]")
         await self._check_missing(
             [index for index in originals if index >= new and index not in there], checkpoint, new
         )
 
     async def _check_missing(self, missing: list[int], checkpoint: Checkpoint, new: int) -> None:
-        """Refuse messages that were stored a moment ago and are not there, unless they were removed."""
+        """Check that missing messages, which were stored a moment ago, have been removed or trimmed since.
+
+        Raises:
+            _Ended: one of them has not.
+        """
         key_of = {
             new + index: checkpoint.key(new + start)
             for start, end in _divided(checkpoint.total - new)
@@ -402,10 +442,10 @@ class Target:
         removed = await at_most(_LOOKED_FOR_AT_ONCE, lambda index: self._was_removed(key_of[index]), missing)
         if not all(removed):
             first = missing[removed.index(False)]
-            raise _Ended("failed", f"message {first} was copied, and is not there any more [{self.access.ref}]")
+            raise _Ended("failed", f"message {first} was copied, but is missing in the target [{self.access.ref}]")
 
     async def _first_kept(self) -> SortKey | None:
-        """Return the sort key of the first record that history_size keeps, None where it keeps all."""
+        """Return the sort key of the first record that history_size keeps, or None if it keeps all records."""
         size = self._layout.history_size
         if size is None:
             return None
@@ -415,24 +455,24 @@ class Target:
 
     @reads_stored
     async def _was_removed(self, key: SortKey) -> bool:
-        """Tell whether a message that is not in its record any more was removed, or has expired with it."""
+        """Return whether a missing message was removed: its record is a tombstone, has expired, or was changed."""
         item: Item | None = (await self.access.call(self._layout.get(key))).get("Item")
         record = None if item is None else self._layout.alive(item, now())
         return item is not None and (record is None or record.revision is not None)
 
 
 def _divided(number: int) -> list[tuple[int, int]]:
-    """Return where the records of so many messages begin and end."""
+    """Return the first index of each record of ``number`` messages, and the index after its last."""
     size = max(_MESSAGES_IN_A_RECORD, math.ceil(number / _MAX_RECORDS))
     return [(start, min(start + size, number)) for start in range(0, number, size)]
 
 
 class SessionMigration:
-    """The move of one session, which several attempts may be needed for.
+    """The move of one session. It may need several attempts.
 
     Attributes:
-        copied: how many messages it has copied.
-        total: how many messages have been copied by all moves of the session.
+        copied: how many messages this move has copied.
+        total: how many messages all moves of the session have copied.
     """
 
     def __init__(self, source: Source, target: Target) -> None:
@@ -450,7 +490,7 @@ class SessionMigration:
                 return await self._attempt(dry_run, delete_source)
 
     async def _attempt(self, dry_run: bool, delete_source: bool) -> Outcome:
-        # The checkpoint first: what it knows of the source must not be later than the source.
+        # The checkpoint is read first, so that it does not describe a later state of the source than the one read here.
         checkpoint = await self._target.checkpoint()
         self.total = 0 if checkpoint is None else checkpoint.total
         found = await self._source.look()
@@ -470,8 +510,8 @@ class SessionMigration:
         known = checkpoint.known(found.digests)
         if known is None:
             reason = (
-                "the source does not continue what was copied of it: compare both sessions, append to the target what"
-                " it lacks, and clear the source"
+                "the source does not continue the messages that were copied from it: compare both sessions, append the"
+                " missing messages to the target, and clear the source"
             )
             raise _Ended("diverged", f"{reason} [{self._source.access.ref}]")
         if dry_run:
@@ -487,7 +527,14 @@ class SessionMigration:
         return "moved"
 
     async def _copy_and_verify(self, found: Found, known: int, checkpoint: Checkpoint, *, again: bool) -> Checkpoint:
-        """Copy the messages that are not known, and compare those that were not compared before, or all ``again``."""
+        """Copy the source's new messages, and compare messages with their copies.
+
+        Args:
+            found: the content of the source.
+            known: how many of the source's first messages were copied before.
+            checkpoint: the current checkpoint.
+            again: compare all messages, instead of only those that were not compared before.
+        """
         new = checkpoint.total
         originals = {
             index: message
@@ -511,7 +558,7 @@ def migrate(
     dry_run: bool,
     delete_source: bool,
 ) -> AsyncGenerator[MigrationResult, None]:
-    """Move sessions, several at once, and yield what became of each, in order."""
+    """Move sessions, up to 8 at once, and yield their results in the order of ``session_ids``."""
 
     async def move(session_id: KeyValue) -> MigrationResult:
         try:

@@ -1,6 +1,6 @@
-"""Writing the records of a session that is in the index: what changes its messages changes its item too.
+"""Writing the records of a session that is in the index: a change of its messages also changes the session's item.
 
-Both are written in one transaction, so that the item's count is theirs. See ``requests`` for what the count claims.
+One transaction writes both, so the item's count agrees with the messages. See ``requests`` for when the count is exact.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ from .requests import (
     query_sessions,
 )
 
-# Of a session that is written to without a pause; then its flags stay, and whoever reads the count counts.
+# Attempts to store a counted number while others write to the session. After these the flags stay, and readers count.
 _RECOUNTS = 4
 
 
 class _Counted(NamedTuple):
-    """How many messages a session has, and the sort key of its first record, None where there is none."""
+    """The number of a session's messages, and the sort key of its first record, or None if it has no record."""
 
     number: int
     earliest: SortKey | None
@@ -65,14 +65,14 @@ class CountingWriter:
 
     Args:
         layout: how the session is stored.
-        access: what it reaches its table with.
-        reader: reads its records.
-        writer: writes what is not counted.
+        access: access to the session's table.
+        reader: reads the session's records.
+        writer: makes the writes that are not counted.
         summary: the session's item in the index.
     """
 
     max_items = MAX_TRANSACTION_ITEMS - 2
-    # All changes write the session's item, so that two at once would only be in each other's way.
+    # All changes write the session's item, so concurrent changes would only conflict.
     changed_at_once = 1
 
     def __init__(
@@ -83,15 +83,19 @@ class CountingWriter:
         self._reader = reader
         self._writer = writer
         self._summary = summary
-        # Of sweeps of this handle's that have removed all that they meant to.
+        # The flags of this handle's sweeps that have removed all their items.
         self._done_flags: set[str] = set()
 
     async def check_table(self) -> None:
-        """Refuse a table without the index."""
+        """Check that the table has the index.
+
+        Raises:
+            KeySchemaError: it has none.
+        """
         await check_index(self._access.clients, self._summary, self._access.ref)
 
     async def store(self, record: NewRecord) -> SortKey | None:
-        """Store a record, and count its messages."""
+        """Store a record and count its messages, in one transaction. See ``RecordWriter``."""
         is_first, self._reader.found_nothing = self._reader.found_nothing, False
         token, seen, attempts = new_token(), None, self._access.attempts()
         while True:
@@ -113,9 +117,9 @@ class CountingWriter:
                 return None
 
     async def change(self, actions: Sequence[Action], token: str, removed: int) -> None:
-        """Change a record, and count the messages that this removes."""
+        """Change a record and count the messages that the change removes. See ``RecordWriter``."""
         if not removed:
-            # Before, because the session's item must not expire before its messages do.
+            # The expiry is extended first, because the session's item must not expire before its messages.
             if (extension := self._summary.extend(now())) is not None:
                 with suppress(ConditionFailed):
                     await self._access.call(extension)
@@ -134,14 +138,14 @@ class CountingWriter:
                     raise NotWritten(canceled.reasons[0].get("Item"), sent_before=canceled.sent_before) from None
                 found = canceled.reasons[-1].get("Item")
                 if found is None or not await self.repair(found):
-                    # The session has no item: it was written before there was an index.
+                    # The session has no item, or an expired one. It may have been written before there was an index.
                     await self._writer.change(actions, token, removed)
                     return
             else:
                 return
 
     async def sweep(self, parts: Sequence[Record]) -> None:
-        """Remove items; the count is not believed until they are counted."""
+        """Remove items. The session is flagged first, so the count is not trusted until the messages are counted."""
         flag = None
         if any(part.key.is_first_part and part.removed_by is None for part in parts):
             flag = await self._flag()
@@ -150,12 +154,12 @@ class CountingWriter:
             self._done_flags.add(flag)
 
     async def swept(self) -> None:
-        """Count the messages, where some were swept."""
+        """Count the messages if any were swept, and store the number."""
         if self._done_flags:
             await self._recount()
 
     async def forget_idempotency_keys(self) -> None:
-        """Delete the session's markers of idempotency keys."""
+        """Delete the markers of the session's idempotency keys."""
         start_key = None
         while True:
             items, start_key = await self._reader.query(query_checkpoints(self._layout, start_key))
@@ -164,26 +168,29 @@ class CountingWriter:
                 return
 
     async def item(self) -> Item | None:
-        """Return the session's item, strongly consistent, None where there is none."""
+        """Return the session's item by a strongly consistent read, or None if there is no item."""
         item: Item | None = (await self._access.call(self._summary.get())).get("Item")
         return item
 
     async def repair(self, item: Item) -> bool:
-        """Repair the session's item, and return whether it was damaged."""
+        """Repair the session's item if it is damaged, and return whether it was damaged."""
         request = self._summary.repair(item, now(), new_token())
         if request is None:
             return False
-        # Where somebody else has changed it meanwhile, whoever calls this looks at it again.
+        # If another writer has changed the item meanwhile, the caller's next attempt reads it again.
         with suppress(ConditionFailed):
             await self._access.call(request)
         return True
 
     async def count_and_heal(self, item: Item) -> int:
-        """Return how many messages there are, and store that where no sweep can be at work any more."""
+        """Count the messages and return their number.
+
+        The number is also stored if the lease of a flag is over, or if the item does not count all messages.
+        """
         over = flags_over(item, now())
         counted = await self._count()
         if over or not counts_all(item):
-            # Whoever reads need not be allowed to write.
+            # A reader may lack the permission to write.
             with suppress(ChatHistoryError):
                 await self._set_count(counted, item, over)
         return counted.number
@@ -195,7 +202,7 @@ class CountingWriter:
         return self._summary.count_added(*added, seen, is_first=is_first)
 
     async def _send(self, request: Request, *, maybe_stored: bool = False) -> None:
-        """Send a transaction that counts; where the session's item is damaged, repair it, so that no turn is lost."""
+        """Send a transaction that counts. If it fails and the session's item is damaged, repair the item and resend."""
         try:
             await self._access.call(request, maybe_stored=maybe_stored)
         except ServiceError:
@@ -205,7 +212,7 @@ class CountingWriter:
             await self._access.call(request, maybe_stored=maybe_stored)
 
     async def _flag(self) -> str | None:
-        """Flag the session, and return the flag; None where it has no item."""
+        """Add a flag to the session's item and return the flag, or return None if the session has no item."""
         flag, attempts = new_flag(now() + TOMBSTONE_SECONDS), self._access.attempts()
         while True:
             await attempts.begin()
@@ -215,26 +222,30 @@ class CountingWriter:
                 if failed.item is None:
                     return None
                 if not await self.repair(failed.item):
-                    # Where others have changed the flags meanwhile, there may be room for this one.
+                    # If another process has changed the flags meanwhile, there may be room for this one.
                     with suppress(ConditionFailed):
                         await self._access.call(self._summary.merge_flags(failed.item, now()))
             else:
                 return flag
 
     async def _recount(self) -> None:
-        """Have the index say how many messages there are; where others write all the while, flags say it does not."""
+        """Count the messages and store the number in the index. If others keep writing, the flags stay instead."""
         for attempt in range(_RECOUNTS):
             item = await self.item()
             if item is None:
                 return
-            # Before the counting: what another sweep removes meanwhile is not counted.
+            # Only flags from before the counting are removed: a later sweep may remove messages that were counted.
             flags = self._done_flags | flags_over(item, now())
             if await self._set_count(await self._count(), item, flags):
                 return
             await pause(attempt)
 
     async def _set_count(self, counted: _Counted, seen: Item, flags: set[str]) -> bool:
-        """Store a number and remove flags; return whether nobody has counted since the item was seen."""
+        """Store a counted number and remove flags.
+
+        Returns:
+            whether the number is stored. It is not if another writer has counted since the item was seen.
+        """
         number, earliest = counted
         of_all = may_count_all(seen, earliest, now())
         is_said = seen.get(MESSAGE_COUNT) == {"N": str(number)} and counts_all(seen) >= of_all
@@ -244,7 +255,7 @@ class CountingWriter:
         try:
             await self._access.call(self._summary.set_count(number, seen, flags, revision, counts_all=of_all))
         except ConditionFailed as failed:
-            # An attempt whose answer was lost may have done it.
+            # An attempt whose response was lost may have stored the number.
             if failed.item is None or failed.item.get(REVISION) != {"S": revision}:
                 return False
         self._done_flags -= flags
@@ -262,24 +273,24 @@ class CountingWriter:
 
 
 def check_format(access: Access, summary: SessionItem, seen: Item | None) -> None:
-    """Refuse to append to a session whose values have another format.
+    """Check that the values of a session have the format of the values to append.
 
     Args:
-        access: names the session in errors.
-        summary: the session's item, with the format of what is appended.
-        seen: the item as it is stored, None where there is none.
+        access: the session, for errors.
+        summary: the session's item, with the format of the values to append.
+        seen: the stored item, or None if there is none.
 
     Raises:
-        FormatError: they have.
-        UndecodableItemError: nobody knows which they have.
+        FormatError: the session's values have a different format.
+        UndecodableItemError: the stored format is damaged.
     """
     if seen is None or not is_alive(summary.layout, seen, now()):
         return
     try:
         stored = format_of(seen)
     except DamagedAttribute as damaged:
-        text = f"The session's item in the index is damaged (its {damaged}): nothing was written. Nothing restores it,"
-        raise UndecodableItemError(f"{text} delete_session() deletes the session", access.ref) from None
+        text = f"The session's item in the index is damaged (its {damaged}): nothing was written. It cannot be"
+        raise UndecodableItemError(f"{text} restored, delete_session() deletes the session", access.ref) from None
     if stored != summary.format:
         names = (name or LANGCHAIN_NAME for name in (stored, summary.format))
         text = "The session's values have the format {!r}, and these have {!r}: nothing was written.".format(*names)
@@ -287,7 +298,7 @@ def check_format(access: Access, summary: SessionItem, seen: Item | None) -> Non
 
 
 async def check_index(clients: Clients, summary: SessionItem, ref: SessionRef) -> None:
-    """Refuse a table without the index, before the first append to it: sessions would be stored and never listed.
+    """Check, before the first append to a table, that it has the index. Without it, sessions would never be listed.
 
     Raises:
         KeySchemaError: the table has no such index.

@@ -1,4 +1,4 @@
-"""The sessions of a table, as its session index knows them: listing them, and removing all of an owner's."""
+"""The sessions of a table, by its session index: listing an owner's sessions, and deleting all of them."""
 
 from __future__ import annotations
 
@@ -38,23 +38,24 @@ from .requests import (
 )
 from .session import IndexedSession, SessionInfo
 
-# Where they are encrypted, each has a data key of its own that KMS opens.
+# If they are encrypted, each has its own data key, which KMS decrypts.
 _READ_AT_ONCE = 16
 _DELETED_AT_ONCE = 4
-# Of items of a KB or so; a page of DynamoDB's holds a megabyte.
+# The items have about 1 KB. A page of DynamoDB holds 1 MB.
 _PAGE = 100
-# Of one session's item alone. Whoever may write the table can encrypt it under a key that nobody here may use.
+# Errors that concern one session's item only. A writer to the table can encrypt an item under a KMS key that this
+# process may not use.
 _UNREADABLE = (UndecodableItemError, KmsKeyError, ConfigurationError, AccessDeniedError)
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadableSession:
-    """A session whose item in the index cannot be read. It does not keep the others from being listed.
+    """A session whose item in the index cannot be read. The other sessions are listed nevertheless.
 
     Attributes:
-        session_id: the value of its partition key, which ``delete_session`` takes. A store with ``key_parts`` takes
-            ``split_key(session_id)`` instead, by ``key``.
-        error: why it cannot be read: it is damaged, or cannot be decrypted.
+        session_id: the value of the session's partition key, for ``delete_session``. If the store has ``key_parts``,
+            pass ``split_key(session_id)`` by ``key`` instead.
+        error: why the item cannot be read: it is damaged, or cannot be decrypted.
     """
 
     session_id: KeyValue
@@ -67,7 +68,7 @@ class SessionPage:
 
     Attributes:
         sessions: the sessions that can be read.
-        cursor: pass it as ``before`` to get the next page; None on the last page.
+        cursor: the value of ``before`` for the next page, or None on the last page.
         unreadable: the sessions of this page that cannot be read, each with its error. They count towards ``limit``.
     """
 
@@ -78,11 +79,11 @@ class SessionPage:
 
 @dataclass(frozen=True, slots=True)
 class PurgeResult:
-    """What was deleted.
+    """The result of deleting an owner's sessions.
 
     Attributes:
-        sessions: how many sessions.
-        messages: how many messages they had.
+        sessions: how many sessions were deleted.
+        messages: how many messages were deleted.
     """
 
     sessions: int
@@ -93,9 +94,9 @@ class Sessions:
     """The sessions of one table.
 
     Args:
-        layout: how they are stored, whatever its key's value.
-        clients: what to send requests with.
-        session_of: returns the session of a partition key's value.
+        layout: how the sessions are stored. The value of its key is not used.
+        clients: the clients for requests to DynamoDB.
+        session_of: returns the session with a value of the partition key.
     """
 
     def __init__(
@@ -104,11 +105,15 @@ class Sessions:
         self._layout = layout
         self._clients = clients
         self._session_of = session_of
-        # An index has no item that lacks one of these.
+        # Every item of the index has these attributes.
         self._index_key = {OWNER, LAST_ACTIVE, *layout.key, layout.sort_key_name}
 
     async def page(self, owner: str, limit: int, before: str | None, format_name: str | None) -> SessionPage:
-        """Return the sessions of an owner that were active last, or before a cursor."""
+        """Return up to ``limit`` sessions of an owner, the last active first, from the start or after a cursor.
+
+        Raises:
+            ValueError: ``owner``, ``limit`` or the cursor is invalid.
+        """
         check_owner(owner)
         check_positive("limit", limit, optional=False)
         alive: list[Item] = []
@@ -126,7 +131,12 @@ class Sessions:
         )
 
     async def purge(self, owner: str) -> PurgeResult:
-        """Delete all sessions of an owner, expired ones too."""
+        """Delete all sessions of an owner, including expired ones.
+
+        Raises:
+            ValueError: ``owner`` is invalid.
+            WriteConflictError: MAX_ATTEMPTS rounds in a row found only sessions that were deleted before.
+        """
         check_owner(owner)
         ref = SessionRef(self._layout.table_name)
         sessions = messages = 0
@@ -139,18 +149,18 @@ class Sessions:
                 deleted = [count async for count in counts if count is not None]
             sessions += len(deleted)
             messages += sum(count for _, count in deleted)
-            # The index follows the table: what it still shows was deleted already, and what it did not show yet comes.
+            # The index is eventually consistent: it may still show deleted sessions, and may not show new ones yet.
             if not deleted:
                 return PurgeResult(sessions, messages)
             ids = {session_id for session_id, _ in deleted}
             rounds_without_new = rounds_without_new + 1 if ids <= known else 0
             known |= ids
-        raise WriteConflictError(f"The sessions of this owner are there again after {MAX_ATTEMPTS} deletions", ref)
+        raise WriteConflictError(f"Sessions of this owner existed again after each of {MAX_ATTEMPTS} deletions", ref)
 
     async def _items(
         self, owner: str, limit: int, before: str | None = None, format_name: str | None = None
     ) -> AsyncGenerator[Item, None]:
-        """Yield the index's items of an owner, read so many at a time."""
+        """Yield an owner's items in the index, the last active first. ``limit`` items are read with each request."""
         start_key = None if before is None else start_key_of(self._layout, owner, before)
         ref = SessionRef(self._layout.table_name)
         empty_pages = EmptyPages(ref)
@@ -175,7 +185,7 @@ class Sessions:
             return UnreadableSession(self._session_id(item), error)
 
     async def _delete(self, item: Item) -> tuple[KeyValue, int] | None:
-        """Delete a session and return its id and how many messages it had, None where there was none."""
+        """Delete a session and return its id and the number of its messages, or None if it did not exist."""
         count = await self._session(item).delete()
         return None if count is None else (self._session_id(item), count)
 

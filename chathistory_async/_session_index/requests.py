@@ -1,41 +1,48 @@
-"""The session index, pure: request dicts out, response dicts in.
+"""The session index, without I/O: the functions build request dicts and read response dicts.
 
-A session has one item in the index, in its own item collection, under a sort key that no message has. It is written in
-the transactions that store and remove messages, so that its count is theirs. A sparse global secondary index holds it
-by owner and time of the last append: items of messages lack both attributes, sessions without an owner lack one.
+A session has one item in the index. The item is in the session's own item collection, under a sort key that no message
+has. The transactions that store or remove messages also write the item, so its count agrees with the messages. A sparse
+global secondary index holds the item by owner and time of the last append. Items of messages lack both attributes, and
+sessions without an owner lack one, so the index does not hold them.
 
-The count is of messages, of which a record may have several. A sweep (``aclear``, ``delete_session``, the trim of
-``history_size``) removes messages by BatchWriteItem, outside of the transactions that count. So it adds a flag of its
-own to the set RECOUNT first, between its query for a page of messages and their removal. The count of a session with a
-flag is not believed: who reads it counts the messages. A flag is removed only by a write that stores a number that was
-counted, and this write takes place only if REVISION has not changed since the item was read, before the counting. It
-removes two kinds of flags: those of sweeps whose removals were all answered before the item was read, and those whose
-lease was over by then, after which no request of their sweeps can arrive any more. The claim: without a flag, the count
-is the number of messages.
+The count is the number of messages, not of records: a record may have several messages. A sweep (``aclear``,
+``delete_session``, the trim of ``history_size``) removes messages by BatchWriteItem, outside the transactions that
+count. So a sweep first adds its own flag to the set RECOUNT, between its query for a page of messages and their
+removal. The count of a session with a flag is not trusted: a reader counts the messages instead. Only a write that
+stores a counted number removes flags. Its condition is that REVISION has not changed since the item was read, and the
+item is read before the messages are counted. The write removes two kinds of flags:
 
-1. A transaction that counts keeps that true, and changes REVISION.
-2. A page's messages were stored with the session's item, before the page was queried. So there is an item to put the
-   flag into; or the session was deleted since, and one that has begun there anew does not count them.
-3. A write that stores a number changes REVISION. So between the reading of the item and this write there was no
-   transaction that counts, and no flag was removed. What was removed from the messages meanwhile was removed by sweeps
-   whose flags are still there after the write. Where no flag is, the number is right.
+- flags of sweeps for which the responses to all removals were received before the item was read;
+- flags whose lease was over when the item was read. After the lease, no request of the flag's sweep can arrive.
 
-A sweep that was cancelled, killed or overtaken leaves its flag. Readers count until its lease is over, and then the
-first one that may write stores the number. A session without an item needs no flag: nothing counts its messages.
+The claim is: without a flag, the count is the number of messages.
 
-Many flags are replaced by one that is over when the last of them is. So the count is not believed for longer, never
-for shorter.
+1. A transaction that counts keeps the claim true, and changes REVISION.
+2. The messages of a page were stored with the session's item, before the page was queried. So there is an item to add
+   the flag to. Or the session was deleted since, and the item of a new session with the same id does not count these
+   messages.
+3. A write that stores a counted number changes REVISION. So between the read of the item and this write, no transaction
+   counted and no flag was removed. Messages that were removed in between were removed by sweeps whose flags are still
+   there after the write. If no flag is left, the number is right.
 
-Messages that were stored without an item. An item may be created for a session that has such messages, which its count
-leaves out. COUNTS_ALL says that there are none, or that they were counted. Without it a count is not believed. It is
-true from the beginning where the writer had read that the session has no messages, and else from the first counting on
-that finds none from before the item. Where it finds some, a sweep or a removal of them that began before there was an
-item to flag may still be under way: then COUNTS_ALL becomes true once the item is older than TOMBSTONE_SECONDS. An item
-that a migration creates is younger than it says, because its first message is: it has a flag from the beginning.
+A sweep that was cancelled, killed or overtaken leaves its flag. Readers count the messages until the flag's lease is
+over. Then the first reader with permission to write stores the number. A session without an item needs no flag, because
+nothing counts its messages.
 
-Titles and metadata. DETAILS_REVISION is there from the first append on, and changes with each of them. A change is made
-on condition that it is as it was read. So a request that arrives late changes nothing, not even in another session of
-that id.
+If there are many flags, one flag replaces them, and its lease ends with the last of theirs. So the count may be
+distrusted for longer than necessary, but never for a shorter time.
+
+Messages that were stored without an item. An item may be created for a session that already has such messages, and its
+count leaves them out. COUNTS_ALL means that there are no such messages, or that they were counted. A count without
+COUNTS_ALL is not trusted. COUNTS_ALL is true from the beginning if the writer had read that the session has no
+messages. Otherwise the first counting that finds no messages from before the item sets it. If a counting finds such
+messages, a sweep or a removal of them may still be in progress that began before there was an item to flag. Then
+COUNTS_ALL becomes true once the item is older than TOMBSTONE_SECONDS. An item that a migration creates has the time of
+its first message, which is before its own creation. So that item has a flag from the beginning.
+
+Titles and metadata. DETAILS_REVISION is there from the first append on, and each change of the title or the metadata
+changes it. The condition of a change is that DETAILS_REVISION has not changed since it was read. So a request that
+arrives late changes nothing, not even in a later session with the same id.
 """
 
 from __future__ import annotations
@@ -85,19 +92,20 @@ MAX_OWNER_BYTES = 2048
 KEY_SCHEMA = [(OWNER, "HASH"), (LAST_ACTIVE, "RANGE")]
 _NEW = f"(attribute_not_exists(#revision) OR NOT {ALIVE})"
 _THERE = f"(attribute_exists(#revision) AND {ALIVE})"
-# How many changes of the details are known by their ids: a retry is told from a late one while no more come between.
+# The number of latest changes of the details whose ids are kept. A retry recognizes that its own change was stored,
+# unless that many other changes have come after it.
 _CHANGES_KNOWN = 4
 _LEASE = re.compile(r"([0-9]{1,15})#")
-# Of 25 bytes each, which every append is billed for.
+# A flag has 25 bytes, and every append is billed for them.
 _MAX_FLAGS = 16
-# No session has more messages, and a number of 38 digits cannot be counted on.
+# No session has more messages. A damaged count, which may have 38 digits, is not incremented.
 _MAX_COUNT = 10**15
 
 Value = TypeVar("Value")
 
 
 class DamagedAttribute(ValueError):
-    """An attribute of a session's item is missing, or is not what is stored there; its name."""
+    """An attribute of a session's item is missing or malformed. The error text is the attribute's name."""
 
 
 class StoredSession(NamedTuple):
@@ -105,10 +113,10 @@ class StoredSession(NamedTuple):
 
     Attributes:
         partition_key: the partition key's attribute value.
-        title: None where there is none; binary where it is encrypted.
-        format: the name of its values' format, empty for LangChain's messages.
-        metadata: JSON text; None where there is none, binary where it is encrypted.
-        flagged: whether the messages have to be counted to know how many there are.
+        title: the title's attribute value, binary if it is encrypted, or None if there is no title.
+        format: the name of the format of the session's values, empty for LangChain's messages.
+        metadata: the attribute value with the JSON text, binary if it is encrypted, or None if there is no metadata.
+        flagged: whether ``message_count`` is not trusted, so that the messages have to be counted.
     """
 
     partition_key: AttributeValue
@@ -124,15 +132,15 @@ class StoredSession(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SessionItem:
-    """Where and how one session's item of the index is stored.
+    """One session's item in the index: where and how it is stored.
 
     Attributes:
-        layout: how its messages are.
-        owner: whose it is where it begins, or None.
-        format: the name of its values' format, empty for LangChain's messages.
+        layout: how the session's messages are stored.
+        owner: the owner of a session that has none yet, or None.
+        format: the name of the format of the session's values, empty for LangChain's messages.
 
     Raises:
-        ValueError: ``owner`` is empty or too long, or an attribute has the name of one of these.
+        ValueError: ``owner`` is empty or too long, or an attribute of ``layout`` has the name of one of the item's own.
     """
 
     layout: ItemCollection
@@ -150,20 +158,23 @@ class SessionItem:
     def count_added(
         self, number: int, first: SortKey, now: int, revision: str, seen: Item | None = None, *, is_first: bool
     ) -> dict[str, Any]:
-        """Count what the same transaction adds, of which this is the first.
+        """Return the action that counts messages which the same transaction stores.
 
-        The session's item is created where there is none. The condition fails where its values have another format. It
-        never expires before its messages do, and its last activity never goes back, whatever the clocks of its writers
-        tell: the condition fails where the item has expired, and where it expires or was active later than these
-        messages, which the next attempt leaves so.
+        The session's item is created if there is none. The item never expires before its messages, and its last
+        activity never goes back, even if the writers' clocks differ. The condition fails if
+
+        - the session's values have a different format, or the item's count is damaged;
+        - the item has expired;
+        - the item expires later or was active later than these messages. The next attempt gives the item as ``seen``,
+          and then leaves that attribute unchanged.
 
         Args:
-            number: how many messages.
-            first: the first one's sort key.
+            number: the number of messages.
+            first: the sort key of the first message.
             now: the time, in seconds since the epoch.
             revision: the id of this write.
-            seen: the item at which the attempt before has failed.
-            is_first: whether the session is known to have no other messages if it has no item.
+            seen: the item for which the previous attempt's condition failed, or None.
+            is_first: whether the session is known to have no other messages, if it has no item.
         """
         at = iso(first.created_at)
         sets = [
@@ -191,7 +202,7 @@ class SessionItem:
             ":least": _number(-_MAX_COUNT),
             ":most": _number(_MAX_COUNT),
         }
-        # What is damaged is not counted on.
+        # A damaged count is not incremented.
         countable = "(attribute_not_exists(#revision) OR #count BETWEEN :least AND :most)"
         change, conditions = "", [ALIVE if seen is None else _THERE, countable, self._of_this_format()]
         if self.format:
@@ -226,11 +237,19 @@ class SessionItem:
         is_first: bool,
         flag: str | None = None,
     ) -> dict[str, Any]:
-        """Begin the session where it has no item, or an expired one, of which nothing but flags is left.
+        """Return the action that begins the item anew. The condition fails if there is an item that has not expired.
 
-        It expires at ``expiry``, in seconds since the epoch, or when the messages that are written now do. ``is_first``
-        says whether it is known to have no other messages. A ``flag`` is needed where it may have some and the first
-        message's time does not tell when the item was created.
+        Only the flags of an expired item are kept.
+
+        Args:
+            number: the number of messages that the same transaction stores.
+            first: the sort key of the first message.
+            now: the time, in seconds since the epoch.
+            revision: the id of this write.
+            expiry: when the item expires, in seconds since the epoch, or None to expire with messages written now.
+            is_first: whether the session is known to have no other messages.
+            flag: a flag to add. It is needed if the session may have other messages, and the first message's time does
+                not show when the item was created.
         """
         sets = {"#count": ":added", "#created": ":at", "#active": ":at", "#revision": ":new", "#details": ":new"}
         sets["#all"] = ":all"
@@ -264,9 +283,19 @@ class SessionItem:
         return {"Update": self._update(change, _NEW, names, values | _at(now))}
 
     def count_on(self, change: int, now: int, revision: str, expiry: str | None = None) -> dict[str, Any]:
-        """Count what the same transaction removes, or puts before what is there.
+        """Return the action that counts messages which the same transaction removes, or stores before all others.
 
-        Its condition fails where the session has no item, or where ``expiry`` is not later than the item's own.
+        The condition fails if
+
+        - the session has no item, or the item has expired;
+        - ``expiry`` is given and is not later than the item's own;
+        - messages are stored and the session's values have a different format.
+
+        Args:
+            change: the number of messages, negative for messages that are removed.
+            now: the time, in seconds since the epoch.
+            revision: the id of this write.
+            expiry: the item's new expiry, in seconds since the epoch, or None to leave it.
         """
         sets, condition = "SET #count = #count + :change, #revision = :revision", _THERE
         if change > 0:
@@ -285,7 +314,10 @@ class SessionItem:
         return {"Update": self._update(sets, condition, names, values)}
 
     def extend(self, now: int) -> Request | None:
-        """Have a session that is there expire no earlier than what is written now; None where that never does."""
+        """Return the request that extends an item's expiry to that of messages written now; None if these never expire.
+
+        The condition fails if the session has no item, or if the item has expired or expires as late or later.
+        """
         if self.layout.ttl is None:
             return None
         update = self._update(
@@ -297,9 +329,9 @@ class SessionItem:
         return Request("update_item", update)
 
     def flag(self, flag: str) -> Request:
-        """Have the messages counted by whoever wants to know their number.
+        """Return the request that adds a flag, so that readers count the messages.
 
-        Fails where the session has no item, and where its item has so many flags that they have to be merged.
+        The condition fails if the session has no item, or if its item has 16 flags, which have to be merged first.
         """
         return self._update_there(
             "ADD #recount :flags",
@@ -309,9 +341,10 @@ class SessionItem:
         )
 
     def merge_flags(self, seen: Item, now: int) -> Request:
-        """Replace all flags by one that is over when the last of them is, unless they have changed since.
+        """Return the request that replaces all flags by one, whose lease ends with the last of theirs.
 
-        It is nobody's: nobody knows when the removals of all their sweeps were answered.
+        The condition fails if the flags have changed since the item was seen. The new flag belongs to no sweep, because
+        no sweep knows when the other sweeps have finished. So the flag stays until its lease is over.
         """
         flags: list[str] = seen[RECOUNT]["SS"]
         until = max([now, *map(_lease_of, set(flags) - flags_over(seen, now))])
@@ -324,7 +357,17 @@ class SessionItem:
         )
 
     def set_count(self, number: int, seen: Item, flags: Collection[str], revision: str, *, counts_all: bool) -> Request:
-        """Set the count and remove flags, unless messages were counted since the item was seen."""
+        """Return the request that sets the count and removes flags.
+
+        The condition fails if messages were counted since the item was seen, that is, if REVISION has changed.
+
+        Args:
+            number: the number of messages that were counted.
+            seen: the item, as it was read before the counting.
+            flags: the flags to remove.
+            revision: the id of this write.
+            counts_all: set COUNTS_ALL. If false, it is left unchanged.
+        """
         change = "SET #count = :count, #revision = :revision"
         names = {"#count": MESSAGE_COUNT, "#revision": REVISION}
         values: dict[str, AttributeValue] = {":count": _number(number), ":revision": {"S": revision}}
@@ -338,9 +381,10 @@ class SessionItem:
         return self._update_there(change, same, names, values | seen_values)
 
     def repair(self, seen: Item, now: int, revision: str) -> Request | None:
-        """Replace the damaged attributes that keep the item from being counted in and read, None where none is damaged.
+        """Return the request that replaces the item's damaged attributes, or None if none is damaged.
 
-        The messages will be counted. A title and metadata that cannot be read are left.
+        With these attributes damaged, messages cannot be counted in the item, or the item cannot be read. The request
+        also adds a flag, so that the messages are counted. A damaged title or metadata is left unchanged.
         """
         damaged = _damaged(seen)
         if not damaged:
@@ -355,7 +399,7 @@ class SessionItem:
             REVISION: {"S": revision},
             RECOUNT: {"SS": [new_flag(0)]},
         }
-        # What is no set of flags takes none.
+        # A flag is added to RECOUNT, unless RECOUNT is not a set of texts and is replaced.
         sets = [name for name in (CREATED_AT, LAST_ACTIVE, MESSAGE_COUNT, RECOUNT) if name in damaged] + [REVISION]
         change = f"SET {', '.join(f'#{name} = :{name}' for name in sets)}"
         if RECOUNT not in damaged:
@@ -370,13 +414,15 @@ class SessionItem:
         )
 
     def set_detail(self, name: str, value: AttributeValue | None, seen: Item, change_id: str, now: int) -> Request:
-        """Set or remove the title or the metadata, unless either has changed since the item was seen.
+        """Return the request that sets or removes the title or the metadata.
+
+        The condition fails if the title or the metadata has changed since the item was seen, or the item has expired.
 
         Args:
             name: TITLE or METADATA.
-            value: None to remove it.
+            value: the new value, or None to remove the attribute.
             seen: the item, on which the value may be based.
-            change_id: what ``was_changed_by`` knows this change by.
+            change_id: the id by which ``was_changed_by`` recognizes this change.
             now: the time, in seconds since the epoch.
         """
         change = f"SET #details = :new{', #name = :value' if value is not None else ' REMOVE #name'}"
@@ -391,7 +437,7 @@ class SessionItem:
         return Request("get_item", {"TableName": self.layout.table_name, "Key": self._key(), "ConsistentRead": True})
 
     def delete(self, seen: Item) -> Request:
-        """Delete the item, unless messages were counted since it was seen."""
+        """Return the request that deletes the item. The condition fails if messages were counted since it was seen."""
         same, seen_values = _same("#revision", seen.get(REVISION))
         parameters = {
             "TableName": self.layout.table_name,
@@ -405,7 +451,7 @@ class SessionItem:
         return Request("delete_item", parameters)
 
     def _of_this_format(self) -> str:
-        """Return the condition that the session's values have this format, where it has any."""
+        """Return the condition that the session's values have this format, or that it has no item."""
         has_it = "#format = :format" if self.format else "attribute_not_exists(#format)"
         return f"(attribute_not_exists(#revision) OR {has_it})"
 
@@ -415,7 +461,10 @@ class SessionItem:
     def _update_there(
         self, change: str, condition: str, names: Mapping[str, str], values: Mapping[str, AttributeValue]
     ) -> Request:
-        """Change an item that is there: an absent attribute is one of an item that was deleted, too."""
+        """Return a request that changes an existing item only.
+
+        The existence is a condition too, because a condition that an attribute is absent holds for a deleted item.
+        """
         (partition_name,) = self.layout.key
         condition = f"attribute_exists(#partition) AND {condition}"
         return Request("update_item", self._update(change, condition, {**names, "#partition": partition_name}, values))
@@ -435,7 +484,7 @@ class SessionItem:
 
 
 def read_session(layout: ItemCollection, item: Item) -> StoredSession:
-    """Read a session's item.
+    """Return the session of a stored item.
 
     Raises:
         DamagedAttribute: an attribute is damaged.
@@ -463,33 +512,36 @@ def format_of(item: Item) -> str:
     """Return the name of the format of a session's values, empty for LangChain's messages.
 
     Raises:
-        DamagedAttribute: it is damaged.
+        DamagedAttribute: the attribute is damaged.
     """
     return _read(item, FORMAT, "S", _format_name) if FORMAT in item else ""
 
 
 def new_flag(until: int) -> str:
-    """Return a flag whose lease is over at a time, in seconds since the epoch."""
+    """Return a new flag whose lease is over at ``until``, in seconds since the epoch."""
     return f"{until}#{secrets.token_urlsafe(6)}"
 
 
 def flags_over(item: Item, now: int) -> set[str]:
-    """Return the flags whose lease is over, and those that are none."""
+    """Return the flags whose lease is over, malformed ones, and those whose lease is impossibly long."""
     flags: list[str] = item.get(RECOUNT, {}).get("SS", [])
     return {flag for flag in flags if not now < _lease_of(flag) <= now + 2 * TOMBSTONE_SECONDS}
 
 
 def counts_all(item: Item) -> bool:
-    """Tell whether the messages from before the session had its item are counted, or there were none."""
+    """Return whether messages from before the session had its item are counted, or there were none."""
     return bool(item.get(COUNTS_ALL) == {"BOOL": True})
 
 
 def may_count_all(item: Item, earliest: SortKey | None, now: int) -> bool:
-    """Tell whether a number that was counted stays true of the messages from before the session had its item.
+    """Return whether COUNTS_ALL may be set with a counted number.
+
+    It may if no messages from before the item were found, or if no sweep or removal that began before the item existed
+    can still be in progress.
 
     Args:
-        item: the item, read before the counting.
-        earliest: the first message that was counted, None where there was none.
+        item: the item, as it was read before the counting.
+        earliest: the sort key of the first record that was counted, or None if there was none.
         now: the time, in seconds since the epoch.
     """
     created_at = _text(item, CREATED_AT)
@@ -497,7 +549,7 @@ def may_count_all(item: Item, earliest: SortKey | None, now: int) -> bool:
 
 
 def was_changed_by(item: Item, change_id: str) -> bool:
-    """Tell whether a change of the title or the metadata is among the latest ones."""
+    """Return whether a change is among the latest changes of the title and the metadata."""
     return change_id in _text(item, DETAILS_REVISION).split()
 
 
@@ -506,7 +558,7 @@ def is_alive(layout: ItemCollection, item: Item, now: int) -> bool:
 
 
 def is_sessions_item(layout: ItemCollection, item: Item) -> bool:
-    """Tell whether an item of the index is a session's: others may have put an owner into another one."""
+    """Return whether an item of the index is a session's. Other applications may put an owner into other items."""
     return bool(item.get(layout.sort_key_name) == {"S": SORT_KEY})
 
 
@@ -518,14 +570,14 @@ def query_sessions(
     start_key: Mapping[str, AttributeValue] | None,
     format_name: str | None = None,
 ) -> Request:
-    """Read a page of an owner's sessions, expired ones among them, the last active first.
+    """Return the request for a page of an owner's sessions, including expired ones, the last active first.
 
     Args:
         layout: how the table's sessions are stored.
         owner: the owner.
-        limit: how many items are read at most, those of other formats among them.
-        start_key: the ``LastEvaluatedKey`` of the page before, None for the first page.
-        format_name: only sessions of this format, empty for LangChain's messages; None for all.
+        limit: the highest number of items to read, including items of other formats.
+        start_key: the ``LastEvaluatedKey`` of the page before, or None for the first page.
+        format_name: the format of the sessions to return, empty for LangChain's messages, or None for all formats.
     """
     parameters: dict[str, Any] = {
         "TableName": layout.table_name,
@@ -545,7 +597,7 @@ def query_sessions(
 
 
 def cursor_of(layout: ItemCollection, item: Item) -> str:
-    """Return what the page after a session begins behind."""
+    """Return the cursor of a session. The next page begins after the session."""
     (partition_name,) = layout.key
     ((kind, content),) = item[partition_name].items()
     text = content if isinstance(content, str) else base64.b64encode(content).decode()
@@ -556,7 +608,7 @@ def start_key_of(layout: ItemCollection, owner: str, cursor: str) -> dict[str, A
     """Return the key in the index that a cursor stands for.
 
     Raises:
-        ValueError: it is not a cursor.
+        ValueError: ``cursor`` is not a cursor.
     """
     (partition_name,) = layout.key
     try:
@@ -566,7 +618,7 @@ def start_key_of(layout: ItemCollection, owner: str, cursor: str) -> dict[str, A
     except (ValueError, TypeError, KeyError, ArithmeticError):
         named = False
     if not named:
-        # It comes from a client, who may have made it up.
+        # The cursor comes from a client, which may have made it up.
         raise ValueError(f"{cursor!r} is not a cursor of list_sessions")
     return {OWNER: {"S": owner}, LAST_ACTIVE: {"S": last_active}, **key, layout.sort_key_name: {"S": SORT_KEY}}
 
@@ -579,7 +631,11 @@ def _is_text(value: object) -> bool:
 
 
 def check_owner(owner: object) -> None:
-    """Refuse what cannot be the partition key of the index."""
+    """Check that an owner can be the partition key of the index.
+
+    Raises:
+        ValueError: it is not text of 1 to 2,048 bytes in UTF-8.
+    """
     if not isinstance(owner, str) or not is_unicode(owner) or not 1 <= len(owner.encode()) <= MAX_OWNER_BYTES:
         raise ValueError(f"owner must be text of 1 to {MAX_OWNER_BYTES} bytes in UTF-8, not {owner!r}")
 
@@ -593,7 +649,7 @@ def _number(value: int) -> AttributeValue:
 
 
 def _text(item: Item, name: str) -> str:
-    """Return a text attribute, an empty text where there is none."""
+    """Return a text attribute, or an empty text if there is none."""
     text = item.get(name, {}).get("S", "")
     return str(text)
 
@@ -615,19 +671,19 @@ def _format_name(text: str) -> str:
 def _time(text: str) -> datetime:
     time = datetime.fromisoformat(text.replace("Z", "+00:00"))
     if time.tzinfo is None:
-        raise ValueError("it names no time zone")
+        raise ValueError("the time has no time zone")
     return time
 
 
 def _count(digits: str) -> int:
     count = int(digits)
     if abs(count) > _MAX_COUNT:
-        raise ValueError("no session has so many messages")
+        raise ValueError("the count is out of range")
     return count
 
 
 def _damaged(item: Item) -> set[str]:
-    """Return the names of the attributes that keep an item from being counted in and read."""
+    """Return the names of damaged attributes with which messages cannot be counted or the item cannot be read."""
     damaged = set()
     for name, kind, convert in _NEEDED:
         try:
@@ -646,13 +702,13 @@ _NEEDED: list[tuple[str, str, Callable[[str], object]]] = [
 
 
 def _lease_of(flag: str) -> int:
-    """Return when the lease of a flag is over, 0 where it is none."""
+    """Return when the lease of a flag is over, in seconds since the epoch, or 0 if the flag is malformed."""
     found = _LEASE.match(flag)
     return int(found[1]) if found else 0
 
 
 def _same(name: str, seen: AttributeValue | None) -> tuple[str, dict[str, AttributeValue]]:
-    """Return a condition that an attribute is as it was seen, None for absent, and the condition's values."""
+    """Return the condition that an attribute still has the value ``seen`` (None for absent), and its values."""
     if seen is None:
         return f"attribute_not_exists({name})", {}
     return f"{name} = :seen", {":seen": for_request(seen)}

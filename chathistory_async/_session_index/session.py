@@ -1,4 +1,4 @@
-"""One session in the index: what it knows of the session, the session's title and metadata, and its deletion."""
+"""One session in the index: its information there, its title and metadata, and its deletion."""
 
 from __future__ import annotations
 
@@ -42,25 +42,27 @@ _TITLE, _METADATA = Binding("title", SORT_KEY), Binding("metadata", SORT_KEY)
 _ATTRIBUTES = {_TITLE: TITLE, _METADATA: METADATA}
 _REMEDIES = {
     TITLE: "set_title() replaces it",
-    METADATA: "nothing restores it",
-    FORMAT: "nothing restores it",
+    METADATA: "it cannot be restored",
+    FORMAT: "it cannot be restored",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """What the session index knows of a session.
+    """The information on a session in the session index.
 
     Attributes:
-        session_id: the value of its partition key.
-        owner: whose it is, None where nobody was named.
-        title: None where none was set.
-        created_at: when its first message was added, by the writer's clock, in UTC.
-        last_active_at: when messages were added last, likewise. It never goes back, however the writers' clocks differ.
-        message_count: how many messages were added and not removed, also before there was a session index. Those that
-            have expired one by one count as well, until an ``aclear`` or a trim by ``history_size`` counts anew.
-        metadata: what ``update_metadata`` has put there.
-        format: the format of its values: "langchain" for messages, "json" or another name for those of a JSON session.
+        session_id: the value of the session's partition key.
+        owner: the session's owner, or None if none was given.
+        title: the session's title, or None if none was set.
+        created_at: when the session's first message was added, by the writer's clock, in UTC.
+        last_active_at: when messages were last added, by the writer's clock, in UTC. It never goes back, even if the
+            writers' clocks differ.
+        message_count: how many messages were added and not removed, including messages from before there was a session
+            index. Messages that have expired one by one still count, until an ``aclear`` or a trim by ``history_size``
+            counts the messages again.
+        metadata: the metadata that ``update_metadata`` has set.
+        format: the format of the session's values: "langchain" for messages, "json" or the JSON session's own name.
     """
 
     session_id: KeyValue
@@ -74,15 +76,15 @@ class SessionInfo:
 
 
 class IndexedSession:
-    """One session as the index knows it.
+    """One session in the index.
 
     Args:
         layout: how the session is stored.
-        access: what it reaches its table with.
+        access: access to the session's table.
         session: the session itself.
-        reader: reads its records.
-        writer: writes its records and counts them.
-        summary: its item in the index.
+        reader: reads the session's records.
+        writer: writes the session's records and counts their messages.
+        summary: the session's item in the index.
     """
 
     def __init__(
@@ -102,7 +104,14 @@ class IndexedSession:
         self._summary = summary
 
     async def delete(self) -> int | None:
-        """Remove the session, whoever writes meanwhile; return how many messages it had, None where there is none."""
+        """Delete the session, with messages that other writers append meanwhile.
+
+        Returns:
+            the number of messages that were deleted, or None if there was no session.
+
+        Raises:
+            WriteConflictError: other writers kept appending. Some messages may have been deleted.
+        """
         with suppress(ConditionFailed):
             await self.access.call(Migration(self._layout).mark_deleted())
         messages, attempts = 0, self.access.attempts()
@@ -113,7 +122,7 @@ class IndexedSession:
             await self._writer.forget_idempotency_keys()
             messages += swept
             if item is None and swept:
-                # An item of the session may have come with what was swept.
+                # The messages that were just swept may have been stored together with a new item.
                 continue
             if item is None:
                 return messages or None
@@ -121,19 +130,19 @@ class IndexedSession:
                 await self.access.call(self._summary.delete(item))
             except ConditionFailed as failed:
                 if failed.item is None:
-                    # Gone: by an attempt whose answer was lost, or by somebody else.
+                    # An attempt whose response was lost has deleted the item, or another process has.
                     return messages
             else:
                 self._reader.clock.recover()
                 return messages
 
     async def info(self) -> SessionInfo | None:
-        """Return what the index knows of the session, None where that is nothing."""
+        """Return the information on the session, or None if the session is not in the index or has expired."""
         item = await self._alive_item()
         return None if item is None else await self.info_of(item)
 
     async def owner(self) -> str | None:
-        """Return whose the session is: as the handle says, or else as the index does."""
+        """Return the session's owner: the handle's or, if the handle has none, the one in the index."""
         if self._summary.owner is not None:
             return self._summary.owner
         item = await self._alive_item()
@@ -141,7 +150,7 @@ class IndexedSession:
 
     @leaves_nothing_opened
     async def info_of(self, item: Item) -> SessionInfo:
-        """Return what the index knows of the session, of which the item was read already."""
+        """Return the information on the session from its item, which was read before."""
         stored = self._read(item)
         title, metadata = await self._texts({_TITLE: stored.title, _METADATA: stored.metadata})
         count = await self._writer.count_and_heal(item) if stored.flagged else stored.message_count
@@ -151,14 +160,14 @@ class IndexedSession:
             title=self._title_in(title),
             created_at=stored.created_at,
             last_active_at=stored.last_active,
-            # Below nothing, where a damaged number was counted on.
+            # The stored count may be negative if it was damaged.
             message_count=max(0, min(count, self._layout.history_size or count)),
             metadata=self._metadata_in(metadata),
             format=stored.format or LANGCHAIN_NAME,
         )
 
     async def set_title(self, title: str | None) -> None:
-        """Set or remove the title."""
+        """Set the title, or remove it if it is None."""
         if title is not None and not isinstance(title, str):
             raise TypeError(f"title must be a str, or None to remove it, not {type(title).__name__}")
         value = None
@@ -173,7 +182,10 @@ class IndexedSession:
 
     @leaves_nothing_opened
     async def update_metadata(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Change some of the metadata, and return them all; what others change meanwhile is not lost."""
+        """Merge changes into the metadata, and return all of it. Concurrent changes by other writers are kept.
+
+        A name whose value is None is removed.
+        """
         if not isinstance(changes, Mapping):
             raise TypeError(f"changes must be a mapping of names to values, not {type(changes).__name__}")
         plain = decode_value(self._encoded(lambda: encode_value(dict(changes), "metadata", self.access.default)))
@@ -195,15 +207,18 @@ class IndexedSession:
         return self._metadata_in(text)
 
     async def _change(self, name: str, value_of: Callable[[Item], Awaitable[AttributeValue | None]]) -> None:
-        """Set the title or the metadata to what is made of the session's item, which nobody has changed since."""
+        """Set the title or the metadata to the result of ``value_of`` for the session's item.
+
+        If another writer has changed either since the item was read, the next attempt reads the item again.
+        """
         change_id, attempts = secrets.token_urlsafe(6), self.access.attempts()
         while True:
             await attempts.begin()
             item = await self._alive_item()
             if item is None:
-                raise SessionNotFoundError("The session index has no such session, or not any more", self.access.ref)
+                raise SessionNotFoundError("The session index has no such session, or it has expired", self.access.ref)
             if was_changed_by(item, change_id):
-                # By an attempt whose answer was lost.
+                # An attempt whose response was lost has stored the change.
                 return
             if await self._writer.repair(item):
                 continue
@@ -242,7 +257,7 @@ class IndexedSession:
         return {"B": encrypted}
 
     async def _texts(self, values: Mapping[Binding, AttributeValue | None]) -> list[bytes | None]:
-        """Return the texts of attribute values, opened where they are encrypted."""
+        """Return the texts of attribute values, in order, decrypted if they are encrypted. None stays None."""
         there = {at: (binding, value) for at, (binding, value) in enumerate(values.items()) if value is not None}
         for binding, value in there.values():
             if not value.keys() & {"B", "S"}:
