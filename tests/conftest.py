@@ -75,9 +75,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test of ``face`` runs for each of its module's FACES, by default for those of the single item."""
+    """A test of ``face`` runs for each of its module's VARIANTS, by default for those of the single item."""
     if "variant" in metafunc.fixturenames:
-        variants = getattr(metafunc.module, "FACES", SINGLE_ITEM_VARIANTS)
+        variants = getattr(metafunc.module, "VARIANTS", SINGLE_ITEM_VARIANTS)
         metafunc.parametrize("variant", variants, ids=lambda variant: variant.__name__)
 
 

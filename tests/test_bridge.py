@@ -263,7 +263,7 @@ class TestWaiting:
 
 def test_on_windows_no_wait_is_without_a_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bridge.__file__ is not None
-    spec = importlib.util.spec_from_file_location("chathistory_async.bridge_on_windows", bridge.__file__)
+    spec = importlib.util.spec_from_file_location("chathistory_async._sync.bridge_on_windows", bridge.__file__)
     assert spec is not None
     assert spec.loader is not None
     on_windows = importlib.util.module_from_spec(spec)

@@ -387,7 +387,7 @@ async def test_what_dynamodb_says_of_a_transaction_is_told_without_a_value_of_it
     layout = {"table_name": collection_table, "sort_key_name": "MessageId"}
     history = make(endpoint_url=answering(400, json.dumps(body)), fast_path=fast_path, **layout)
     with pytest.raises(ServiceError, match="ValidationError: No number: …") as caught:
-        # A record and the checkpoint of its key.
+        # A record and the marker of its key.
         await history.aadd_messages([HumanMessage(SECRET)], idempotency_key="key")
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 

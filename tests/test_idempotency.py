@@ -192,12 +192,10 @@ class TestItemCollection:
     ) -> None:
         async with ChatHistoryStore(collection_table, idempotency_seconds=5000) as store:
             await store.session(session_id).aadd_messages(humans(1), idempotency_key="a")
-            [checkpoint] = [item for item in items_in(collection_table) if item["MessageId"]["S"].startswith("k#")]
-            assert abs(int(checkpoint["expireAt"]["N"]) - time.time() - 5000) < 30
+            [marker] = [item for item in items_in(collection_table) if item["MessageId"]["S"].startswith("k#")]
+            assert abs(int(marker["expireAt"]["N"]) - time.time() - 5000) < 30
             if expired:
-                dynamodb.put_item(
-                    TableName=collection_table, Item=checkpoint | {"expireAt": {"N": str(int(time.time()))}}
-                )
+                dynamodb.put_item(TableName=collection_table, Item=marker | {"expireAt": {"N": str(int(time.time()))}})
             await store.session(session_id).aadd_messages(humans(1), idempotency_key="a")
             assert len(await store.session(session_id).aget_messages()) == 1 + expired
 

@@ -73,17 +73,17 @@ class Once(NamedTuple):
         Raises:
             IdempotencyKeyReusedError: the marker has the digest of a different batch.
         """
-        checkpoint = found or {}
-        if checkpoint.get(CONTENT) != {"S": self.content_digest}:
+        marker = found or {}
+        if marker.get(CONTENT) != {"S": self.content_digest}:
             raise key_reused(ref)
-        return parse(checkpoint.get(RECORD, {}).get("S", ""))
+        return parse(marker.get(RECORD, {}).get("S", ""))
 
 
-def query_checkpoints(layout: ItemCollection, start_key: dict[str, Any] | None) -> Request:
+def query_markers(layout: ItemCollection, start_key: dict[str, Any] | None) -> Request:
     """Return the query for a page of the sort keys of a session's markers."""
     return layout.query_between(PREFIX, f"{PREFIX}~", start_key)
 
 
-def delete_checkpoints(layout: ItemCollection, items: Sequence[Item]) -> list[Request]:
+def delete_markers(layout: ItemCollection, items: Sequence[Item]) -> list[Request]:
     """Return the requests that delete the markers of a page."""
     return layout.delete_items([item[layout.sort_key_name]["S"] for item in items])

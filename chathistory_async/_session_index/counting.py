@@ -12,7 +12,7 @@ from typing import NamedTuple
 from .._aws.calls import call, pause
 from .._aws.clients import Clients
 from .._codec.format import LANGCHAIN_NAME
-from .._item_collection.idempotency import delete_checkpoints, query_checkpoints
+from .._item_collection.idempotency import delete_markers, query_markers
 from .._item_collection.reader import Reader
 from .._item_collection.records import Record
 from .._item_collection.requests import (
@@ -162,8 +162,8 @@ class CountingWriter:
         """Delete the markers of the session's idempotency keys."""
         start_key = None
         while True:
-            items, start_key = await self._reader.query(query_checkpoints(self._layout, start_key))
-            await self._writer.batch_write(delete_checkpoints(self._layout, items))
+            items, start_key = await self._reader.query(query_markers(self._layout, start_key))
+            await self._writer.batch_write(delete_markers(self._layout, items))
             if start_key is None:
                 return
 
