@@ -1,4 +1,4 @@
-"""Work on many values: in slices, between which the event loop runs, or several at once."""
+"""Work on many values: in slices between which the event loop runs, or concurrently."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-# A message takes 10 to 30 µs to convert and 70 to 100 to encrypt or to open (250 where it has 300 KB), and one with a
-# large artifact takes milliseconds: so slices are cut by time, not by number.
+# A message takes 10 to 30 µs to convert and 70 to 100 µs to encrypt or decrypt (250 µs if it has 300 KB). A message
+# with a large artifact takes milliseconds. So a slice is limited by time, not by a number of messages.
 SLICE_SECONDS = 0.002
 
 
 class Slices:
-    """Cuts work into slices."""
+    """Cuts work into slices of SLICE_SECONDS, between which the event loop runs."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -31,15 +31,15 @@ class Slices:
 
 
 async def in_slices(convert: Callable[[In, int], Out], values: Iterable[In], first: int = 0) -> list[Out]:
-    """Return ``convert(value, position)`` of all values, and let the loop run now and then.
+    """Return ``convert(value, position)`` for all values, and let the loop run every SLICE_SECONDS.
 
     Args:
         convert: takes a value and its position.
         values: the values.
-        first: the position of the first one.
+        first: the position of the first value.
     """
     converted: list[Out] = []
-    # Not by Slices: a call for each value takes longer than the rest of this.
+    # Slices is not used: a call for each value would take longer than the rest of the loop.
     clock = time.perf_counter
     over = clock() + SLICE_SECONDS
     for position, value in enumerate(values, first):
@@ -51,7 +51,7 @@ async def in_slices(convert: Callable[[In, int], Out], values: Iterable[In], fir
 
 
 async def at_most(number: int, work: Callable[[In], Coroutine[Any, Any, Out]], values: Iterable[In]) -> list[Out]:
-    """Return ``work(value)`` of all values, so many at once, in order. Where one fails, none of the others goes on."""
+    """Return ``work(value)`` for all values, in order, up to ``number`` at once. If one fails, cancel the others."""
     turns = asyncio.Semaphore(number)
 
     async def in_turn(value: In) -> Out:
@@ -70,9 +70,10 @@ async def at_most(number: int, work: Callable[[In], Coroutine[Any, Any, Out]], v
 async def in_order(
     number: int, work: Callable[[In], Coroutine[Any, Any, Out]], values: Iterable[In] | AsyncIterable[In]
 ) -> AsyncGenerator[Out, None]:
-    """Yield ``work(value)`` of all values, in order, with so many under way, and no more values taken than that.
+    """Yield ``work(value)`` for all values, in order, with up to ``number`` under way.
 
-    Where one fails or whoever iterates stops, none goes on.
+    A value is taken only when its work can begin. If one fails, or the caller closes this generator, the others are
+    cancelled.
     """
     tasks: deque[asyncio.Task[Out]] = deque()
     try:

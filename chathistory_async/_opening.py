@@ -1,4 +1,4 @@
-"""Putting a session together from the settings of a handle: its layout, its codec, its encryption, its index."""
+"""Builds a session from the settings of a handle: the session's layout, codec, encryption and index."""
 
 from __future__ import annotations
 
@@ -29,27 +29,31 @@ if TYPE_CHECKING:
 Layout: TypeAlias = Union[SingleItem, ItemCollection]
 AnyLayout = TypeVar("AnyLayout", bound=Layout)
 Key: TypeAlias = Mapping[str, Union[KeyValue, "tuple[str, ...]"]]
-# A day: as long as the retries of clients and of queues go on, and as Stripe keeps a key.
+# A day: clients and queues retry for that long, and Stripe keeps an idempotency key for that long.
 IDEMPOTENCY_SECONDS = 24 * 3600
 
 
 class Indexed(NamedTuple):
-    """That a session is in the session index, and whose it is there."""
+    """Marks a session as listed in the session index.
+
+    Attributes:
+        owner: the session's owner in the index, or None for no owner.
+    """
 
     owner: str | None
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the handles of a store have in common, and a handle without a store has of its own.
+    """The settings that the handles of a store share. A handle without a store has its own.
 
     Attributes:
-        clients: what to send requests with.
-        kms_key_id: the KMS key to encrypt with, None to store in the clear.
-        consistent_read: whether reads are strongly consistent.
-        default: what converts a value that has no plain form, None for nothing.
-        idempotency_seconds: how long a key keeps its batch from being stored again.
-        key_parts: the attributes that have to be tuples of ids, each with the number of its ids.
+        clients: the clients to send requests with.
+        kms_key_id: the KMS key to encrypt with, or None to store messages unencrypted.
+        consistent_read: whether reads are strongly consistent. If not, they are eventually consistent.
+        default: the function that converts a value without a plain form, or None.
+        idempotency_seconds: for how many seconds an idempotency key keeps its batch from being stored again.
+        key_parts: the key attributes whose values must be tuples of ids, each with the number of ids.
     """
 
     clients: Clients
@@ -60,7 +64,7 @@ class Settings:
     key_parts: Mapping[str, int] | None = None
 
     def access(self, layout: Layout, key: Mapping[str, KeyValue]) -> Access:
-        """Return what a session reaches its table with. The key is not copied: nobody may change it any more."""
+        """Return a session's access to its table. The key is not copied, so the caller must not change it any more."""
         ref = SessionRef(layout.table_name, key)
         cipher = cipher_type(self.kms_key_id)
         return Access(
@@ -73,7 +77,7 @@ class Settings:
 
 
 class Opened(NamedTuple):
-    """A session, and what the index knows of it; None without an index."""
+    """A session, and its entry in the session index; None without an index."""
 
     session: Session[Any]
     indexed: IndexedSession | None
@@ -82,22 +86,22 @@ class Opened(NamedTuple):
 def open_session(
     settings: Settings, layout: Layout, key: Mapping[str, KeyValue], format_: Format, index: Indexed | None
 ) -> Opened:
-    """Put a session together. No I/O.
+    """Build a session. No I/O.
 
     Args:
-        settings: those of its handle.
-        layout: how it is stored.
-        key: its whole key, which is not copied.
-        format_: the format of its values, LangChain's messages for a single item.
-        index: whose it is in the session index, None without an index.
+        settings: the settings of the session's handle.
+        layout: the layout in which the session is stored.
+        key: the session's whole key, which is not copied.
+        format_: the format of the session's values. A single item always has LangChain's messages.
+        index: the session's owner in the session index, or None without an index.
     """
     access, idempotency_seconds = settings.access(layout, key), settings.idempotency_seconds
     if isinstance(layout, SingleItem):
-        # LangChain's messages are its only format.
+        # A single item has one format only, LangChain's messages, so format_ is not used.
         from ._single_item.session import SingleItemSession
 
         return Opened(SingleItemSession(layout, access), None)
-    # Bodies[Any](...) would take a microsecond more, to note the Any.
+    # Bodies[Any](...) would take a microsecond longer.
     bodies: Bodies[Any] = Bodies(access, format_)
     reader = Reader(layout, access, bodies.format_name)
     plain = Writer(layout, access, reader)
@@ -110,19 +114,21 @@ def open_session(
 
 
 def cipher_type(kms_key_id: str | None) -> type[MessageCipher] | None:
-    """Return what encrypts messages, None where nothing does: its SDK is an extra, and slow to import.
+    """Return the class that encrypts messages, or None if ``kms_key_id`` is None.
+
+    The class is imported only here: it needs the AWS Encryption SDK, which is an extra and slow to import.
 
     Raises:
         TypeError: ``kms_key_id`` is not text.
-        ValueError: ``kms_key_id`` is empty: an environment variable that is not set shall not switch encryption off.
-        ModuleNotFoundError: the extra is not installed.
+        ValueError: ``kms_key_id`` is empty. An environment variable that is not set must not switch encryption off.
+        ModuleNotFoundError: the extra ``kms`` is not installed.
     """
     if kms_key_id is None:
         return None
     if not isinstance(kms_key_id, str):
         raise TypeError(f"kms_key_id must be a str or None, not {type(kms_key_id).__name__}")
     if not kms_key_id:
-        raise ValueError("kms_key_id is empty: say None where messages are to be stored in the clear")
+        raise ValueError("kms_key_id is empty: pass None to store messages unencrypted")
     try:
         from ._encryption.message_cipher import MessageCipher
     except ModuleNotFoundError as error:
@@ -132,10 +138,10 @@ def cipher_type(kms_key_id: str | None) -> type[MessageCipher] | None:
 
 
 def layout_with(layout: AnyLayout, key: dict[str, AttributeValue]) -> AnyLayout:
-    """Return how another session is stored."""
+    """Return a copy of a layout with a different session's key."""
     if key.keys() != layout.key.keys():
         return replace(layout, key=key)
-    # replace() would check the names again, which takes as long as all the rest of making a handle.
+    # replace() would check the names again, and that takes as long as the rest of making a handle.
     other = object.__new__(type(layout))
     for name in layout.__slots__:
         object.__setattr__(other, name, getattr(layout, name))
@@ -153,7 +159,7 @@ def layout_of(
     ttl: int | None,
     history_size: int | None,
 ) -> Layout:
-    """Return the layout that a sort key's name, or none, asks for."""
+    """Return a single item's layout if ``sort_key_name`` is None, else an item collection's."""
     if sort_key_name is None:
         return SingleItem(table_name, key, messages_name, expiry_name, ttl, history_size)
     return ItemCollection(table_name, key, sort_key_name, messages_name, expiry_name, ttl, history_size)

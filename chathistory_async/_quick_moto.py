@@ -1,7 +1,7 @@
-"""moto's DynamoDB with fewer copies, for the embedded engine: the same answers, several times sooner.
+"""moto's DynamoDB with fewer copies, for the embedded engine: the same responses, several times faster.
 
-moto holds an item as a tree of objects, and copies that tree at every step. A read of a full item takes it 5 s, and a
-transaction copies the whole table once for each of its items.
+moto holds an item as a tree of objects, and copies that tree at every step. Without this module, moto takes 5 s to read
+a full item, and copies the whole table once for each item of a transaction.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def install() -> None:
 
 
 class _Serializer(serialize.JSONSerializer):
-    """moto looks in each attribute value for every type there is, under two names; most are in wire form already."""
+    """Writes attribute values directly.
+
+    moto looks in each value for every DynamoDB type under two names, but most values are in wire form already.
+    """
 
     def _serialize_type_structure(self, serialized: Any, value: Any, shape: Any, key: str) -> None:
         if shape.name == "AttributeValue":
@@ -66,14 +69,14 @@ def _size(size: Callable[[DynamoType], int]) -> Callable[[DynamoType], int]:
     def counted(self: DynamoType) -> int:
         if not self.is_map():
             return size(self)
-        # moto makes a new tree of each member first.
+        # moto would first make a new tree of each member.
         return sum(len(name.encode()) + member.size() for name, member in self.value.items())
 
     return counted
 
 
 def _plain(self: DynamoType) -> dict[str, Any]:
-    """The tree as plain values: moto copies it once more at each of its levels."""
+    """Return the tree as plain values. moto would copy the tree once more at each level."""
     if self.is_map():
         return {self.type: {name: member.to_regular_json() for name, member in self.value.items()}}
     if self.is_list():
@@ -84,7 +87,7 @@ def _plain(self: DynamoType) -> dict[str, Any]:
 
 
 def _copied(self: DynamoType, memo: dict[int, Any]) -> DynamoType:
-    """Scalars are shared: moto changes lists, maps and sets alone in their places."""
+    """Return a copy that shares the scalars: moto modifies only lists, maps and sets in place."""
     if self.is_list():
         value: Any = [_copied(element, memo) for element in self.value]
     elif self.is_map():
@@ -103,14 +106,14 @@ def _projected(project: Callable[[Item, list[list[str]]], Item]) -> Callable[[It
     def projected(self: Item, paths: list[list[str]]) -> Item:
         if any(len(path) > 1 or "[" in path[0] for path in paths):
             return project(self, paths)
-        # For each attribute, moto makes plain values of the whole item.
+        # moto would make plain values of the whole item for each attribute.
         return Item(self.hash_key, self.range_key, {name: self.attrs[name] for (name,) in paths if name in self.attrs})
 
     return projected
 
 
 def _updated(update: Callable[..., Item]) -> Callable[..., Item]:
-    """An update of a new copy of the item, so that copies of the table can share the table's items."""
+    """Return an update that modifies a new copy of the item, so that copies of the table can share items."""
 
     @wraps(update)
     def updated(
@@ -147,6 +150,6 @@ def _copied_items(items: dict[DynamoType, Any]) -> dict[DynamoType, Any]:
 
 
 def _sorted_items(self: Table) -> list[Item]:
-    """Sorted by Python's values, which moto makes anew for each comparison."""
+    """Return the items, sorted by their keys as Python values. moto would make these anew for each comparison."""
     found = [item for value in self.items.values() for item in (value.values() if isinstance(value, dict) else [value])]
     return sorted(found, key=lambda item: [key.cast_value for key in (item.hash_key, item.range_key) if key])

@@ -1,16 +1,21 @@
-"""A request, an item, and the two refusals that the core handles, pure: nothing here imports the SDK."""
+"""A request, an item, and the two errors of failed conditions. Pure: nothing here imports the SDK."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-# As its JSON has it: binary is base64 text.
+# An item in DynamoDB's JSON form: binary is base64 text.
 Item: TypeAlias = Mapping[str, dict[str, Any]]
 
 
 class Service(NamedTuple):
-    """What a client speaks to: a service of AWS, in a region of its own or, with None, in that of the options."""
+    """The AWS service of a client.
+
+    Attributes:
+        name: the service's name in the SDK.
+        region_name: the region of the service, or None for the region of the client options.
+    """
 
     name: str
     region_name: str | None = None
@@ -18,7 +23,7 @@ class Service(NamedTuple):
 
 DYNAMODB = Service("dynamodb")
 
-# The code of a cancelled transaction's reason.
+# The reason's code for an action whose condition failed, in a cancelled transaction.
 CONDITION_FAILED = "ConditionalCheckFailed"
 
 
@@ -26,10 +31,11 @@ class Request(NamedTuple):
     """A call to botocore's client of a service.
 
     Attributes:
-        operation: the method's name.
-        parameters: its keyword arguments.
+        operation: the name of the client's method.
+        parameters: the keyword arguments of the method.
         service: the service.
-        large: whether the answer has so many items that each is looked at where it is read, and not before.
+        large: whether the response may hold many items. The code that reads them then checks their form, and
+            ``check_answer`` does not.
     """
 
     operation: str
@@ -39,16 +45,20 @@ class Request(NamedTuple):
 
 
 def transaction(actions: Sequence[Mapping[str, Any]], token: str) -> Request:
-    """Write all or nothing. By its token DynamoDB knows a request that is sent again within ten minutes."""
+    """Return a request that writes all of its actions or none.
+
+    By the token, DynamoDB recognises the same request if it is sent again within ten minutes.
+    """
     return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
 
 
 class TransactionCanceled(Exception):
-    """A transaction was cancelled, and nothing of it stored.
+    """DynamoDB cancelled a transaction. This sending stored nothing.
 
     Attributes:
-        reasons: DynamoDB's, one for each action: its "Code", which is "None" where it was not at fault, and where they
-            are told its "Message" and the "Item" that was there.
+        reasons: DynamoDB's reasons, one for each action. A reason has a "Code", which is "None" if the action is not
+            at fault. It may have a "Message", and as its "Item" the stored item.
+        codes: the codes of all reasons.
         sent_before: whether the request had been sent before, so that an earlier sending may have been stored.
     """
 
@@ -63,7 +73,7 @@ class ConditionFailed(Exception):
     """A write's condition did not hold.
 
     Attributes:
-        item: the item as it was then, None where there was none.
+        item: the stored item that DynamoDB returned with the error, or None if it returned none.
         sent_before: whether the request had been sent before, so that an earlier sending may have been stored.
     """
 

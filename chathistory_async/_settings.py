@@ -1,4 +1,4 @@
-"""What every layout refuses in its settings."""
+"""Checks of the settings that all layouts have."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def check_settings(table_name: object, ttl: object, history_size: object, attribute_names: Sequence[object]) -> None:
-    """Refuse settings that cannot be meant.
+    """Check the settings of a layout.
 
     Raises:
-        ValueError: they cannot; the text says which.
+        ValueError: a setting is invalid. The text names it.
     """
     if not isinstance(table_name, str) or not table_name:
         raise ValueError(f"table_name must be a table's name or ARN, not {table_name!r}")
@@ -19,7 +19,11 @@ def check_settings(table_name: object, ttl: object, history_size: object, attrib
 
 
 def check_names(attribute_names: Sequence[object]) -> None:
-    """Refuse attributes of one item that have one name, or none."""
+    """Check that the attribute names of an item are different, non-empty texts.
+
+    Raises:
+        ValueError: they are not.
+    """
     are_texts = all(isinstance(name, str) and name for name in attribute_names)
     if not are_texts or len(set(attribute_names)) < len(attribute_names):
         names = ", ".join(map(repr, attribute_names))
@@ -27,7 +31,11 @@ def check_names(attribute_names: Sequence[object]) -> None:
 
 
 def check_positive(name: str, value: object, *, optional: bool = True) -> None:
-    """Refuse what is neither a positive integer nor, where it is optional, None."""
+    """Check that a value is a positive integer, or None if it is optional.
+
+    Raises:
+        ValueError: it is not.
+    """
     if value is None and optional:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -1,4 +1,4 @@
-"""Work that many tasks want done and one does, for all of them, on whatever event loops and threads they run."""
+"""Single flight: one task does a piece of work for all tasks that need it, on all event loops and threads."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import NamedTuple
 
-# A synchronous call in a coroutine blocks that event loop, and nothing of what the loop does goes on. The call must not
-# wait for such work for ever.
+# A synchronous call in a coroutine blocks its event loop, and with it the work that runs on that loop. If the call
+# itself waits for that work, it must not wait for ever.
 HELD_UP_SECONDS = 5.0
 
 
@@ -17,8 +17,8 @@ class _Flight(NamedTuple):
     """Work that is under way.
 
     Attributes:
-        loop: the event loop of the task that does it.
-        landed: done when that task is: True, or False where it was cancelled.
+        loop: the event loop of the task that does the work.
+        landed: done when that task is done. Its result is True, False if the task was cancelled, or the work's error.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -29,22 +29,23 @@ class SingleFlight:
     """Runs one piece of work at a time."""
 
     def __init__(self) -> None:
-        # For as long as it takes to look at the attribute.
+        # The lock is held only to read and set the attribute.
         self._lock = threading.Lock()
         self._flight: _Flight | None = None
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do the work, or wait for the task that does it; where that is cancelled, one of those who wait goes on.
+        """Do the work, or wait for the task that is doing it.
 
-        One also goes on where another event loop has not done the work within HELD_UP_SECONDS.
+        If that task is cancelled, one of the waiting tasks does the work. One of them also does the work if a task on a
+        different event loop has not finished it within HELD_UP_SECONDS.
 
         Raises:
-            Exception: what the work raised, for all who waited for it.
+            Exception: the work's error. Every task that waited raises it.
         """
         held_up: _Flight | None = None
         while True:
             mine = _Flight(asyncio.get_running_loop(), Future())
-            # Nobody who waits for it can cancel it from now on.
+            # From now on a waiting task cannot cancel this future.
             mine.landed.set_running_or_notify_cancel()
             with self._lock:
                 other = self._flight
@@ -78,17 +79,21 @@ class SingleFlight:
                 self._flight = None
 
     def is_running(self) -> bool:
-        """Tell whether a task does the work now."""
+        """Return whether a task is doing the work now."""
         return self._flight is not None
 
     def forget_in_child(self) -> None:
-        """Forget, in a forked child, a task of the parent's."""
+        """Forget a task of the parent process. Called in a forked child."""
         self._lock = threading.Lock()
         self._flight = None
 
 
 async def _landed(flight: _Flight) -> bool | None:
-    """Wait for a flight, and return whether the work is done; None where the flight's loop seems to be held up."""
+    """Wait for a flight, and return whether the work is done. Return None if the flight's loop seems to be blocked.
+
+    Raises:
+        Exception: the work's error.
+    """
     landed = asyncio.wrap_future(flight.landed)
     here = flight.loop is asyncio.get_running_loop()
     try:

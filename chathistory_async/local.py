@@ -1,4 +1,4 @@
-"""An embedded DynamoDB and KMS for demos and tests: moto's server in a process of its own, one request at a time."""
+"""An embedded DynamoDB and KMS for demos and tests: moto's server in a subprocess. It serves one request at a time."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ _START_SECONDS = 60.0
 
 @asynccontextmanager
 async def local_engine() -> AsyncIterator[str]:
-    """Run an embedded engine on a free port of this machine, with no data at first and none kept.
+    """Run an embedded engine on a free port of 127.0.0.1. It starts without data, and keeps none when it ends.
 
-    It takes any credentials, but the SDK wants some: pass a session with made-up ones, or set AWS_ACCESS_KEY_ID,
-    AWS_SECRET_ACCESS_KEY and AWS_DEFAULT_REGION. It ends with this context, or with this process.
+    The engine accepts any credentials, but the SDK requires some. Pass a session with made-up credentials and a region,
+    or set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_DEFAULT_REGION. The engine ends when this context or this
+    process ends.
 
     Yields:
         The endpoint's URL, for ``endpoint_url`` and ``kms_endpoint_url``.
 
     Raises:
         ModuleNotFoundError: the extra ``local`` is not installed.
-        RuntimeError: the engine did not start.
+        RuntimeError: the engine ended before it had started, or did not start within 60 seconds.
     """
     if importlib.util.find_spec("moto") is None:
         raise ModuleNotFoundError("The embedded engine needs moto: pip install 'chathistory-async[local]'")
@@ -46,7 +47,7 @@ async def local_engine() -> AsyncIterator[str]:
 
 
 async def _announced_url(engine: asyncio.subprocess.Process) -> str:
-    assert engine.stdout is not None  # noqa: S101  # a pipe was asked for
+    assert engine.stdout is not None  # noqa: S101  # stdout=PIPE was passed
     try:
         line = await asyncio.wait_for(engine.stdout.readline(), _START_SECONDS)
     except asyncio.TimeoutError:
@@ -59,12 +60,12 @@ async def _announced_url(engine: asyncio.subprocess.Process) -> str:
 async def _end(engine: asyncio.subprocess.Process) -> None:
     if engine.returncode is None:
         engine.kill()
-    # Not wait(): only this also reads and closes the pipes.
+    # Unlike wait(), communicate() also reads and closes the pipes.
     await engine.communicate()
 
 
 class _OneAtATime:
-    """moto reads and writes an item without a lock: requests in parallel lose updates (5 of 400 in a trial)."""
+    """One request at a time: moto does not lock items, and parallel requests lose updates (5 of 400 in a trial)."""
 
     def __init__(self, app: WSGIApp) -> None:
         self._app = app
@@ -72,7 +73,7 @@ class _OneAtATime:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], *rest: object) -> Any:
-            # werkzeug sends a Server header too, and aiohttp, which is strict under "python -X dev", refuses two.
+            # werkzeug sends a Server header too. Under "python -X dev" aiohttp is strict, and refuses two of them.
             return start_response(status, [header for header in headers if header[0].lower() != "server"], *rest)
 
         with self._lock:
@@ -80,7 +81,7 @@ class _OneAtATime:
 
 
 def _serve() -> None:
-    """Serve until standard input ends, which it also does when the process that started this one dies."""
+    """Serve until standard input ends. It also ends when the parent process dies."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 

@@ -106,7 +106,7 @@ async def too_late() -> None:
 @pytest.mark.parametrize("load", [never, too_late])
 async def test_a_store_that_is_opened_does_not_wait_for_credentials(load: Callable[[], Awaitable[None]]) -> None:
     store = ChatHistoryStore("table", boto3_session=session_with(load), config=BRIEF)
-    with pytest.raises(EndpointError, match=r"took too long: .* or what gives the credentials") as caught:
+    with pytest.raises(EndpointError, match=r"took too long: .* or the credential provider") as caught:
         await asyncio.wait_for(store.__aenter__(), 10)
     assert caught.value.__cause__ is not None
     assert caught.value.__cause__.__traceback__ is None
@@ -150,7 +150,7 @@ class TestStalling:
     ) -> None:
         core = session_with(load)
         for session in (core, aioboto3.Session(botocore_session=core)):
-            with pytest.raises(EndpointError, match=r"took too long: .* or what gives the credentials") as caught:
+            with pytest.raises(EndpointError, match=r"took too long: .* or the credential provider") as caught:
                 await asyncio.wait_for(variant(make(boto3_session=session, config=BRIEF)).read(), 10)
             assert caught.value.session_key == make().key
 

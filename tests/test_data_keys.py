@@ -293,7 +293,7 @@ class TestKeys:
             (lambda arn: arn_in(arn, "us-fake-1"), "unknown region: us-fake-1"),
             (lambda arn: arn.replace("arn:aws:", "arn:lost:"), "unknown region"),
             (lambda arn: arn.replace(":kms:", ":sqs:"), "does not name a KMS key"),
-            (lambda arn: arn[:-1], "it was changed, or is of another session|cannot use the key"),
+            (lambda arn: arn[:-1], "the data key was changed, or belongs to a different session|cannot use the key"),
             (lambda arn: "alias/chat", "does not name a KMS key"),
             (lambda arn: "", "does not name a KMS key"),
         ],
@@ -394,7 +394,7 @@ class TestFailures:
     @pytest.mark.usefixtures("encrypted_session")
     async def test_an_answer_that_is_not_kmss(self, make: Make, answering: Any, body: str) -> None:
         history = make(kms_endpoint_url=answering(200, body))
-        with pytest.raises(ServiceError, match="is not KMS, or not in its form: check kms_endpoint_url"):
+        with pytest.raises(ServiceError, match="is not KMS, or its response is damaged: check kms_endpoint_url"):
             await history.aadd_messages([HumanMessage(SECRET)])
         with pytest.raises((ServiceError, DecryptionError)):
             await history.aget_messages()

@@ -171,17 +171,17 @@ class TestOff:
                 return SimpleNamespace(meta=meta)
 
             for strange in (object(), with_model(), SimpleNamespace(meta=client.meta)):
-                assert "another form" in await reason_against(strange)
+                assert "not the known ones" in await reason_against(strange)
             for strange in (with_model(protocol="smithy-rpc-v2-cbor"), with_model(jsonVersion="1.1")):
-                assert "another protocol" in await reason_against(strange)
-            assert "another form" in await reason_against(client, object())
+                assert "a different protocol" in await reason_against(strange)
+            assert "not the known ones" in await reason_against(client, object())
 
     @pytest.mark.parametrize(
         ("get_session", "reason"),
         [
             (lambda: None, "cannot make"),
             (lambda proxy: None, "cannot make"),
-            (lambda proxy: asyncio.sleep(0, "another"), "another library"),
+            (lambda proxy: asyncio.sleep(0, "another"), "a different library"),
         ],
         ids=["of-other-arguments", "not-asynchronous", "of-another-library"],
     )
@@ -206,7 +206,7 @@ class TestOff:
 
         monkeypatch.setattr(AioRequestSigner, "generate_presigned_url", generate_presigned_url)
         async with sdk_client() as client:
-            assert "another form" in await reason_against(client)
+            assert "not the known ones" in await reason_against(client)
 
     async def test_where_what_it_sends_with_changes(
         self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
@@ -218,7 +218,7 @@ class TestOff:
         monkeypatch.setattr("chathistory_async._aws.fast_path.CLOSED_SECONDS", (0, 0))
         await self.send(history)
         assert set(by_sdk(proxy)) == {True}
-        assert history.fast_path_status == (False, "aiohttp has another form than the one that is known")
+        assert history.fast_path_status == (False, "aiohttp's internals are not the known ones")
 
     async def test_but_not_for_good_where_credentials_fail_once(self) -> None:
         class Credentials:

@@ -326,7 +326,7 @@ class TestContext:
         [encrypted] = await cipher_of(make(session="mine")).encrypt(bound(b"x"))
         forged = encrypted.replace(mine["session"].encode(), other["session"].encode())
         assert forged != encrypted
-        with pytest.raises(DecryptionError, match="KMS does not open the data key of a stored message") as caught:
+        with pytest.raises(DecryptionError, match="KMS cannot decrypt the data key of a stored message") as caught:
             await cipher_of(make(session="other")).decrypt({0: (A_MESSAGE, forged)})
         assert type(caught.value) is DecryptionError
 

@@ -184,8 +184,8 @@ async def test_create_table_waits_for_the_index_without_a_limit_and_tells_the_lo
     assert len(progress) >= 39
     assert {(record.name, record.levelname) for record in progress} == {("chathistory_async", "INFO")}
     told = progress[-1].getMessage()
-    assert f"Waiting for table '{name}' since " in told
-    assert "'SessionsByOwner' is CREATING, AWS fills it with the items of the table (of 12,345,678 items" in told
+    assert f"Waiting for table '{name}' (" in told
+    assert "'SessionsByOwner' is CREATING: AWS fills it with the table's items (the table has 12,345,678 items" in told
 
 
 async def test_create_table_waits_as_long_as_it_is_told(
@@ -194,7 +194,7 @@ async def test_create_table_waits_as_long_as_it_is_told(
     async with ChatHistoryStore(name, endpoint_url=proxy.url, session_index=True) as store:
         in_turn(proxy, *[is_being_built] * 100)
         with pytest.raises(
-            ServiceError, match=r"index 'SessionsByOwner' is CREATING.* after 60 s.*AWS goes on"
+            ServiceError, match=r"index 'SessionsByOwner' is CREATING.* after 60 s.*AWS continues"
         ) as caught:
             await store.create_table(wait_seconds=60)
         assert sum(waited) == 60

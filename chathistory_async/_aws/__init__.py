@@ -1,1 +1,1 @@
-"""Everything that reaches AWS: clients, calls, the fast path, and how botocore's errors are told."""
+"""Everything that reaches AWS: clients, calls, the fast path, and the mapping of botocore's errors."""

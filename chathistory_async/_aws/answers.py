@@ -1,4 +1,7 @@
-"""The form of the answers of DynamoDB and KMS, pure. What has another form comes from somebody else, or is damaged."""
+"""Check that a response has the form that DynamoDB and KMS send. Pure functions.
+
+A response of a different form comes from a different server, such as a proxy, or is damaged.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-# DynamoDB nests values to 32 levels, of which each is two in JSON.
+# DynamoDB nests values to 32 levels at most. Each of them is two levels of JSON.
 _DEEPEST = 80
 # The end of the year 9999, beyond which Python has no dates.
 _LATEST_TIME = 253_402_300_800
-# Of an attribute value: its type, and what JSON has for it, where binary may have been decoded.
+# DynamoDB's attribute types, each with the Python types of its JSON value. Binary may be decoded already.
 _CONTENTS: Mapping[str, tuple[type, ...]] = {
     "S": (str,),
     "N": (str,),
@@ -28,17 +31,17 @@ _MEMBERS: Mapping[str, tuple[type, ...]] = {"L": (dict,), "SS": (str,), "NS": (s
 
 
 class NotAnAnswer(Exception):
-    """What answered is not the service, or its answer is damaged."""
+    """The response is not the service's, or it is damaged."""
 
 
 def has_shape(value: Any, shape: Any, besides: Collection[str] = (), depth: int = 0) -> bool:
-    """Tell whether a JSON value is what a shape of botocore's models says.
+    """Return whether a JSON value fits a shape of botocore's models.
 
     Args:
         value: the value.
         shape: botocore's shape.
-        besides: members of the value that are not looked at.
-        depth: how deep in an answer the value is.
+        besides: names of the value's members that are not checked.
+        depth: the depth of the value in the response.
     """
     if depth > _DEEPEST:
         return False
@@ -48,7 +51,7 @@ def has_shape(value: Any, shape: Any, besides: Collection[str] = (), depth: int 
         return isinstance(value, dict) and all(
             has_shape(one, members[name], depth=depth + 1)
             for name, one in value.items()
-            # botocore takes null for a member that is not there, and leaves out what it does not know.
+            # botocore takes null for a missing member, and leaves out members that it does not know.
             if name in members and one is not None and name not in besides
         )
     if kind == "list":
@@ -78,7 +81,7 @@ def _is_base64(text: str) -> bool:
 
 
 def is_item(value: Any) -> bool:
-    """Tell whether a value can be an item: attributes of DynamoDB's types, looked into one level deep."""
+    """Return whether a value can be an item: attributes of DynamoDB's types, checked one level deep."""
     if not isinstance(value, dict):
         return False
     for attribute in value.values():
@@ -97,16 +100,17 @@ def is_item(value: Any) -> bool:
 
 
 def check_answer(operation: str, parameters: Mapping[str, Any], response: Mapping[str, Any], *, large: bool) -> None:
-    """Refuse a response that cannot be the answer to a request, beyond what botocore's models say.
+    """Check that a response fits its request. This check goes beyond botocore's models.
 
     Args:
-        operation: the method's name in botocore's client.
-        parameters: its keyword arguments.
+        operation: the name of botocore's client method.
+        parameters: the keyword arguments of that method.
         response: the response.
-        large: whether a page's items are left to their reader: looking at each takes as long as its JSON does.
+        large: whether to leave a page's items unchecked, for the code that reads them: checking an item takes as long
+            as parsing its JSON.
 
     Raises:
-        NotAnAnswer: it cannot.
+        NotAnAnswer: the response does not fit the request.
     """
     if operation in ("query", "scan"):
         if "Items" not in response or not (large or all(map(is_item, response["Items"]))):
@@ -125,9 +129,9 @@ def check_answer(operation: str, parameters: Mapping[str, Any], response: Mappin
 
 def _is_table(table: Mapping[str, Any]) -> bool:
     if table.get("TableStatus") == "DELETING":
-        # Of a table that goes AWS tells little more.
+        # AWS describes little more of a table that is being deleted.
         return True
-    # Of an index that goes AWS tells little more, either.
+    # AWS describes little more of an index that is being deleted, either.
     indexes = [index for index in table.get("GlobalSecondaryIndexes", ()) if index.get("IndexStatus") != "DELETING"]
     schemas = [part for one in (table, *indexes) for part in one.get("KeySchema", ({},))]
     types = table.get("AttributeDefinitions", ())
@@ -151,10 +155,14 @@ def _have(structures: Iterable[Mapping[str, Any]], *names: str) -> bool:
 
 
 def check_refusal(parameters: Mapping[str, Any], refusal: Mapping[str, Any]) -> None:
-    """Refuse what cannot be the refusal of a condition or of a transaction.
+    """Check that an error response can be that of a failed condition or a cancelled transaction.
+
+    Args:
+        parameters: the request's parameters.
+        refusal: the error response, as ``ClientError.response`` holds it.
 
     Raises:
-        NotAnAnswer: it cannot.
+        NotAnAnswer: DynamoDB does not send such an error response to this request.
     """
     reasons = refusal.get("CancellationReasons") or []
     if not isinstance(reasons, list) or not all(map(_is_reason, [refusal, *reasons])):
@@ -171,7 +179,7 @@ def _is_reason(reason: Any) -> bool:
 
 
 def _check_progress(parameters: Mapping[str, Any], response: Mapping[str, Any]) -> None:
-    """Refuse a page after which the next one would not begin behind its own beginning: that could go on for ever."""
+    """Check that a page's LastEvaluatedKey advances: if it did not, paging could go on for ever."""
     last, start = response.get("LastEvaluatedKey"), parameters.get("ExclusiveStartKey")
     if last is None:
         return
@@ -180,7 +188,7 @@ def _check_progress(parameters: Mapping[str, Any], response: Mapping[str, Any]) 
     sort_key = parameters.get("ExpressionAttributeNames", {}).get("#sort")
     if sort_key is None:
         return
-    # A query of one partition, between two sort keys and in their order.
+    # The request is a query of one partition, between two sort keys. Its pages follow the order of the sort keys.
     values = parameters["ExpressionAttributeValues"]
     low, high, at = (value.get("S") for value in (values[":low"], values[":high"], last.get(sort_key, {})))
     if at is None or not low <= at <= high:

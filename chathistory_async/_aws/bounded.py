@@ -1,4 +1,4 @@
-"""Reading no more of an answer than DynamoDB and KMS ever send."""
+"""A bound on the size of a response: no more is read than DynamoDB and KMS ever send."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 import aiohttp
 
-# A page has 1 MB of items and a refused transaction 4 MB. JSON makes 14 bytes of the 2 that {"NULL": true} counts.
+# A page has up to 1 MB of items, and the error of a cancelled transaction up to 4 MB. JSON is up to 7 times as long:
+# DynamoDB counts {"NULL": true} as 2 bytes, and its JSON has 14.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 
 
 class BoundedResponse(aiohttp.ClientResponse):
-    """A response that reads as empty, and closes its connection, where it is longer than MAX_ANSWER_BYTES.
+    """A response that reads as empty, and closes its connection, if its body is longer than MAX_ANSWER_BYTES.
 
-    An empty one is no success of DynamoDB's or KMS's, so that it fails as any other that is not theirs.
+    DynamoDB and KMS send no success with an empty body, so the call fails as it does for any foreign response.
     """
 
     async def read(self) -> bytes:
@@ -39,8 +40,8 @@ class BoundedResponse(aiohttp.ClientResponse):
 
 
 async def bound_answers(client: Any) -> None:
-    """Have one of the SDK's clients read answers within the bound; a foreign HTTP session reads them as it does."""
-    # What fails here, such as a certificate that is not there, is told of by the first request.
+    """Make one of the SDK's clients read responses within the bound, if its HTTP session is aiohttp's."""
+    # The first request reports what fails here, such as a missing certificate.
     with contextlib.suppress(Exception):
         http = client._endpoint.http_session
         session = await http._get_session(http._proxy_config.proxy_url_for(client.meta.endpoint_url))

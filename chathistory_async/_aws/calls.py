@@ -1,9 +1,9 @@
-"""The one place that sends requests: it maps every error and tells a failed condition from a failure.
+"""The one place that sends requests. It maps every error, and separates a failed condition from other failures.
 
-Throttles, HTTP 5xx and broken connections are retried by the SDK, within the bound of ``retries`` in its Config
-(or AWS_MAX_ATTEMPTS), after one attempt on the fast path. Two errors that the SDK does not retry are retried here: a
-conflict with a transaction on the same item, and a transaction that was throttled. A request may thus reach AWS more
-than once: the layouts make that harmless.
+After one attempt on the fast path, the SDK retries throttles, HTTP 5xx and broken connections, within the bound of
+``retries`` in its Config (or AWS_MAX_ATTEMPTS). This module retries two errors that the SDK does not retry: a conflict
+with a transaction on the same item, and a throttled transaction. A request may therefore reach AWS more than once. The
+layouts make that harmless.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ if sys.version_info >= (3, 11):
 else:
     from async_timeout import Timeout, timeout
 
-# A transaction is on its items for milliseconds: so many are in the way in a row only where DynamoDB would throttle.
+# A transaction holds its items for milliseconds. As many conflicts in a row need more writers than DynamoDB would
+# admit without throttling.
 MAX_CONFLICTS = 50
 _LONGEST_PAUSE_SECONDS = 0.1
 MAX_THROTTLED_ATTEMPTS = 12
@@ -47,18 +48,19 @@ _LONGEST_THROTTLE_SECONDS = 5.0
 async def call(clients: Clients, request: Request, ref: SessionRef, *, maybe_stored: bool = False) -> dict[str, Any]:
     """Send a request on the running loop's client and return the response.
 
-    The request is sent again where another transaction was in its way, and where DynamoDB throttled its transaction.
+    The request is sent again if it conflicted with another transaction (MAX_CONFLICTS attempts), and if DynamoDB
+    throttled its transaction (MAX_THROTTLED_ATTEMPTS attempts).
 
     Args:
-        clients: what to send it with.
+        clients: the clients to send the request with.
         request: the request.
-        ref: what it concerns, for errors.
-        maybe_stored: whether an earlier request of the same write, whose answer was lost, may have been stored.
+        ref: the table and session that errors name.
+        maybe_stored: whether an earlier request of the same write may have been stored, because its response was lost.
 
     Raises:
         ConditionFailed: the write's condition did not hold.
         TransactionCanceled: a condition of the transaction did not hold.
-        ChatHistoryError: any other failure, with botocore's error as its cause.
+        ChatHistoryError: any other failure. botocore's error is its cause, if there is one.
     """
     handled = sys.exc_info()[1]
     try:
@@ -69,7 +71,7 @@ async def call(clients: Clients, request: Request, ref: SessionRef, *, maybe_sto
 
 
 def _took_too_long(service: Service, ref: SessionRef) -> EndpointError:
-    text = f"A call to {service.name} took too long: its endpoint does not answer, or what gives the credentials"
+    text = f"A call to {service.name} took too long: its endpoint or the credential provider does not respond"
     return EndpointError(text, ref)
 
 
@@ -92,15 +94,15 @@ async def _with_retries(
 
 
 async def pause(attempt: int, longest_seconds: float = _LONGEST_PAUSE_SECONDS) -> None:
-    """Wait for a random time, the longer the more attempts there were (exponential back-off with full jitter)."""
+    """Wait for a random time, whose limit doubles with each attempt (exponential back-off with full jitter)."""
     await asyncio.sleep(random.uniform(0, min(0.005 * 2**attempt, longest_seconds)))
 
 
 class _Retries:
-    """The retries of one request that DynamoDB refused, where the refused sending stored nothing.
+    """Counts the retries of one request, and waits before each. A sending that DynamoDB refused stored nothing.
 
     Attributes:
-        maybe_stored: whether an earlier sending may have been stored all the same, because its answer was lost.
+        maybe_stored: whether an earlier sending may have been stored, because its response was lost.
     """
 
     __slots__ = ("_conflicts", "_ref", "_throttles", "maybe_stored")
@@ -115,15 +117,15 @@ class _Retries:
         """Wait before the request is sent again.
 
         Raises:
-            ThrottledError: it was throttled too often.
-            WriteConflictError: other transactions were in its way too often.
-            WriteOutcomeUnknownError: they were, and an earlier sending may have been stored.
+            ThrottledError: DynamoDB throttled MAX_THROTTLED_ATTEMPTS attempts.
+            WriteConflictError: MAX_CONFLICTS attempts conflicted with other transactions.
+            WriteOutcomeUnknownError: MAX_CONFLICTS attempts conflicted, and an earlier sending may have been stored.
         """
         self.maybe_stored = self.maybe_stored or canceled.sent_before
         if canceled.codes.isdisjoint(_THROTTLED):
             self._conflicts += 1
             if self._conflicts == MAX_CONFLICTS:
-                text = f"Transactions of other writers were in the way in {MAX_CONFLICTS} attempts in a row"
+                text = f"The request conflicted with other writers' transactions in {MAX_CONFLICTS} attempts in a row"
                 raise write_conflict(text, self._ref, maybe_stored=self.maybe_stored) from canceled.__cause__
             await pause(self._conflicts)
         else:
@@ -151,7 +153,7 @@ async def _send(clients: Clients, request: Request, ref: SessionRef, deadline: _
 
 
 class _Deadline:
-    """The end of a call, so many seconds after its beginning; None for no end. It raises ``asyncio.TimeoutError``."""
+    """The deadline of a call, in seconds after its beginning; None for none. It raises ``asyncio.TimeoutError``."""
 
     __slots__ = ("_began", "_longest_seconds", "_timeout")
 
@@ -168,9 +170,9 @@ class _Deadline:
         await self._timeout.__aexit__(*raised)
 
     def allow(self, longest_seconds: float | None) -> None:
-        """Move the end, where the client that was opened allows another time than was known."""
+        """Move the deadline if the opened client allows a different time than was known before."""
         if longest_seconds == self._longest_seconds:
-            # Each move is a timer more.
+            # Each move makes a new timer.
             return
         self._longest_seconds = longest_seconds
         _end_at(self._timeout, None if longest_seconds is None else self._began + longest_seconds)
@@ -190,10 +192,10 @@ else:
 
 
 async def connect(clients: Clients, ref: SessionRef, service: Service = DYNAMODB) -> str:
-    """Open the running loop's client of a service, so that the first call does not have to, and return its region.
+    """Open the running loop's client of a service, so that the first call need not open it, and return its region.
 
     Raises:
-        ChatHistoryError: the SDK cannot make one, or the clients' store was closed.
+        ChatHistoryError: the SDK cannot make a client, or the store that owns the clients is closed.
     """
     _check_open(clients, ref)
     handled = sys.exc_info()[1]
@@ -221,15 +223,15 @@ def _check_open(clients: Clients, ref: SessionRef) -> None:
 
 _RETRYABLE = {"None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
 _THROTTLED = {"ThrottlingError", "ProvisionedThroughputExceeded"}
-# A request of one item, or a transaction, that meets another's transaction.
+# A request on one item, or a transaction, conflicts with a different transaction.
 _CONFLICT = "TransactionConflictException"
-# A transaction that meets itself: an earlier sending of it is still under way.
+# A transaction conflicts with itself: an earlier sending of it is still under way.
 _IN_PROGRESS = "TransactionInProgressException"
 
-# botocore raises a bare ValueError for an endpoint that is not a URL; its providers of credentials an OSError for a
-# program that is not there, a RuntimeError for credentials that are expired as they come, a KeyError for half of them,
-# a TimeoutError, which before Python 3.11 is no OSError, and an AttributeError, a TypeError or an OverflowError for
-# such as have another form.
+# botocore raises a bare ValueError for an endpoint that is not a URL. Its credential providers raise an OSError for a
+# missing program, a RuntimeError for credentials that have already expired, a KeyError for incomplete ones, a
+# TimeoutError (before Python 3.11 no OSError), and an AttributeError, TypeError or OverflowError for credentials of an
+# unexpected form.
 _SDK_ERRORS = (
     ClientError,
     BotoCoreError,
@@ -246,14 +248,14 @@ _SDK_ERRORS = (
 
 
 def _without_frames(error: BaseException, handled: BaseException | None) -> BaseException:
-    """Return an error of the SDK's without its frames and its input, and those of the errors that it was raised for.
+    """Return an SDK error, and remove the frames and the undecodable input from it and from the errors below it.
 
-    Frames have the request's headers among their locals, credentials with them, and who records errors records locals.
-    Where a provider's answer cannot be decoded, the error's input is that answer.
+    The locals of frames hold the request's headers and with them credentials, and error trackers record locals. If a
+    credential provider's response cannot be decoded, the error holds that response as its input.
 
     Args:
         error: the error.
-        handled: the error that the caller was handling when it called, which keeps its frames; None for none.
+        handled: the error that the caller was handling when it called, or None. It keeps its frames.
     """
     below: BaseException | None = error
     while below is not None and below is not handled and below.__traceback__ is not None:
@@ -264,7 +266,7 @@ def _without_frames(error: BaseException, handled: BaseException | None) -> Base
 
 
 def _forget_input(error: BaseException) -> None:
-    """Take what could not be decoded out of an error, whose text does not quote it."""
+    """Remove the undecodable input from an error. The error's text does not quote it."""
     if isinstance(error, UnicodeDecodeError):
         error.object = b""
         error.args = (error.encoding, b"", *error.args[2:])
@@ -275,9 +277,9 @@ def _forget_input(error: BaseException) -> None:
 def _mapped(
     error: Exception, ref: SessionRef, service: Service, parameters: Mapping[str, Any] = MappingProxyType({})
 ) -> Exception:
-    """Return what an error of the SDK's means."""
+    """Return the library's exception for an SDK error."""
     if isinstance(error, ClientError):
-        # Typed as what every error has; those of conditions and transactions have more.
+        # botocore's type has only the members of every error. Errors of conditions and transactions have more.
         answer: dict[str, Any] = dict(error.response)
         code = answer["Error"].get("Code")
         sent_before = answer.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
@@ -296,7 +298,7 @@ def _mapped(
         return _took_too_long(service, ref)
     ours = from_botocore(error, ref, service.name, parameters)
     if isinstance(error, ClientError) and service == DYNAMODB:
-        # It is the cause of ours, and whoever logs that logs its text too.
+        # This error becomes the cause of the library's error, and a logged traceback shows the cause's text too.
         _quote_no_value(error, parameters)
     return ours
 

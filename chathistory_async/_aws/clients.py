@@ -1,4 +1,4 @@
-"""One aioboto3 client per service, event loop and configuration: who owns it, and how it closes."""
+"""One aioboto3 client per service, event loop and configuration: its owner, its opening and its closing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from .first_append import FirstAppend
 from .sdk import ClientOptions, ReadyClient, config_of, longest_call_seconds, new_client, ready_client
 from .sessions import session_of
 
-# Histories without a store share clients by configuration. A boto3_session made for each request must not pile them up.
+# Histories without a store share clients if their configurations are equal. The bound keeps an application that makes a
+# boto3_session for each request from piling up clients.
 MAX_SHARED = 64
 
 
@@ -30,8 +31,8 @@ class FastPathStatus(NamedTuple):
     """Whether calls to DynamoDB take the fast path now.
 
     Attributes:
-        active: whether they do; None where no client is open yet, so that it is not known.
-        reason: why they do not, or why it is not known; None where they do.
+        active: True if calls take the fast path, False if not, None if no client is open yet.
+        reason: why calls do not take the fast path, or "no client is open yet". None if calls take the fast path.
     """
 
     active: bool | None
@@ -42,8 +43,9 @@ class ClientHolder:
     """The client of one service on one event loop.
 
     Attributes:
+        loop: the event loop.
+        inherited: whether this is a forked child's copy of a holder that the parent process still uses.
         service: the service.
-        inherited: whether this is a forked child's copy of what the parent still uses.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, service: Service) -> None:
@@ -59,18 +61,19 @@ class ClientHolder:
 
     @property
     def client(self) -> ReadyClient | None:
-        """The client, None where none is open."""
+        """The client, or None if none is open."""
         return self._client
 
     @property
     def is_idle(self) -> bool:
-        """Whether a client is open that no call has."""
+        """Whether a client is open and no call uses it."""
         return self._client is not None and not self._calls
 
     async def acquire(self, options: ClientOptions) -> ReadyClient:
-        """Return the client, opened if need be, which is not closed until it is released."""
+        """Return the client, and open it first if needed. It is not closed before the caller calls ``release``."""
         while (client := self._client) is None:
-            # Those who come meanwhile wait, and where it fails they fail too: it may have taken seconds to find out.
+            # Concurrent callers wait for the same opening. If it fails, all of them fail at once: a further attempt
+            # could again take seconds to fail.
             await self._opening.run(functools.partial(self._open, options))
         self._calls += 1
         return client
@@ -81,7 +84,7 @@ class ClientHolder:
             self._idle.set()
 
     async def close(self) -> None:
-        """Let the calls under way end, and close the client. Who comes later opens another."""
+        """Wait for the calls under way, and close the client. A later call opens a new one."""
         async with self._lock:
             client, self._client = self._client, None
             try:
@@ -94,7 +97,7 @@ class ClientHolder:
             await self.abandon()
 
     async def abandon(self) -> None:
-        """Close the client as it is; its loop may be closed already."""
+        """Close the client without waiting for its calls. Its loop may be closed already."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             await keeper.aclose()
@@ -107,8 +110,8 @@ class ClientHolder:
                 self._keeper = keeper
 
     async def _keep(self, options: ClientOptions) -> AsyncGenerator[ReadyClient, None]:
-        # A suspended generator is how to be told that a loop shuts down: asyncio.run(), like every other runner,
-        # closes those that are left (loop.shutdown_asyncgens), and the client with this one.
+        # A suspended generator learns that its loop shuts down: asyncio.run(), like every other runner, closes the
+        # remaining asynchronous generators (loop.shutdown_asyncgens), and this generator then closes the client.
         session = session_of(options.session, options.region_name, options.config)
         context = new_client(session, options, self.service)
         client = await context.__aenter__()
@@ -123,15 +126,15 @@ class ClientHolder:
                 await context.__aexit__(None, None, None)
 
 
-# An open client is never left to the garbage collector: aiohttp complains of each that is.
+# This set keeps open clients from the garbage collector: aiohttp warns of each open session that is collected.
 _open_holders: set[ClientHolder] = set()
 
 
 class Lifetime:
-    """Whether something is closed, and how many are inside its ``async with``: the last one to leave closes it.
+    """Whether an object is closed, and how many tasks are inside its ``async with``. The last one to leave closes it.
 
     Attributes:
-        closed: whether it was closed and not entered since.
+        closed: whether the object was closed and has not been entered since.
     """
 
     def __init__(self) -> None:
@@ -144,7 +147,7 @@ class Lifetime:
             self.closed = False
 
     def leave(self) -> bool:
-        """Close it if nobody is left inside, and return whether it is closed."""
+        """Count one task that leaves, close the object if no task is left inside, and return whether it is closed."""
         with _shared_lock:
             self._inside = max(0, self._inside - 1)
             self.closed = self.closed or not self._inside
@@ -154,15 +157,16 @@ class Lifetime:
 class Clients:
     """The clients of one configuration, one for each service and event loop, opened on first use.
 
-    Pickled ones become those that histories without a store share in the other process.
+    Unpickling returns the clients that the histories without a store share in the unpickling process.
 
     Attributes:
-        options: what they are made of.
+        options: the options of every client.
         first_append: the checks that tables have passed.
-        shared: whether histories without a store share them, and not those of one store.
-        users: the open histories without a store that share them.
-        lifetime: that of the store which owns them.
-        credentials: those of a given asynchronous session, None where all loops may load and refresh them at once.
+        shared: True if histories without a store share the clients, False if the clients belong to one store.
+        users: the open histories without a store that share the clients.
+        lifetime: the lifetime of the store that owns the clients.
+        credentials: the credentials of a given asynchronous session, loaded once for all loops. None if no such session
+            was given: the loops may then load and refresh credentials at the same time.
     """
 
     def __init__(self, options: ClientOptions, *, shared: bool = False) -> None:
@@ -173,14 +177,14 @@ class Clients:
         self.lifetime = Lifetime()
         self.credentials = _credentials_of(options)
         self._lock = threading.Lock()
-        # 0 until somebody asks: to merge the configurations takes half a millisecond.
+        # 0 until it is first read: merging the configurations takes half a millisecond.
         self._longest_opening_seconds: float | None = 0
-        # By the loop itself, not by id(loop): ids are reused.
+        # The key holds the loop itself, not id(loop): ids are reused.
         self._holders: dict[tuple[asyncio.AbstractEventLoop, Service], ClientHolder] = {}
         _all.add(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Clients:
-        """Return the clients themselves: the copy of a history shares them, as any history with its settings does."""
+        """Return the clients themselves: a copied history shares them, as does any history with the same settings."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -188,22 +192,23 @@ class Clients:
 
     @property
     def retired(self) -> bool:
-        """Whether the store that owns them is closed, so that none is to be opened."""
+        """Whether the store that owns the clients is closed. Then no client may be opened."""
         return self.lifetime.closed
 
     @property
     def longest_opening_seconds(self) -> float | None:
-        """How long a client may take to open, with its credentials; None for as long as it takes.
+        """How many seconds opening a client and loading its credentials may take, or None for no limit.
 
-        As long as a call, by what was given: what the SDK's files and the environment say is known when it is open.
+        The limit is that of a call, by the given config alone: the settings in the SDK's files and in the environment
+        are known only when a client is open.
         """
-        # No cached_property, whose lock, which all of them share before Python 3.12, a fork may leave locked.
+        # Not a cached_property: before Python 3.12 all instances share its lock, and a fork may leave the lock locked.
         if self._longest_opening_seconds == 0:
             self._longest_opening_seconds = longest_call_seconds(config_of(self.options))
         return self._longest_opening_seconds
 
     def longest_call_seconds(self, service: Service) -> float | None:
-        """Return how long a call may take, with the opening of its client where none is open; None for no limit."""
+        """Return how many seconds a call may take, including the opening of its client if needed; None for no limit."""
         holder = self._holders.get((asyncio.get_running_loop(), service))
         client = None if holder is None else holder.client
         return self.longest_opening_seconds if client is None else client.longest_call_seconds
@@ -212,13 +217,13 @@ class Clients:
         """Acquire the running loop's client of a service for one call.
 
         Raises:
-            botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError: the SDK cannot make one, or
-                cannot refresh its credentials.
+            botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError: when entered, if the SDK
+                cannot make a client or cannot refresh its credentials.
         """
         return _Acquisition(self, service)
 
     def fast_path_status(self) -> FastPathStatus:
-        """Tell whether the calls of all open clients of DynamoDB take the fast path now, on whatever event loop."""
+        """Return whether the calls of all open DynamoDB clients, on all event loops, take the fast path now."""
         if not self.options.fast_path:
             return FastPathStatus(active=False, reason="fast_path=False")
         holders = [
@@ -236,7 +241,7 @@ class Clients:
         return self._holders.get((loop, service)) or await self._new_holder(loop, service)
 
     async def aclose(self) -> None:
-        """Close the running loop's clients, and have the other running loops close theirs."""
+        """Close the running loop's clients. Tell the other running loops to close theirs, and do not wait for them."""
         here = asyncio.get_running_loop()
         self.close_soon(besides=here)
         for holder in self._all_holders():
@@ -244,14 +249,14 @@ class Clients:
                 await holder.close()
 
     def close_soon(self, besides: asyncio.AbstractEventLoop | None = None) -> None:
-        """Have each running loop close its clients, but for one."""
+        """Tell each running loop except ``besides`` to close its clients, and do not wait for it."""
         for holder in self._all_holders():
             if holder.loop is not besides and holder.loop.is_running():
                 # Not waited for: that loop may be blocked by a synchronous call that waits for this one.
                 asyncio.run_coroutine_threadsafe(holder.close(), holder.loop)
 
     def can_close(self) -> bool:
-        """Tell whether nobody uses these clients and their loops can close them."""
+        """Return whether no open history uses these clients, and every loop with an open client is running."""
         return not self.users and all(
             holder.loop.is_running() for holder in self._all_holders() if holder in _open_holders
         )
@@ -263,7 +268,7 @@ class Clients:
     async def _new_holder(self, loop: asyncio.AbstractEventLoop, service: Service) -> ClientHolder:
         await _close_left_behind()
         with self._lock:
-            # A holder keeps its loop alive: only here the closed ones are let go.
+            # A holder keeps its loop alive. Holders of closed loops are removed only here.
             for closed in [key for key, holder in self._holders.items() if holder.loop.is_closed()]:
                 del self._holders[closed]
             return self._holders.setdefault((loop, service), ClientHolder(loop, service))
@@ -281,7 +286,7 @@ def _credentials_of(options: ClientOptions) -> SessionCredentials | None:
 
 
 class _Acquisition:
-    """A client for one call: a class, because as two generators this took a tenth of all that a small call costs."""
+    """Acquires a client for one call. A class, because two generators took a tenth of the time of a small call."""
 
     __slots__ = ("_clients", "_holder", "_service")
 
@@ -299,7 +304,7 @@ class _Acquisition:
     async def __aexit__(self, *_: object) -> None:
         self._holder.release()
         if self._clients.retired and self._holder.is_idle:
-            # The store was closed while this call waited for a client: nobody else closes that.
+            # The store was closed while this call waited for the client, so only this call can close the client.
             await self._holder.close()
 
 
@@ -309,7 +314,7 @@ _shared_lock = threading.Lock()
 
 
 def shared_clients(options: ClientOptions) -> Clients:
-    """Return the clients that all histories without a store and with equal options share."""
+    """Return the clients that all histories without a store share if their options are equal."""
     key = options.sharing_key()
     with _shared_lock:
         clients = _shared.get(key) or _shared.setdefault(key, Clients(options, shared=True))
@@ -319,16 +324,16 @@ def shared_clients(options: ClientOptions) -> Clients:
 
 
 def _drop_unused_shared() -> None:
-    """Drop the longest unused while there are more than MAX_SHARED."""
+    """If there are more than MAX_SHARED, close and drop the least recently used ones that can be closed."""
     for key in list(_shared)[: max(0, len(_shared) - MAX_SHARED)]:
         if _shared[key].can_close():
             _shared.pop(key).close_soon()
 
 
 async def _close_left_behind() -> None:
-    """Close the clients of loops that were closed without a shutdown; nothing of theirs needs those loops."""
+    """Close the clients of loops that were closed without a shutdown. Closing the clients does not need those loops."""
     with _shared_lock:
-        # Of a copy, which is made in one step: other threads open and close clients meanwhile.
+        # list() copies the set in one step: other threads open and close clients meanwhile.
         left = [holder for holder in list(_open_holders) if holder.loop.is_closed()]
         _open_holders.difference_update(left)
     for holder in left:
@@ -336,7 +341,7 @@ async def _close_left_behind() -> None:
 
 
 def _close_at_exit() -> None:
-    """Close the clients of loops that were never shut down, as scripts of the old style leave them."""
+    """Close the clients of loops that were never shut down, such as those of scripts without asyncio.run()."""
     for holder in list(_open_holders):
         if holder.loop.is_closed():
             asyncio.run(holder.abandon())
@@ -348,8 +353,8 @@ def _forget_in_child() -> None:
     global _shared_lock, _open_holders
     _shared_lock = threading.Lock()
     for holder in _open_holders:
-        # A child that unwinds an inherited asyncio.run() shuts the parent's loop down, generators and all.
-        # The client by itself too: the generator that holds it ends there, and lets go of it.
+        # A child that unwinds an inherited asyncio.run() shuts down its copy of the parent's loop, and closes that
+        # loop's generators. The client is kept separately, because its generator then drops its reference to it.
         holder.inherited = True
         keep_forever((holder, holder._client))
     _open_holders = set()

@@ -1,8 +1,8 @@
-"""The credentials of a session that was given, loaded and refreshed once for all event loops and threads.
+"""The credentials of a session that the caller gave, loaded and refreshed once for all event loops and threads.
 
-The SDK expects that a session loads its credentials for one client at a time. Tasks that load them at once each run the
-``credential_process``, and aiobotocore 2 takes a chain of roles for an infinite loop. The asyncio.Lock of refreshable
-credentials cannot be waited for on two event loops.
+The SDK expects a session to load its credentials for one client at a time. If tasks load them at the same time, each
+task runs the ``credential_process``, and aiobotocore 2 takes a chain of roles for an infinite loop. Two event loops
+cannot wait for the asyncio.Lock of refreshable credentials.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ AnySession: TypeAlias = Union[boto3.Session, aioboto3.Session, AioSession]
 
 
 class SessionCredentials:
-    """The credentials of an asynchronous session, whichever of its clients asks for them.
+    """The credentials of an asynchronous session, shared by all of its clients.
 
     Args:
         session: the session.
-        region_name: the client's region, None for the SDK's choice.
+        region_name: the client's region, or None for the SDK's choice.
         config: the client's config.
     """
 
@@ -43,16 +43,18 @@ class SessionCredentials:
         self._flight = _shared(_flights, self._core, SingleFlight)
 
     def are_due(self, *, for_a_first_call: bool) -> bool:
-        """Tell whether they are to be loaded, as for a client's first call alone, or to be refreshed."""
+        """Return whether ``refresh`` must load the credentials, for a client's first call only, or refresh them."""
         loaded = loaded_of(self._core)
-        # A client that was made without credentials does not sign, and never asks for any.
+        # An open client without credentials does not sign, so only a first call has to load them.
         return for_a_first_call if loaded is None else _need_refresh(loaded)
 
     async def refresh(self) -> None:
-        """Load and refresh them, or wait for the task that does.
+        """Load and refresh the credentials, or wait for the task that does so.
+
+        Do not wait if a different task is refreshing the credentials and they can still be used.
 
         Raises:
-            Exception: the SDK's error, for all who waited for that task.
+            Exception: the SDK's error. Every task that waited raises it.
         """
         if not (self._flight.is_running() and self._serve_meanwhile()):
             await self._flight.run(self._load_and_refresh)
@@ -63,15 +65,17 @@ class SessionCredentials:
         credentials = await self._core.get_credentials()
         if _need_refresh(credentials):
             if credentials._refresh_lock.locked() and not _serve_meanwhile(credentials):
-                # By a task of another loop, which may be held up by the very call that this is for.
+                # A task of a different loop has the lock. The synchronous call that this refresh is for may block that
+                # loop.
                 _unlock(credentials)
             await credentials.get_frozen_credentials()
 
     def _serve_meanwhile(self) -> bool:
-        """Tell whether the credentials can be used while another task refreshes them.
+        """Return whether another task is refreshing the credentials and they can be used meanwhile.
 
-        The SDK refreshes them from 15 minutes before they expire, and until 10 minutes before it uses what it has while
-        another task has their lock. Otherwise an STS that does not answer would hold up all calls.
+        The SDK begins to refresh credentials 15 minutes before they expire. Until 10 minutes before they expire, it
+        uses the loaded ones while another task has their lock. Without this check, an STS that does not respond would
+        hold up all calls.
         """
         loaded = loaded_of(self._core)
         return (
@@ -80,12 +84,12 @@ class SessionCredentials:
 
 
 def load_from_boto3(session: boto3.Session, region_name: str | None, config: Config | None) -> Credentials | None:
-    """Return a boto3 session's credentials, None where there are none; blocks.
+    """Load and return a boto3 session's credentials, or None if it has none. This blocks.
 
     Args:
         session: the session.
-        region_name: as for ``SessionCredentials``.
-        config: likewise.
+        region_name: the client's region, or None for the SDK's choice.
+        config: the client's config.
     """
     core = core_of(session)
     with _shared(_locks, core, threading.Lock):
@@ -95,12 +99,12 @@ def load_from_boto3(session: boto3.Session, region_name: str | None, config: Con
 
 
 def core_of(session: AnySession) -> Any:
-    """Return the session of botocore or aiobotocore that a session is, or is made over."""
+    """Return the botocore or aiobotocore session of an SDK session."""
     return session if isinstance(session, AioSession) else session._session
 
 
 def loaded_of(core: Any) -> Any:
-    """Return the credentials that a session of botocore or aiobotocore has loaded, None where it has none."""
+    """Return the credentials that a botocore or aiobotocore session has loaded, or None if it has loaded none."""
     return getattr(core, "_credentials", None)
 
 
@@ -109,12 +113,12 @@ def _need_refresh(credentials: Any) -> bool:
 
 
 def _serve_meanwhile(credentials: AioRefreshableCredentials) -> bool:
-    """Tell whether the SDK uses the credentials as they are while another task refreshes them."""
+    """Return whether the SDK uses the loaded credentials while another task refreshes them."""
     return not credentials.refresh_needed(credentials._mandatory_refresh_timeout)
 
 
 def _unlock(credentials: Any) -> None:
-    """Give credentials, and those that a role is assumed with, locks that nobody has."""
+    """Give new, unlocked locks to the credentials, and to the credentials that their role is assumed with."""
     while isinstance(credentials, AioRefreshableCredentials):
         credentials._refresh_lock = asyncio.Lock()
         role = getattr(credentials._refresh_using, "__self__", None)
@@ -122,16 +126,17 @@ def _unlock(credentials: Any) -> None:
 
 
 def _prepare_to_load(core: Any, region_name: str | None, config: Config | None) -> None:
-    """Have a session load its credentials as for its first client, and as if it had not failed to before."""
+    """Prepare a session to load its credentials as for its first client, and as if no earlier load had failed."""
     with contextlib.suppress(AttributeError, BotoCoreError):
-        # STS is asked in the region of that client.
+        # The SDK calls STS in the region of that client.
         core._resolve_region_name(region_name, config)
-        # aiobotocore 2 and botocore take a chain of roles that they failed to load for an infinite loop ever after.
+        # After one failure to load a chain of roles, aiobotocore 2 and botocore report it as an infinite loop for ever.
         provider = core.get_component("credential_provider").get_provider("assume-role")
         provider._visited_profiles = [provider._profile_name]
 
 
-# Neither refers to the session, which would never be let go of; nor do credentials stand here, which refer to it.
+# The keys are weak references to sessions. The values must not refer to their session, or it would never be collected.
+# Credentials refer to it, so they are not kept here.
 _flights: WeakKeyDictionary[Any, SingleFlight] = WeakKeyDictionary()
 _locks: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
 _shared_lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""The one place that maps botocore's errors into the tree of ``errors``."""
+"""The one place that maps botocore's errors to the classes of ``errors``."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def from_botocore(
     service: str = "dynamodb",
     parameters: Mapping[str, object] | None = None,
 ) -> ChatHistoryError:
-    """Return our error for one of botocore's; the caller raises it ``from`` that one.
+    """Return the library's error for a botocore error. The caller raises it ``from`` the botocore error.
 
     Args:
         error: botocore's error.
-        ref: what the request concerned.
+        ref: the table and session that the error names.
         service: the service that was called.
-        parameters: those of the request, of which the error quotes no value.
+        parameters: the request's parameters. The error quotes none of their values but the KeyId of a KMS request.
     """
     parameters = parameters or {}
     name, _ = _SERVICES[service]
@@ -64,9 +64,9 @@ def from_botocore(
 
 
 def not_an_answer(ref: SessionRef, service: str = "dynamodb") -> ServiceError:
-    """Return the error for what cannot be an answer of a service."""
+    """Return the error for a response that the service cannot have sent."""
     name, endpoint = _SERVICES[service]
-    return ServiceError(f"What answered is not {name}, or not in its form: check {endpoint}", ref)
+    return ServiceError(f"The endpoint is not {name}, or its response is damaged: check {endpoint}", ref)
 
 
 _SERVICES = {"dynamodb": ("DynamoDB", "endpoint_url"), "kms": ("KMS", "kms_endpoint_url")}
@@ -76,7 +76,7 @@ _CREDENTIALS = (
     botocore_exceptions.PartialCredentialsError,
     botocore_exceptions.CredentialRetrievalError,
 )
-# The login of IAM Identity Center has expired, or never was.
+# The login to IAM Identity Center has expired, or there was none.
 _SSO = (botocore_exceptions.SSOError, botocore_exceptions.TokenRetrievalError)
 _DENIED = {
     "AccessDenied",
@@ -100,7 +100,7 @@ _THROTTLED = {
     "RequestLimitExceeded",
     "LimitExceededException",
 }
-# DynamoDB has one code, ValidationException, for all of these: only its English text tells them apart. The texts
+# DynamoDB has one code, ValidationException, for all of these errors. Only the English text tells them apart. The texts
 # are those of AWS, of DynamoDB Local (LocalStack's engine) and of moto.
 _KEY_SCHEMA_TEXTS = (
     "key element does not match the schema",
@@ -112,12 +112,12 @@ _KEY_SCHEMA_TEXTS = (
     "Size of hashkey",
     "Size of rangekey",
     "primary key values must be under",
-    # Its items have keys of their own, unless the table has no sort key.
+    # The items of a transaction have different keys, unless the table has no sort key.
     "cannot include multiple operations on one item",
     "Query key condition not supported",
     "Query condition missed key schema element",
     "Condition parameter type does not match schema type",
-    # All that moto says of a key without the table's sort key, and of nothing else.
+    # moto's whole text for a key without the table's sort key. moto sends this text for nothing else.
     "Validation Exception",
 )
 _NO_INDEX_TEXTS = ("does not have the specified index", "Index not found", "Invalid index")
@@ -142,13 +142,13 @@ def _code_and_text(error: ClientError) -> tuple[str, str]:
 
 
 def aws_error_of(error: ChatHistoryError) -> tuple[str, str]:
-    """Return the operation and the code of the AWS error that caused one of ours, both empty where there is none."""
+    """Return the operation and the code of the AWS error that caused a library error, both empty if none did."""
     cause = error.__cause__
     return (cause.operation_name, _code_and_text(cause)[0]) if isinstance(cause, ClientError) else ("", "")
 
 
 class _Advice(NamedTuple):
-    """What to do where the credentials are refused, and where a request is throttled."""
+    """The advice in error texts: for refused credentials, and for a throttled request."""
 
     denied: str
     throttled: str
@@ -156,7 +156,7 @@ class _Advice(NamedTuple):
 
 _DYNAMODB_ADVICE = _Advice("check the credentials and their policy", "raise the table's capacity")
 _KMS_ADVICE = _Advice(
-    "check the credentials, their policy and the key's, and that kms_endpoint_url is where you mean it to be",
+    "check the credentials, their policy, the key's policy and kms_endpoint_url",
     "raise KMS's quota",
 )
 
@@ -187,7 +187,7 @@ def _from_dynamodb_error(error: ClientError, ref: SessionRef, reason: str) -> Ch
     if code == "ValidationException" and _matches(text, _KEY_SCHEMA_TEXTS):
         return wrong_key(reason, ref)
     if code == "ValidationException" and _matches(text, _ITEM_SIZE_TEXTS):
-        return ItemTooLargeError("The session would outgrow DynamoDB's 400 KB for an item", ref)
+        return ItemTooLargeError("The session would exceed DynamoDB's limit of 400 KB for an item", ref)
     return None
 
 
@@ -197,14 +197,14 @@ def _from_kms_error(error: ClientError, ref: SessionRef, key_id: str | None) -> 
     if code in _KMS_KEY:
         whose = "under which stored messages were encrypted" if stored else "of kms_key_id"
         return KmsKeyError(
-            f"KMS cannot use the key {key_id}, {whose} ({code}: {text}): check its name, region and state, and that"
-            " kms_endpoint_url is where you mean it to be",
+            f"KMS cannot use the key {key_id}, {whose} ({code}: {text}): check the key's name, region and state, and"
+            " kms_endpoint_url",
             ref,
         )
     if code in _KMS_SEALED:
         return DecryptionError(
-            f"KMS does not open the data key of a stored message with {key_id} ({code}): it was changed, or is of"
-            " another session",
+            f"KMS cannot decrypt the data key of a stored message with {key_id} ({code}): the data key was changed, or"
+            " belongs to a different session",
             ref,
         )
     return _from_client_error(error, ref, _KMS_ADVICE, with_what=f" with the key {key_id}" if key_id else "")
@@ -213,7 +213,7 @@ def _from_kms_error(error: ClientError, ref: SessionRef, key_id: str | None) -> 
 def from_cancelled_transaction(
     reasons: Iterable[Mapping[str, object]], ref: SessionRef, parameters: Mapping[str, object]
 ) -> ChatHistoryError:
-    """Return our error for a transaction that cannot be tried again."""
+    """Return the library's error for a cancelled transaction that a retry cannot help."""
     told = [(str(reason.get("Code")), str(reason.get("Message"))) for reason in reasons if reason.get("Code") != "None"]
     texts = [f"{code}: {without_values(text, parameters)}" for code, text in told]
     for (_, text), shown in zip(told, texts, strict=True):

@@ -1,4 +1,7 @@
-"""Event handlers of botocore's that every client has: they read the parts of a response that botocore must not."""
+"""The botocore event handlers of every client.
+
+They parse the parts of a response that botocore must not parse, and stream large request bodies.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from .fast_path import ITEMS, is_answer, json_object, streamed
 
 
 def add_event_handlers(client: Any, service: Service) -> None:
-    """Give a client of a service its handlers."""
+    """Register the handlers on a client of a service."""
     client.meta.events.register(f"before-parse.{service.name}", _UNPARSED[service.name])
     client.meta.events.register(f"before-send.{service.name}", _stream_large_body)
 
@@ -28,16 +31,20 @@ def _leave_unparsed(
     customized_response_dict: dict[str, Any],
     **_: object,
 ) -> None:
-    """Take members out of a response before botocore sees them (an event handler of botocore's ``before-parse``).
+    """Take members out of a response before botocore parses it (a handler of botocore's ``before-parse`` event).
 
-    They stay as in the JSON: binary is base64 text.
+    The members keep their JSON form: binary is base64 text.
+
+    Raises:
+        ResponseParserError: the body of a success is not a response of this operation, or a body is nested too deeply.
     """
-    # botocore's parser raises whatever comes of a member of another type.
+    # For a member of an unexpected type, botocore's parser would raise an arbitrary exception.
     if response_dict["status_code"] < 300:
         body = json_object(response_dict["body"], members)
         if response_dict["status_code"] != 200 or body is None or not is_answer(body, operation_model):
-            # botocore would take a proxy's login page for an empty answer, and an append that it swallowed for done.
-            raise ResponseParserError("not the JSON object of an answer")
+            # botocore would take a proxy's login page for an empty response: an append that the proxy swallowed would
+            # seem to be stored.
+            raise ResponseParserError("the body is not a response of this operation")
         known = operation_model.output_shape.members
     else:
         body = json_object(response_dict["body"], {}) or {}
@@ -51,7 +58,7 @@ def _leave_unparsed(
 
 
 def _members_of_error(body: Mapping[str, Any], operation_model: Any) -> Collection[str]:
-    """Return what can be taken of an error's JSON: its code, its text, and the members of its class."""
+    """Return the members of an error's JSON that are usable: its code, its text, and the members of its class."""
     texts = [name for name in ("__type", "message", "Message") if isinstance(body.get(name), str)]
     code = body["__type"].rpartition("#")[2] if "__type" in texts else ""
     shape = operation_model.service_model.shape_for_error_code(code)
@@ -65,6 +72,6 @@ def _stream_large_body(request: AWSPreparedRequest, **_: object) -> None:
 
 _UNPARSED = {
     "dynamodb": functools.partial(_leave_unparsed, ITEMS),
-    # botocore writes the body that it parses into its DEBUG log, and a data key does not belong there.
+    # botocore logs the body that it parses at DEBUG, and a data key must not be logged.
     "kms": functools.partial(_leave_unparsed, {"Plaintext": str}),
 }

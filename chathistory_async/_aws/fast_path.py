@@ -1,13 +1,13 @@
-"""A lean path through the SDK: the first attempt of a call to DynamoDB, beside the client that the SDK makes.
+"""The fast path: the first attempt of a call to DynamoDB, sent without the code of the SDK's client.
 
-A request is serialised by orjson, signed by ``_signing`` with the SDK's credentials, and sent on the aiohttp session
-that the SDK made for its client, with its pool, TLS and time-outs. An answer is taken only where it is DynamoDB's
-beyond doubt: a success, or the refusal of a condition or a transaction, after which nothing is stored. Whatever else
-happens is left to the SDK's client, with its errors and retries.
+orjson serialises the request, ``signing`` signs it with the SDK's credentials, and the aiohttp session of the SDK's
+client sends it, with that client's pool, TLS and time-outs. A response is accepted only if it is certainly DynamoDB's:
+a success, or an error after which nothing is stored and the SDK would not retry (``_FINAL_ERRORS``). In every other
+case the SDK's client sends the request again, with its own errors and retries.
 
-A put takes 0.28 of the CPU of a plain aioboto3 client, an update 0.27, a get 0.27 and a query of 20 items 0.26; and
-0.74, 0.68, 0.75 and 0.67 of that of aiodynamo (medians of 30 paired ratios, against a server of canned answers on the
-same core; aioboto3 15.5.0 without awscrt, aiodynamo 26.4, CPython 3.11). See ``benchmarks/``.
+A put takes 0.28 of the CPU time of a plain aioboto3 client, an update 0.27, a get 0.27 and a query of 20 items 0.26.
+Against aiodynamo the ratios are 0.74, 0.68, 0.75 and 0.67. These are medians of 30 paired ratios, against a server of
+canned responses on the same core (aioboto3 15.5.0 without awscrt, aiodynamo 26.4, CPython 3.11). See ``benchmarks/``.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from .answers import has_shape
 from .fast_path_guard import Guard
 from .signing import Signer
 
-# Those of chats. BatchWriteItem is not: what it hands back unprocessed would be base64 text where botocore takes bytes.
+# The operations of a chat. BatchWriteItem is left out: its UnprocessedItems would hold base64 text, and botocore takes
+# bytes.
 _OPERATIONS = {"put_item", "update_item", "delete_item", "get_item", "query", "transact_write_items"}
-# What stays as in the JSON: botocore's walk over an item of 1,000 messages holds the loop for 30 to 85 ms; orjson takes
-# 2 to 5.
+# Members of a response that keep their JSON form. For an item of 1,000 messages, botocore's parser holds the loop for
+# 30 to 85 ms, and orjson for 2 to 5 ms.
 ITEMS: Mapping[str, type] = {"Item": dict, "Items": list}
-# After which nothing is stored, and the SDK would not try again.
+# Error codes after which nothing is stored, and which the SDK does not retry.
 _FINAL_ERRORS = {
     "ConditionalCheckFailedException",
     "ResourceNotFoundException",
@@ -49,16 +50,17 @@ _FINAL_ERRORS = {
 }
 # The SDK's own wait before a second attempt is 50 ms.
 _LONGEST_PAUSE_SECONDS = 0.1
-# Who is throttled, or failing, is left to the SDK's back-off, and tried again at different times by different hosts.
+# After a throttle or a failure the fast path is closed for a random time between these two: the SDK's client backs off
+# meanwhile, and different hosts use the fast path again at different times.
 CLOSED_SECONDS = (0.5, 1.5)
 _LARGE_BODY_BYTES = 2**20
 
 
 class NoFastPath(Exception):
-    """There is no fast path beside a client; the text says why.
+    """A client has no fast path. The text says why.
 
     Attributes:
-        fails: whether the SDK's own attempt fails for the same reason, and tells of it.
+        fails: whether the SDK's own attempt fails for the same reason, and reports it.
     """
 
     def __init__(self, reason: str, *, fails: bool = False) -> None:
@@ -67,16 +69,16 @@ class NoFastPath(Exception):
 
 
 class FastPath:
-    """The lean path beside one client.
+    """The fast path of one client.
 
     Args:
         client: the SDK's client of DynamoDB.
-        http: what that client sends with.
-        credentials: the client's, which refresh themselves.
-        signer: signs as the client does.
-        user_agent: the client's.
-        guard: looks for what watches or replaces the client.
-        tell: is told why a call does not take this path, at each call.
+        http: the aiohttp session of the client.
+        credentials: the client's credentials, which refresh themselves.
+        signer: signs requests as the client does.
+        user_agent: the client's User-Agent.
+        guard: detects a tracer or mock that watches or replaces the client.
+        tell: called with the reason at each call for which ``off`` returns one.
     """
 
     def __init__(
@@ -97,7 +99,8 @@ class FastPath:
         self._guard = guard
         self._tell = tell
         self._url = URL(meta.endpoint_url)
-        # As the SDK does: aiohttp would ask for compression, and DynamoDB's checksum is of what it sends.
+        # The SDK sends the same header. aiohttp would request compression, and DynamoDB's checksum is of the compressed
+        # body.
         self._headers = {"accept-encoding": "identity", "user-agent": user_agent}
         names = _api_names(client)
         self._models = {name: meta.service_model.operation_model(api_name) for name, api_name in names.items()}
@@ -106,11 +109,13 @@ class FastPath:
         self._is_known = True
 
     def off(self) -> str | None:
-        """Return why no call takes this path now, None where calls do."""
-        return self._guard.found() if self._is_known else "aiohttp has another form than the one that is known"
+        """Return why no call takes this path now, or None if calls take it."""
+        return self._guard.found() if self._is_known else "aiohttp's internals are not the known ones"
 
     async def send(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Return DynamoDB's response to a call; of the SDK's metadata, errors have the most and a success has none.
+        """Return DynamoDB's response to a call, of the fast path or of the SDK's client.
+
+        A success of the fast path has no ResponseMetadata. An error of the fast path has most of the SDK's metadata.
 
         Raises:
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError: as the SDK does.
@@ -127,7 +132,7 @@ class FastPath:
         try:
             return await send_by_sdk(self._client, operation, parameters)
         except ClientError as error:
-            # There was one attempt more, which may have been stored: so whoever asks for retries must be told.
+            # The attempt of the fast path may have been stored, so RetryAttempts must count it.
             metadata = error.response["ResponseMetadata"]
             metadata["RetryAttempts"] = metadata.get("RetryAttempts", 0) + 1
             raise
@@ -139,7 +144,7 @@ class FastPath:
         return reason is not None
 
     async def _attempt(self, model: Any, body: bytes) -> dict[str, Any] | None:
-        """Send a request once, and return the response, None where there is none that can be taken."""
+        """Send a request once. Return the response, or None if the SDK's client has to send the request again."""
         try:
             answer = await self._exchange(f"{self._target_prefix}.{model.name}", body)
         except Exception:
@@ -161,10 +166,11 @@ class FastPath:
         return None
 
     async def _exchange(self, target: str, body: bytes) -> tuple[int, Mapping[str, str], bytes] | None:
-        """Send a request once, and return the answer's status, headers and content, None where there is none.
+        """Send a request once. Return the response's status, headers and content, or None if there was no response.
 
-        Credentials are in no local variable but of the frames from here on. Only an error of the credentials' own, and
-        what ends a task, leaves this function: trackers of errors record the locals of a traceback.
+        Only this frame and the frames below it have credentials in local variables, and error trackers record the
+        locals of a traceback. Therefore this function raises nothing but an error of the credentials' refresh, and
+        exceptions that end a task, such as CancelledError.
         """
         credentials = await self._credentials.get_frozen_credentials()
         try:
@@ -172,30 +178,30 @@ class FastPath:
             answer = await self._http.post(self._url, data=streamed(body), headers=headers, allow_redirects=False)
             return answer.status, answer.headers, await answer.read()
         except (AttributeError, TypeError):
-            # What is not the aiohttp that is known would fail each time, and after it has sent.
+            # An aiohttp with unknown internals would fail at each call, after it has sent the request.
             self._is_known = False
             return None
-        except Exception:  # noqa: BLE001  # the SDK's own attempt tells of it, or does better
+        except Exception:  # noqa: BLE001  # the SDK's own attempt reports the error, or succeeds
             return None
 
     def _final_error(self, code: str, name: str, response: dict[str, Any], headers: Mapping[str, str]) -> ClientError:
         metadata = {
             "RequestId": headers.get("x-amzn-requestid", ""),
             "HTTPStatusCode": 400,
-            # Their names in lower case, as the SDK has them.
+            # The SDK has the names of headers in lower case.
             "HTTPHeaders": {header.lower(): value for header, value in headers.items()},
             "RetryAttempts": 0,
         }
         text = response.get("message", response.get("Message", ""))
         kind: type[ClientError] = self._client.exceptions.from_code(code)
-        # Of an error that has no class of its own the SDK keeps no more than its code and text.
+        # If an error has no class of its own, the SDK keeps only its code and text.
         members = {} if kind is ClientError else response
         answer: Any = members | {"Error": {"Message": text, "Code": code}, "ResponseMetadata": metadata}
         return kind(answer, name)
 
 
 async def fast_path_beside(client: Any, session: Any, tell: Callable[[str], None]) -> FastPath:
-    """Return the fast path beside a client.
+    """Return the fast path of a client.
 
     Args:
         client: the SDK's client of DynamoDB.
@@ -203,8 +209,8 @@ async def fast_path_beside(client: Any, session: Any, tell: Callable[[str], None
         tell: as for ``FastPath``.
 
     Raises:
-        NoFastPath: something watches or replaces the client, or the SDK or its configuration is not of the form that is
-            known.
+        NoFastPath: something watches or replaces the client, the SDK's internals are not the known ones, the fast path
+            does not support the configuration, or there are no credentials.
         botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError: the credentials cannot be refreshed.
     """
     with _unknown_is_off():
@@ -216,9 +222,9 @@ async def fast_path_beside(client: Any, session: Any, tell: Callable[[str], None
         credentials = await session.get_credentials()
     if credentials is None:
         raise NoFastPath("there are no credentials")
-    # What fails here fails this call, and the next one tries again: it must not keep the fast path off for good.
+    # An error here fails this call only, and the next call tries again. It must not turn the fast path off for good.
     await credentials.get_frozen_credentials()
-    # What the SDK notes of a request while it signs one is part of its User-Agent.
+    # While the SDK signs a request, it records features in this context. The User-Agent names those features.
     with _unknown_is_off(BotoCoreError, ClientError, ValueError), start_as_current_context():
         signer = await _signer_of(client)
         user_agent = client._user_agent_creator.to_string()
@@ -226,13 +232,13 @@ async def fast_path_beside(client: Any, session: Any, tell: Callable[[str], None
 
 
 async def send_by_sdk(client: Any, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the response to a call of the SDK's client."""
+    """Send a call by the SDK's client, and return the response."""
     response: dict[str, Any] = await getattr(client, operation)(**parameters)
     return response
 
 
 def json_object(content: bytes, members: Mapping[str, type] = ITEMS) -> dict[str, Any] | None:
-    """Return the JSON object that an answer is, None where it is none or a member is of another type."""
+    """Return the JSON object of a body, or None if it is no JSON object or one of ``members`` has a different type."""
     try:
         answer = orjson.loads(content)
     except ValueError:
@@ -243,21 +249,26 @@ def json_object(content: bytes, members: Mapping[str, type] = ITEMS) -> dict[str
 
 
 def is_answer(response: Mapping[str, Any], model: Any) -> bool:
-    """Tell whether a response can be an operation's: empty, or with a member that it has, and each of the model's type.
+    """Return whether a response can be an operation's.
 
-    aiohttp follows a redirect of a POST with a GET, and what answers to that knows nothing of the write.
+    It is empty, or it has a member of the operation's model, and each member that the model has is of the model's type.
+    A write must not be taken for stored because a different server responded: aiohttp follows the redirect of a POST
+    with a GET, for example.
     """
     shape = model.output_shape
     return not response or (any(name in shape.members for name in response) and has_shape(response, shape, ITEMS))
 
 
 def _is_whole(content: bytes, crc: str | None) -> bool:
-    # Not every engine sends the checksum; the SDK does not ask for it either.
+    # Not every engine sends the checksum, and the SDK does not require it either.
     return crc is None or crc == str(zlib.crc32(content))
 
 
 def streamed(body: bytes) -> bytes | io.BytesIO:
-    """Have aiohttp send a large body piece by piece: it warns of bytes of over a megabyte, which hold the loop."""
+    """Return a body of over 1 MiB as a stream: aiohttp sends streams in pieces, and large bytes would hold the loop.
+
+    aiohttp warns of such bytes.
+    """
     return io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body
 
 
@@ -267,17 +278,17 @@ def _unknown_is_off(*besides: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        raise NoFastPath("the SDK has another form than the one that is known") from error
+        raise NoFastPath("the SDK's internals are not the known ones") from error
 
 
 def _check_configuration(meta: Any) -> None:
     url, model = urlsplit(meta.endpoint_url), meta.service_model.metadata
     retries = meta.config.retries
     if (model["protocol"], model["jsonVersion"]) != ("json", "1.0"):
-        raise NoFastPath("the SDK speaks another protocol than JSON 1.0")
+        raise NoFastPath("the SDK uses a different protocol than JSON 1.0")
     if url.path not in ("", "/") or url.query:
         raise NoFastPath("the endpoint's URL has a path or a query")
-    # Whoever allows one attempt has it made by the SDK; and that counts on knowing all of them to adapt its rate.
+    # If one attempt is allowed, the SDK makes it. In the retry mode adaptive, the SDK must see every attempt.
     if retries.get("total_max_attempts") == 1:
         raise NoFastPath("one attempt is allowed, which the SDK makes")
     if retries["mode"] == "adaptive":
@@ -287,18 +298,18 @@ def _check_configuration(meta: Any) -> None:
 
 
 async def _aiohttp_session(client: Any) -> aiohttp.ClientSession:
-    """Return what a client sends with."""
+    """Return the aiohttp session of a client."""
     http = client._endpoint.http_session
     if http._proxy_config.proxy_url_for(client.meta.endpoint_url):
         raise NoFastPath("the endpoint is behind a proxy")
     try:
-        # Through its own send() a call takes 1.25 times as long.
+        # A call through http.send() would take 1.25 times as long.
         session = await http._get_session(None)
     except Exception as error:
-        # Such as for a certificate that is not there.
+        # A certificate is missing, for example.
         raise NoFastPath("the SDK cannot make an HTTP session", fails=True) from error
     if not isinstance(session, aiohttp.ClientSession):
-        raise NoFastPath("the SDK sends by another library than aiohttp")
+        raise NoFastPath("the SDK sends with a different library than aiohttp")
     return session
 
 
@@ -307,17 +318,17 @@ def _api_names(client: Any) -> dict[str, str]:
 
 
 def _without_frames(error: BaseException) -> BaseException:
-    """Return an error without the frames that it has passed, and without errors from there."""
+    """Return an error without its traceback, and without the error that was being handled when it was raised."""
     error.__context__ = None
     return error.with_traceback(None)
 
 
 async def _signer_of(client: Any) -> Signer:
-    """Return a signer for the region and service that the SDK's client signs for, as a URL that it signs tells."""
+    """Return a signer for the client's region and service, which are read from a URL that the client signs."""
     signed = urlsplit(await client.generate_presigned_url("list_tables"))
     query = dict(parse_qsl(signed.query))
     if query["X-Amz-Algorithm"] != "AWS4-HMAC-SHA256":
-        raise LookupError("the client has another signer")
+        raise LookupError("the client has a different signer")
     region, service = query["X-Amz-Credential"].split("/")[2:4]
     return Signer(service, region, _host(client.meta.endpoint_url))
 
@@ -341,9 +352,9 @@ def _base64(value: object) -> str:
 
 
 def _as_by_sdk(response: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Return a response without members that the model does not have.
+    """Return a response without the members that the model does not have.
 
-    Its last key can be the start of the next request, as botocore has it: binary is bytes.
+    Binary in LastEvaluatedKey becomes bytes, as botocore has it, so that the next request can begin with this key.
     """
     response = {name: value for name, value in response.items() if name in model.output_shape.members}
     for value in (response.get("LastEvaluatedKey") or {}).values():

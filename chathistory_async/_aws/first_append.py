@@ -1,4 +1,4 @@
-"""What is checked of a table before the first append: DynamoDB takes writes that the reads would then not find."""
+"""The check of a table before the first append: DynamoDB accepts writes that the reads would then not find."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ from ..errors import AccessDeniedError, ServiceError, ThrottledError
 
 
 class FirstAppend:
-    """The checks that were passed, so that each is made once for the clients that hold this, and not for each append.
+    """The checks that have passed. Each check is made once for the clients that own this object, not for each append.
 
-    Appends that begin before the first answer check too: that costs a request each, and no lock.
+    Appends that begin before the first response send the check too. This costs one request each, and needs no lock.
     """
 
     def __init__(self) -> None:
         self._passed: set[Hashable] = set()
 
     def record(self, what: Hashable) -> None:
-        """Take a check for passed, because another request has shown what it would."""
+        """Record a check as passed, because a different request has shown the same."""
         self._passed.add(what)
 
     async def check(self, what: Hashable, read: Callable[[], Awaitable[object]]) -> None:
-        """Send a read that fails where the table is not made for what is to be written.
+        """Send a read that fails if the table does not fit the write. Send nothing if the check has passed before.
+
+        After an AccessDeniedError the check counts as passed. After a ThrottledError or a ServiceError, which show
+        nothing about the table, the next append checks again.
 
         Args:
-            what: names the check and its table.
+            what: identifies the check and its table.
             read: sends the read.
 
         Raises:
-            ChatHistoryError: what the read raises, but for a throttle and other answers that say nothing of the table:
-                they leave the check to the next append.
+            ChatHistoryError: any other error of the read.
         """
         if what in self._passed:
             return
         try:
             await read()
         except AccessDeniedError:
-            # A writer need not be allowed to read.
+            # A writer may lack the permission to read.
             pass
         except (ThrottledError, ServiceError):
             return

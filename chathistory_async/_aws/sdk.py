@@ -1,4 +1,4 @@
-"""What a client is made of: options, configuration, the SDK's client and the fast path beside it."""
+"""The parts of a client: its options, its configuration, the SDK's client and the fast path."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from .event_handlers import add_event_handlers
 from .fast_path import NoFastPath, fast_path_beside, send_by_sdk
 from .sessions import AsyncSession
 
-# The SDK's pool of 10 starves callers: with fewer connections than callers the slowest of them waited 18 to 73 times
+# The SDK's pool of 10 starves callers: with fewer connections than callers, the slowest caller waited 18 to 73 times
 # the median. Connections are opened only as needed, and 512 stay clear of the usual limit of 1,024 open files.
 MAX_POOL_CONNECTIONS = 512
-# TCP sends what is lost of a handshake again after one second and after three: AWS's own choice for its SDKs.
+# TCP resends a lost handshake packet after one second and after three. AWS chose 3.1 s for its own SDKs.
 CONNECT_TIMEOUT_SECONDS = 3.1
-# Until the first byte of an answer, and between two: DynamoDB answers within milliseconds. A connection that a server
-# or a NAT has let go of without a word, or a request that an overloaded one never reads, holds a caller up so long; the
-# SDK's 60 seconds would do so for a minute. The time that it takes to send a request does not count.
+# The limit until the first byte of a response, and between two bytes. DynamoDB responds within milliseconds. If a
+# server or a NAT has dropped a connection silently, or an overloaded server never reads a request, a caller waits this
+# long. With the SDK's 60 seconds a caller would wait a minute. The time that it takes to send a request does not count.
 READ_TIMEOUT_SECONDS = 5
-# Of a call with all its attempts, unless those may take longer. The SDK's waits between ten attempts are 26 s in all.
-# Only this bounds an endpoint that does not read what is sent to it, or that sends a byte now and then.
+# The limit for a call with all its attempts, unless the attempts' time-outs add up to more. The SDK's waits between ten
+# attempts are 26 s in all. Only this limit bounds a call to an endpoint that does not read the request, or that sends a
+# byte now and then.
 MIN_CALL_SECONDS = 60
-# The SDK's for DynamoDB in its default mode; for KMS it makes 5.
+# The SDK's number of attempts for DynamoDB in its default retry mode. For KMS it makes 5.
 _DEFAULT_ATTEMPTS = 10
-# Of the configurations and reasons that were logged, these many are remembered.
+# How many logged pairs of configuration and reason are remembered.
 _MAX_LOGGED = 256
 
 _logger = logging.getLogger("chathistory_async")
@@ -45,7 +46,7 @@ _logger = logging.getLogger("chathistory_async")
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """What clients are made of; None leaves the choice to the SDK.
+    """The options of clients. None leaves the choice to the SDK.
 
     Attributes:
         fast_path: whether calls to DynamoDB may take the fast path.
@@ -66,19 +67,23 @@ class ClientOptions:
             raise TypeError(f"config must be a botocore Config, not {type(self.config).__name__}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ClientOptions:
-        """Return the options themselves: they are settings, and a deep copy of a session would be another session."""
+        """Return the options themselves: a deep copy of an SDK session would be a different session."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.session is not None:
             raise TypeError(
-                "What was given a boto3_session cannot be pickled, because AWS sessions cannot: make it anew in the"
-                " other process with a boto3_session of that process, or give none and let the SDK find the credentials"
+                "An object that was given a boto3_session cannot be pickled, because AWS sessions cannot: make it anew"
+                " in the other process with a boto3_session of that process, or pass no boto3_session and let the SDK"
+                " find the credentials"
             )
         return ClientOptions, tuple(getattr(self, field.name) for field in fields(self))
 
     def sharing_key(self) -> Hashable:
-        """Tell which options may share a client: sessions are compared by identity, configs by value."""
+        """Return a key that is equal for options that may share a client.
+
+        Sessions are compared by identity, configs by value.
+        """
         return *self.configuration(), self.session
 
     def configuration(self) -> tuple[Hashable, ...]:
@@ -87,7 +92,7 @@ class ClientOptions:
         return self.endpoint_url, self.kms_endpoint_url, self.region_name, config, self.fast_path
 
     def endpoint_of(self, service: Service) -> str | None:
-        """Return the endpoint that was given for a service, if any: one service's is never another's."""
+        """Return the endpoint that was given for a service, or None. One service's endpoint never serves the other."""
         return self.endpoint_url if service == DYNAMODB else self.kms_endpoint_url
 
 
@@ -95,10 +100,10 @@ class ReadyClient(NamedTuple):
     """A client for one call.
 
     Attributes:
-        client: the client.
-        send: sends a call to it: the method's name and its keyword arguments.
-        longest_call_seconds: how long a call may take, with all its attempts; None for as long as it takes.
-        fast_path_off: returns why calls do not take the fast path now, None where they do.
+        client: the SDK's client.
+        send: sends a call, by the name of a client method and its keyword arguments, and returns the response.
+        longest_call_seconds: how many seconds a call may take, with all its attempts; None for no limit.
+        fast_path_off: returns why calls do not take the fast path now, or None if they do.
     """
 
     client: Any
@@ -108,7 +113,7 @@ class ReadyClient(NamedTuple):
 
 
 def new_client(session: AsyncSession, options: ClientOptions, service: Service) -> AbstractAsyncContextManager[Any]:
-    """Return the context in which a client is open."""
+    """Return a context manager that opens an SDK client, and closes it on exit."""
     create = session.create_client if isinstance(session, AioSession) else session.client
     client: AbstractAsyncContextManager[Any] = create(
         service.name,
@@ -120,7 +125,7 @@ def new_client(session: AsyncSession, options: ClientOptions, service: Service) 
 
 
 async def ready_client(client: Any, session: AsyncSession, options: ClientOptions, service: Service) -> ReadyClient:
-    """Return an open client, ready for calls.
+    """Prepare an open SDK client for calls: its event handlers, its bound on responses, and its fast path if possible.
 
     Raises:
         botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError: there are no credentials, or
@@ -143,32 +148,37 @@ async def ready_client(client: Any, session: AsyncSession, options: ClientOption
     return ReadyClient(client, functools.partial(send_by_sdk, client), longest, lambda: reason)
 
 
-# Operations that can be signed as they are.
+# Operations that can be signed without parameters.
 _WITHOUT_PARAMETERS = {"dynamodb": "list_tables", "kms": "list_keys"}
 
 
 async def _check_credentials(client: Any, session: AsyncSession) -> None:
-    """Fail where there are no credentials to sign with: a client that was made without would never have any."""
+    """Raise the SDK's error if there are no credentials to sign with.
+
+    A client that was made without credentials would never get any.
+    """
     if client.meta.config.signature_version is not UNSIGNED and loaded_of(core_of(session)) is None:
-        # Signing may be disabled by an event handler; then this passes.
+        # If an event handler disables signing, this passes.
         await client.generate_presigned_url(_WITHOUT_PARAMETERS[client.meta.service_model.service_name])
 
 
-# Once for each configuration and reason, however many sessions, event loops and calls meet it.
+# The cache limits the warning to one for each configuration and reason, over all sessions, event loops and calls.
 @functools.lru_cache(_MAX_LOGGED)
 def _warn_of_slow_path(_: Hashable, reason: str) -> None:
-    _logger.warning(
-        "Calls to DynamoDB do not take the fast path: %s. With fast_path=False nothing is logged of this.", reason
-    )
+    _logger.warning("Calls to DynamoDB do not take the fast path: %s. fast_path=False turns this warning off.", reason)
 
 
 def config_of(options: ClientOptions) -> AioConfig:
-    """Return our config, the session's default merged over it, and the one that was given over both."""
+    """Return the library's config, with the session's default config merged over it, and the given config over both.
+
+    The library's User-Agent is appended to the merged ``user_agent_extra``.
+    """
     ours = AioConfig(
         max_pool_connections=MAX_POOL_CONNECTIONS,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         read_timeout=READ_TIMEOUT_SECONDS,
-        # The layouts build valid requests; the check costs a walk over every message, and its errors quote them.
+        # The layouts build valid requests. The SDK's check would walk over every message, and its errors would quote
+        # messages.
         parameter_validation=False,
     )
     given = [config for config in (_default_config(options.session), options.config) if config is not None]
@@ -177,22 +187,25 @@ def config_of(options: ClientOptions) -> AioConfig:
     merged = merged.merge(Config(user_agent_extra=" ".join(filter(None, user_agents))))
     for config in given:
         if isinstance(config, AioConfig):
-            # merge() forgets these two.
+            # merge() drops these two.
             merged.connector_args, merged.http_session_cls = config.connector_args, config.http_session_cls
     return merged
 
 
 def _default_config(session: AnySession | None) -> Config | None:
-    """Return what a session has been told to make clients of."""
+    """Return the default client config of a session, or None if it has none."""
     config: Config | None = None if session is None else core_of(session).get_default_client_config()
     return config
 
 
 def longest_call_seconds(config: Config) -> float | None:
-    """Return how long all attempts of a call may take, which is no less than their time-outs allow them."""
+    """Return how many seconds a call may take with all its attempts, or None if ``config`` has a time-out of None.
+
+    The limit is the sum of the attempts' time-outs, and at least MIN_CALL_SECONDS.
+    """
     if config.connect_timeout is None or config.read_timeout is None:
         return None
-    # An open client's has the total, which the SDK has found out.
+    # The config of an open client has total_max_attempts, which the SDK has determined.
     attempts = (config.retries or {}).get("total_max_attempts", _DEFAULT_ATTEMPTS)
     longest: float = attempts * (config.connect_timeout + config.read_timeout)
     return max(MIN_CALL_SECONDS, longest)
@@ -200,5 +213,5 @@ def longest_call_seconds(config: Config) -> float | None:
 
 @functools.cache
 def _user_agent() -> str:
-    # 2 ms.
+    # version() takes 2 ms.
     return f"chathistory-async/{version('chathistory-async')}"

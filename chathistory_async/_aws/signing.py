@@ -1,8 +1,8 @@
-"""The signature of a DynamoDB request: AWS's Signature Version 4, for the one form that our requests have.
+"""Signs DynamoDB requests with AWS's Signature Version 4, for the one form of request that the fast path sends.
 
-A signer of our own, because signing is the largest part of what a call costs the SDK: botocore's SigV4Auth with the
-request object that it wants takes 8.8 times the CPU of this one, and awscrt's signer 3.0 times, beside 10 MB of
-native code (medians of paired ratios; botocore 1.40.61, awscrt 0.38.1, CPython 3.11).
+The library has its own signer because signing is the largest part of the SDK's cost of a call. botocore's SigV4Auth,
+with the request object that it needs, takes 8.8 times the CPU time of this signer. awscrt's signer takes 3.0 times, and
+adds 10 MB of native code (medians of paired ratios; botocore 1.40.61, awscrt 0.38.1, CPython 3.11).
 
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 """
@@ -24,7 +24,9 @@ class Signer(NamedTuple):
     """Signs POST requests to the root of one host.
 
     Attributes:
-        host: the host as the HTTP client names it, in lower case, with a port that is not the scheme's own.
+        service: the service's signing name.
+        region: the region's name.
+        host: the value of the Host header: in lower case, with the port unless it is the scheme's default.
     """
 
     service: str
@@ -34,16 +36,16 @@ class Signer(NamedTuple):
     def headers(
         self, credentials: ReadOnlyCredentials, target: str, body: bytes, seconds: float | None = None
     ) -> dict[str, str]:
-        """Return the headers of a request, its signature among them.
+        """Return the headers of a request, including its signature.
 
         Args:
-            credentials: whose request it is.
-            target: the operation, as X-Amz-Target has it.
+            credentials: the credentials to sign with.
+            target: the value of X-Amz-Target, which names the operation.
             body: the whole body.
-            seconds: the time, since the epoch; None for now.
+            seconds: the time of signing, in seconds since the epoch; None for now.
         """
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
-        # By name in lower case, in the order that the signature wants; there is no white space in them to be folded.
+        # The names are in lower case and sorted, as the signature requires. The values have no white space to fold.
         signed = {"content-type": _CONTENT_TYPE, "host": self.host, "x-amz-date": stamp}
         if credentials.token:
             signed["x-amz-security-token"] = credentials.token
@@ -61,7 +63,8 @@ class Signer(NamedTuple):
         return signed
 
 
-# Each is good for a day. Deriving it anew would be two fifths of a signature: OpenSSL 3 takes 4 µs for an HMAC.
+# A signing key is valid for a day. Deriving it for each request would take two fifths of the time of a signature:
+# OpenSSL 3 takes 4 µs for an HMAC.
 @functools.lru_cache(16)
 def _key(secret_key: str, scope: str) -> bytes:
     key = f"AWS4{secret_key}".encode()

@@ -1,4 +1,4 @@
-"""Creating and deleting the table; not used at run time."""
+"""Creates and deletes the table. Reads and writes of sessions do not use this module."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .calls import call, connect
 from .clients import Clients
 from .errors import aws_error_of
 
-# DynamoDB makes and drops an on-demand table in about 10 seconds, and builds the index of a large one for hours.
+# DynamoDB creates or deletes an on-demand table in about 10 seconds. Building the index of a large table takes hours.
 _FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.5, 15.0
 
 _log = logging.getLogger("chathistory_async")
@@ -30,18 +30,18 @@ Schema: TypeAlias = "list[tuple[str, str]]"
 
 
 class Index(NamedTuple):
-    """A global secondary index with all attributes, of which the keys are text."""
+    """A global secondary index that projects all attributes. Its key attributes are strings."""
 
     name: str
     schema: Schema
 
 
 class _Waiting:
-    """Waits between looks at a table, longer each time, and tells the log.
+    """Waits between polls of a table, longer each time up to 15 s, and logs each wait.
 
     Args:
         ref: the table.
-        limit_seconds: when to give up, None for never.
+        limit_seconds: after how many seconds to give up, or None for never.
 
     Raises:
         ValueError: the limit is negative.
@@ -56,20 +56,23 @@ class _Waiting:
         self._pause_seconds = _FIRST_POLL_SECONDS
 
     async def go_on(self, what: str) -> None:
-        """Wait until the next look; ``what`` says what was seen at this one.
+        """Wait until the next poll.
+
+        Args:
+            what: the state that this poll found, for the log and the error.
 
         Raises:
-            ServiceError: the limit is reached.
+            ServiceError: ``limit_seconds`` have passed.
         """
         waited = monotonic() - self._started
         left = None if self._limit_seconds is None else self._limit_seconds - waited
         if left is not None and left <= 0:
             raise ServiceError(
-                f"{what} after {waited:.0f} s of waiting. AWS goes on with it: call again to wait for it, or look with"
-                f" `aws dynamodb describe-table --table-name {self._ref.table_name}`",
+                f"{what} after {waited:.0f} s of waiting. AWS continues its work: call again to wait longer, or check"
+                f" with `aws dynamodb describe-table --table-name {self._ref.table_name}`",
                 self._ref,
             )
-        _log.info("Waiting for %s since %.0f s: %s", self._ref, waited, what)
+        _log.info("Waiting for %s (%.0f s so far): %s", self._ref, waited, what)
         await sleep(self._pause_seconds if left is None else min(self._pause_seconds, left))
         self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_POLL_SECONDS)
 
@@ -78,9 +81,9 @@ class Table:
     """The table of a store.
 
     Args:
-        name: its name.
-        clients: what to send requests with.
-        wait_seconds: how long to wait for a change of the table at most, None for as long as it takes.
+        name: the table's name.
+        clients: the clients to send requests with.
+        wait_seconds: how many seconds to wait for changes of the table at most, or None for no limit.
     """
 
     def __init__(self, name: str, clients: Clients, wait_seconds: float | None = None) -> None:
@@ -104,7 +107,14 @@ class Table:
         kms_key_id: str | None,
         tags: Mapping[str, str],
     ) -> None:
-        """Create the table unless it exists, wait until it and its index are active, and enable TTL."""
+        """Create the table unless it exists, wait until the table and its index are active, and enable TTL.
+
+        Raises:
+            KeySchemaError: the existing table or index has a different key, or the index lacks attributes.
+            ConfigurationError: the existing table has TTL on a different attribute.
+            ServiceError: ``wait_seconds`` have passed, or the table is in a state that does not become active.
+            ChatHistoryError: any other failure of a request.
+        """
         schema = [(partition_key, "HASH")] + ([] if sort_key is None else [(sort_key, "RANGE")])
         while (description := await self._describe() or {}).get("TableStatus") not in {"ACTIVE", "UPDATING"}:
             if not description:
@@ -123,7 +133,12 @@ class Table:
             )
 
     async def delete(self) -> None:
-        """Delete the table if it exists and wait until it is gone."""
+        """Delete the table if it exists, and wait until it is gone.
+
+        Raises:
+            ServiceError: ``wait_seconds`` have passed.
+            ChatHistoryError: any other failure of a request.
+        """
         description = await self._describe()
         if description is not None and description["TableStatus"] != "DELETING":
             with contextlib.suppress(TableNotFoundError):
@@ -165,7 +180,8 @@ class Table:
                 await self._waiting.go_on(f"the index {index.name!r} was added")
             elif found["Projection"]["ProjectionType"] != "ALL":
                 raise KeySchemaError(
-                    f"An index {index.name!r} exists that does not hold all attributes: delete it first", self._ref
+                    f"An index {index.name!r} exists that does not hold all attributes: delete the index first",
+                    self._ref,
                 )
             elif found.get("IndexStatus") == "ACTIVE":
                 return self._check_key_schema(f"An index {index.name!r}", description, found, index.schema)
@@ -255,15 +271,15 @@ def _found(table: Mapping[str, Any], index: Index) -> dict[str, Any] | None:
 
 
 def _is_same(table: Mapping[str, Any], there: Mapping[str, Any] | None) -> bool:
-    # Another table of this name may have been created since.
+    # A new table of this name may have been created since.
     return there is not None and there.get("TableId") == table.get("TableId")
 
 
 def _progress(table: Mapping[str, Any], index: Mapping[str, Any]) -> str:
-    backfills = ", AWS fills it with the items of the table" if index.get("Backfilling") else ""
+    backfills = ": AWS fills it with the table's items" if index.get("Backfilling") else ""
     return (
         f"the index {index['IndexName']!r} is {index.get('IndexStatus')}{backfills}"
-        f" (of {table.get('ItemCount', 0):,} items, as counted within the last six hours)"
+        f" (the table has {table.get('ItemCount', 0):,} items, as counted within the last six hours)"
     )
 
 

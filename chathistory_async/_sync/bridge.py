@@ -1,4 +1,4 @@
-"""The way from synchronous code into asynchronous: one private event loop, in one daemon thread per process."""
+"""Runs coroutines for synchronous callers, on one private event loop in one daemon thread per process."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 THREAD_NAME = "chathistory_async"
-# Long enough for the connections to say goodbye to a distant endpoint; a process that exits does not wait longer.
+# Enough time to close the connections to a distant endpoint. An exiting process does not wait longer.
 _EXIT_SECONDS = 5.0
 _EXITING = "The interpreter is exiting: no synchronous call can run any more"
-# What Python says where a thread is needed, for a host name or a boto3 session, and none can start any more.
+# Python's error texts if a thread is needed, to resolve a host name or to use a boto3 session, and none can start any
+# more.
 _EXIT_TEXTS = ("cannot schedule new futures after", "at interpreter shutdown")
 # On Windows Ctrl-C does not interrupt the wait for a lock. Python sees it between two waits.
 _WAIT_SECONDS = 0.1 if sys.platform == "win32" else -1
@@ -40,12 +41,15 @@ class _PrivateLoop:
             self.loop.close()
             raise BridgeError(_EXITING) from None
         except BaseException:
-            # Ctrl-C ended the wait for the thread: nobody will ever know of it.
+            # Ctrl-C ended the wait for the thread to start. No caller will use this loop, so it must stop.
             self.loop.call_soon_threadsafe(self.loop.stop)
             raise
 
     def stop(self) -> None:
-        """Cancel what runs, close what the loop owns (the clients among it) and end the thread."""
+        """Cancel the running tasks, close the loop's asynchronous generators (and so the clients), and end the thread.
+
+        If this takes longer than _EXIT_SECONDS, leave the thread running.
+        """
         draining = asyncio.run_coroutine_threadsafe(self._drain(), self.loop)
         try:
             draining.result(_EXIT_SECONDS)
@@ -68,32 +72,33 @@ class _PrivateLoop:
         await self.loop.shutdown_asyncgens()
 
 
-# It exists from import on: a lock made on first use would need a lock. A garbage collection may come while a thread has
-# it, and end a generator of ``iterate`` on that thread.
+# The lock is made at import: making it on first use would need a lock. It is reentrant, because a garbage collection
+# may run while a thread has the lock, and end a generator of ``iterate`` on that thread.
 _lock = threading.RLock()
 _private: _PrivateLoop | None = None
 _exiting = False
 
 
 def run(function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a coroutine function on the private loop and wait for its result in the calling thread.
+    """Call a coroutine function on the private loop, and wait for its result in the calling thread.
 
-    Inside a running event loop this blocks that loop; the coroutine itself runs on the private one.
+    Inside a running event loop this blocks that loop. The coroutine itself runs on the private loop.
 
     Args:
-        function: the coroutine function. It is called on the private loop, and not at all where this refuses.
+        function: the coroutine function. It is called on the private loop. It is not called if ``run`` itself refuses.
         args: its positional arguments.
         kwargs: its keyword arguments.
 
     Raises:
-        BridgeError: called on the private loop's own thread, or at the interpreter's exit, or cut short by it.
+        BridgeError: the caller is on the private loop's own thread, the interpreter is exiting, or the exit cut the
+            call short.
     """
     ended, results, errors = threading.Lock(), list[T](), list[BaseException]()
     ended.acquire()
 
     async def call() -> None:
-        # The outcome is not taken from the future that the submission returns: Ctrl-C at the moment at which this
-        # thread has locked that future would leave it locked, and the loop would wait for ever to set its result.
+        # The outcome is not read from the future of run_coroutine_threadsafe(). If Ctrl-C came while the calling thread
+        # had that future's lock, the future would stay locked, and the loop would wait for ever to set its result.
         try:
             results.append(await function(*args, **kwargs))
         except BaseException as error:  # noqa: BLE001  # it is raised below
@@ -114,28 +119,28 @@ def run(function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwarg
 
 def _outcome(results: list[T], errors: list[BaseException]) -> T:
     if errors:
-        # Taken out of the list: the traceback's frames have that, and would keep the error until the next garbage
-        # collection.
+        # pop() removes the error from the list: the frames of its traceback refer to the list, and a cycle would keep
+        # the error until the next garbage collection.
         raise errors.pop()
     return results.pop()
 
 
 def _run_to_its_end(coroutine: Coroutine[Any, Any, None], ended: threading.Lock) -> None:
-    """Run a coroutine on the private loop, and wait for the lock that it releases; cancel it if that is interrupted."""
+    """Run a coroutine on the private loop, and wait for the lock that it releases. If interrupted, cancel it."""
     try:
-        # Under the lock that the exit takes: it cancels what was submitted before it, and nothing is submitted after.
+        # The exit handler takes this lock too: it cancels the coroutines submitted before, and none is submitted after.
         with _lock:
             asyncio.run_coroutine_threadsafe(coroutine, _running().loop)
         while not ended.acquire(timeout=_WAIT_SECONDS):
             pass
     except BaseException:
-        # Ctrl-C ends the wait, not the coroutine: without this the write would go on behind the caller's back.
+        # Ctrl-C ends the wait but not the coroutine: without this, a write would go on after the KeyboardInterrupt.
         _abandon(coroutine)
         raise
 
 
 def _abandon(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Cancel a coroutine that has not ended, and keep it from beginning where it was not submitted."""
+    """Cancel a coroutine that has not ended. If it was not submitted, close it so that it never begins."""
 
     def cancel() -> None:
         for task in asyncio.all_tasks():
@@ -145,17 +150,17 @@ def _abandon(coroutine: Coroutine[Any, Any, Any]) -> None:
         coroutine.close()
 
     private = _private
-    # A loop that was closed has ended all that it ran.
+    # A closed loop raises RuntimeError. Its tasks have all ended.
     with contextlib.suppress(RuntimeError):
         if private is not None:
-            # This runs after the submission, if there was one.
+            # cancel() runs after the coroutine's submission, if it was submitted.
             private.loop.call_soon_threadsafe(cancel)
             return
     coroutine.close()
 
 
 def _tells_of_exit(error: BaseException | None) -> bool:
-    """Tell whether an error, or one that it comes from, is Python's refusal of threads while it exits."""
+    """Return whether an error, or an error in its chain of causes, is Python's refusal to start threads at exit."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, RuntimeError) and any(text in str(error) for text in _EXIT_TEXTS):
@@ -166,10 +171,10 @@ def _tells_of_exit(error: BaseException | None) -> bool:
 
 
 def iterate(generator: AsyncGenerator[T, None]) -> Iterator[T]:
-    """Yield what an asynchronous generator yields on the private loop, which runs it only as far as it is asked to.
+    """Yield the items of an asynchronous generator. It runs on the private loop, one item at a time, on demand.
 
     Raises:
-        BridgeError: as ``run`` does.
+        BridgeError: as for ``run``.
     """
     try:
         while True:
@@ -178,13 +183,13 @@ def iterate(generator: AsyncGenerator[T, None]) -> Iterator[T]:
             except StopAsyncIteration:
                 return
     finally:
-        # A generator that nobody ended is ended by the interpreter's exit, or by a garbage collection, on any thread.
+        # If the caller did not end this generator, the interpreter's exit or a garbage collection does, on any thread.
         with contextlib.suppress(BridgeError):
             run(generator.aclose)
 
 
 def _running() -> _PrivateLoop:
-    """Return the private loop, which is started if need be; under the lock."""
+    """Return the private loop, and start it first if needed. The caller has the lock."""
     global _private
     if _exiting:
         raise BridgeError(_EXITING)
@@ -196,7 +201,7 @@ def _running() -> _PrivateLoop:
 
 
 def _stop_at_exit() -> None:
-    # After this point Python freezes daemon threads, and whoever waits for one waits for ever.
+    # After this point Python freezes daemon threads, and a thread that waits for one waits for ever.
     global _exiting
     with _lock:
         _exiting = True
@@ -206,11 +211,11 @@ def _stop_at_exit() -> None:
 
 
 def _forget_in_child() -> None:
-    # Another thread may have held the lock at the fork, and it does not exist here to release it.
+    # Another thread may have held the lock at the fork. That thread does not exist here, and cannot release the lock.
     global _lock, _private
     _lock = threading.RLock()
     if _private is not None:
-        # Its thread did not survive the fork either.
+        # The loop's thread does not exist here either.
         keep_forever(_private)
         _private = None
 

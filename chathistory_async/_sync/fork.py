@@ -1,4 +1,4 @@
-"""What must happen in a forked child to the event loops, threads and connections that it inherits."""
+"""Treats the event loops, threads and connections that a forked child inherits."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ _kept_forever: list[object] = []
 
 
 def after_fork_in_child(callback: Callable[[], None]) -> None:
-    """Run a callback in every forked child, where the platform has fork."""
+    """Run a callback in every forked child. Do nothing on a platform without fork."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=callback)
 
 
 def keep_forever(inherited: object) -> None:
-    """Keep what a child inherited from being finalised in it, ever.
+    """Keep an inherited object in a forked child, so that it is never finalised there.
 
-    An inherited connection shares its socket with the parent, and an inherited loop its epoll descriptor: closing
-    the one from the child takes it out of the other, and the parent waits for ever.
+    An inherited connection shares its socket with the parent, and an inherited loop shares its epoll descriptor. If the
+    child closed the connection, it would remove the socket from the shared epoll, and the parent would wait for ever.
     """
     if not _kept_forever:
-        # The interpreter empties modules as it exits. A reference that is never given back outlives that.
+        # The interpreter empties modules at exit. A reference that is never released outlives that.
         import ctypes
 
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept_forever))
