@@ -218,7 +218,7 @@ def write_conflict(text: str, ref: SessionRef, *, maybe_stored: bool) -> WriteCo
     """Return the error of a write that others were in the way of, though an earlier sending may have been stored."""
     if not maybe_stored:
         return WriteConflictError(text, ref)
-    advice = "the answer to an earlier one was lost: read the session before you try again"
+    advice = "the response to an earlier attempt was lost: read the session before you try again"
     return WriteOutcomeUnknownError(f"{text}, and {advice}", ref)
 
 
