@@ -146,7 +146,7 @@ def _read_synchronously(endpoint_url: str, session: aioboto3.Session) -> list[st
 @click.option("--session-index", is_flag=True, help="The target has a session index: count the copied messages.")
 @click.option("--ttl", type=click.IntRange(1), help="The target's ttl in seconds, for sources that never expire.")
 @click.option("--ttl-key-name", default="expireAt", show_default=True, help="The expiry attribute in both tables.")
-@click.option("--history-messages-key", default="History", show_default=True, help="The messages, in both tables.")
+@click.option("--history-messages-key", default="History", show_default=True, help="Messages attribute in both tables.")
 @click.option("--primary-key-name", default="SessionId", show_default=True, help="The partition key in both tables.")
 @click.option("--sort-key-name", default="MessageId", show_default=True, help="The sort key of the target.")
 @click.option("--key-parts", type=click.IntRange(1), help="The stores' key_parts: refuse ids with fewer or more parts.")
