@@ -1,4 +1,4 @@
-"""The record of conversations on DynamoDB, async first: LangChain's messages, and JSON values of any framework."""
+"""Conversation storage on DynamoDB, async first: LangChain's messages, and JSON values of any framework."""
 
 import importlib as _importlib
 import typing as _typing
@@ -79,7 +79,7 @@ __all__ = [
     "split_key",
 ]
 
-# What imports LangChain, for half a second and more, is imported when it is asked for.
+# These modules import LangChain, which takes half a second or more: they are imported at the first use of a name.
 _LAZY = {
     "DynamoDBChatMessageHistory": "history",
     "MigrationResult": "_migration.run",

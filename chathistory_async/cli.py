@@ -37,40 +37,40 @@ CONVERSATIONS = {
 }
 
 
-# What a process that SIGINT ends exits with.
+# The exit code of a process that SIGINT ended.
 _INTERRUPTED = 130
 
 
 class _NotDone(click.ClickException):
-    """The command could not run, or not to its end: exit code 2, as for wrong usage."""
+    """The command could not run or could not finish: exit code 2, as for wrong usage."""
 
     exit_code = 2
 
 
 class _Commands(click.Group):
-    """Commands that show an error in one line, and never a traceback."""
+    """Commands that show an error as one line, never as a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        # What the terminal or the pipe cannot encode is escaped.
+        # Characters that the terminal or the pipe cannot encode are escaped.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         try:
             return super().invoke(ctx)
         except ChatHistoryError as error:
             raise _NotDone(in_one_line(error)) from error
         except click.Abort as error:
-            # A question that was not answered.
+            # The user gave no answer to a question.
             raise _NotDone("Nothing was done") from error
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             sys.exit(_INTERRUPTED)
         except BrokenPipeError:
-            # Whoever read the output has ended. The interpreter flushes it once more when it exits.
+            # The reader of the output has ended. The interpreter flushes stdout once more at exit, which must not fail.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(_NotDone.exit_code)
 
 
 def in_one_line(value: object) -> str:
-    """Return a value's text with all that could move the cursor, hide text or begin another line escaped."""
+    """Return a value's text; characters that could move the cursor, hide text or begin a new line are escaped."""
     text = str(value) if isinstance(value, (str, int, Decimal, Exception)) else repr(value)
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
@@ -83,9 +83,9 @@ def main() -> None:
 
 @main.command()
 def demo() -> None:
-    """Hold several conversations at once on an embedded engine, and read them again.
+    """Hold several conversations at the same time on an embedded engine, and read them back.
 
-    Needs neither an AWS account nor Docker, and keeps no data.
+    Needs neither an AWS account nor Docker. Keeps no data.
     """
     asyncio.run(_demo())
 
@@ -100,15 +100,15 @@ async def _demo() -> None:
 
             await asyncio.gather(*(_converse(store, name) for name in CONVERSATIONS))
             click.secho(
-                f"Held {len(CONVERSATIONS)} conversations at once. What is stored, by the async API:", bold=True
+                f"Held {len(CONVERSATIONS)} conversations at once. The messages, read by the async API:", bold=True
             )
             for name in CONVERSATIONS:
                 click.echo(f"\n[{name}]")
                 for message in await store.session(name).aget_messages():
                     click.echo(f"{message.type:>6}: {message.content}")
 
-        click.secho("\nThe same, by the synchronous API, as plain code calls it:\n", bold=True)
-        # On a thread of its own: a synchronous call would block this event loop.
+        click.secho("\nThe same messages, read by the synchronous API:\n", bold=True)
+        # In a separate thread: a synchronous call would block this event loop.
         for transcript in await asyncio.to_thread(_read_synchronously, endpoint_url, session):
             click.echo(transcript)
 
@@ -135,25 +135,25 @@ def _read_synchronously(endpoint_url: str, session: aioboto3.Session) -> list[st
 @click.argument("target_table")
 @click.option(
     "--ids",
-    # Lines that are not UTF-8 fail as sessions.
+    # A line that is not UTF-8 then fails as one session, and not the whole file.
     type=click.File(encoding="utf-8-sig", errors="surrogateescape"),
-    help="A file of session ids, one a line; - for standard input.",
+    help="A file with one session id on each line; - for standard input.",
 )
-@click.option("--scan", is_flag=True, help="All sessions of the source: reads all of the table.")
-@click.option("--dry-run", is_flag=True, help="Find out what would be copied, and write nothing.")
-@click.option("--delete-source", is_flag=True, help="Delete each source that was copied, and read again and compared.")
-@click.option("--yes", is_flag=True, help="Do not ask before the source is deleted.")
-@click.option("--session-index", is_flag=True, help="The target has a session index: count what is copied in it.")
+@click.option("--scan", is_flag=True, help="Copy all sessions of the source. Reads the whole table.")
+@click.option("--dry-run", is_flag=True, help="Show what would be copied, and write nothing.")
+@click.option("--delete-source", is_flag=True, help="Delete each source after copying and verifying it.")
+@click.option("--yes", is_flag=True, help="Delete sources without asking first.")
+@click.option("--session-index", is_flag=True, help="The target has a session index: count the copied messages.")
 @click.option("--ttl", type=click.IntRange(1), help="The target's ttl in seconds, for sources that never expire.")
-@click.option("--ttl-key-name", default="expireAt", show_default=True, help="The expiry's attribute, in both tables.")
-@click.option("--history-messages-key", default="History", show_default=True, help="The messages', in both tables.")
-@click.option("--primary-key-name", default="SessionId", show_default=True, help="The partition key, in both tables.")
+@click.option("--ttl-key-name", default="expireAt", show_default=True, help="The expiry attribute in both tables.")
+@click.option("--history-messages-key", default="History", show_default=True, help="Messages attribute in both tables.")
+@click.option("--primary-key-name", default="SessionId", show_default=True, help="The partition key in both tables.")
 @click.option("--sort-key-name", default="MessageId", show_default=True, help="The sort key of the target.")
-@click.option("--key-parts", type=click.IntRange(1), help="The stores' key_parts: refuse ids that have fewer or more.")
-@click.option("--region", help="The region, if not the SDK's choice.")
-@click.option("--endpoint-url", help="DynamoDB's endpoint, if not the SDK's choice.")
-@click.option("--source-kms-key-id", help="A KMS key: the source holds encrypted messages.")
-@click.option("--target-kms-key-id", help="The KMS key that encrypts what is copied; without it, all is stored plain.")
+@click.option("--key-parts", type=click.IntRange(1), help="The stores' key_parts: refuse ids with fewer or more parts.")
+@click.option("--region", help="The AWS region. Default: the SDK's choice.")
+@click.option("--endpoint-url", help="DynamoDB's endpoint. Default: the SDK's choice.")
+@click.option("--source-kms-key-id", help="A KMS key, if the source holds encrypted messages.")
+@click.option("--target-kms-key-id", help="The KMS key to encrypt the copies. Default: not encrypted.")
 def migrate(
     source_table: str,
     target_table: str,
@@ -176,12 +176,12 @@ def migrate(
 ) -> None:
     """Copy sessions from single items (langchain-community's) into an item collection.
 
-    It may run while the application runs, and as often as you like: it goes on where it was stopped, and copies what
-    has been appended since.
+    You can run it while the application runs, and repeatedly: it continues after an interruption, and copies the
+    messages that were appended since the last run.
 
-    Exit code 0: all was done. 1: all sessions were looked at, and some failed, have diverged, or were kept although
-    they should be deleted. 2: the command could not run, or not to its end: wrong usage, settings, table, credentials
-    or connection. 130: it was interrupted.
+    Exit code 0: success. 1: all sessions were processed, but some failed, have diverged, or were kept although
+    --delete-source was given. 2: the command could not run or could not finish, because of wrong usage, settings,
+    table, credentials or connection. 130: the command was interrupted.
     """
     if ids is not None and scan:
         raise click.UsageError("Give --ids or --scan, not both")
@@ -226,7 +226,7 @@ async def _migrate(
     dry_run: bool,
     delete_source: bool,
 ) -> bool:
-    """Show the progress, and return whether everything was done that was asked for."""
+    """Print the progress, and return whether no session failed, diverged or was kept."""
     sessions, copied = Counter[str](), 0
     async with source, target:
         chosen: Iterable[KeyValue] | AsyncIterable[KeyValue] = source.scan_session_ids() if ids is None else ids

@@ -1,32 +1,32 @@
-"""The exception tree. ``_aws_errors`` maps botocore's errors into it.
+"""The exception tree. ``_aws.errors`` maps botocore's errors into it.
 
 ::
 
     ChatHistoryError
     ├── ConfigurationError         no credentials, region, profile or valid endpoint; other TTL settings; no kms_key_id
-    ├── AccessDeniedError          the credentials are refused, or lack a permission
+    ├── AccessDeniedError          AWS refused the credentials, or they lack a permission
     ├── TableNotFoundError         no such table in this account, region and endpoint
     ├── KeySchemaError             the key does not fit the table's key schema
     ├── ThrottledError             still throttled after the last retry
-    ├── EndpointError              no connection, or no answer in time, after the last retry
-    ├── ServiceError               any other refusal or failure of the service
+    ├── EndpointError              no connection, or no response in time, after the last retry
+    ├── ServiceError               any other refusal or failure of DynamoDB or KMS
     ├── ItemTooLargeError          the session would outgrow 400 KB in its single item, or a batch 4 MB
-    ├── IdempotencyKeyReusedError  the idempotency key was used to store something else
-    ├── FormatError                what is stored has another format, such as JSON values and not messages
-    ├── MessageNotStorableError    a value in a message that has no form to be stored in (a ValueError)
-    ├── KmsKeyError                the KMS key is missing, disabled, awaiting deletion or of another use
-    ├── UndecodableItemError       what is stored under the key is not a chat history
+    ├── IdempotencyKeyReusedError  the idempotency key was used with a different batch
+    ├── FormatError                the session has a different format, such as JSON values instead of messages
+    ├── MessageNotStorableError    a value in a message has no form that can be stored (also a ValueError)
+    ├── KmsKeyError                the KMS key is missing, disabled, awaiting deletion or not for encryption
+    ├── UndecodableItemError       the item that is stored under the key is not a chat history
     │   └── DecryptionError        an encrypted message was changed or cut short
-    │       └── EncryptionContextError  it was encrypted for another session or table, or as another value
-    ├── MessageNotFoundError       there is no message of this id
-    ├── SessionNotFoundError       the index has no such session
-    ├── LayoutError                the operation is for the other layout, most often for a table with a sort key
-    ├── WriteConflictError         too many other writers were always faster
-    ├── WriteOutcomeUnknownError   an answer was lost, and it can no longer be told if the write was stored
+    │       └── EncryptionContextError  a value was encrypted for a different session or table, or as a different value
+    ├── MessageNotFoundError       there is no message with this id
+    ├── SessionNotFoundError       the session is not in the index
+    ├── LayoutError                the operation needs the other layout, usually a table with a sort key
+    ├── WriteConflictError         other writers were faster in every attempt
+    ├── WriteOutcomeUnknownError   a response was lost, and the library cannot tell whether the write was stored
     ├── ClosedError                the history or store was used after it was closed
-    └── BridgeError                a synchronous call that could only hang or was cut short
+    └── BridgeError                a synchronous call would have blocked forever, or was interrupted
 
-An error of AWS or of the connection has the botocore error as its ``__cause__``. No text holds message content.
+An error of AWS or of the connection has the botocore error as its ``__cause__``. No error text holds message content.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SessionRef:
-    """The table and session that a request concerns; ``str`` of it is how every error names them."""
+    """The table and the session that a request concerns. Every error names them as ``str`` of this object."""
 
     table_name: str
     session_key: Mapping[str, object] | None = None
@@ -50,14 +50,14 @@ class SessionRef:
 
 
 class ChatHistoryError(Exception):
-    """The base of every error that this library raises on purpose.
+    """The base class of all errors that this library raises on purpose.
 
     Attributes:
-        table_name: the table, or None where no table was involved.
-        session_key: the session's key attributes and their values, or None where no session was involved.
-        message_id: the id of the stored message at fault, by which ``apage`` reads what is before it and
-            ``adelete_messages`` removes it. None where it is not one message's fault, and for a single item, whose
-            messages have no ids: there the text says at which position the message is.
+        table_name: the table, or None if the error concerns no table.
+        session_key: the session's key attributes and their values, or None if the error concerns no session.
+        message_id: the id of the stored message that caused the error. ``apage`` reads the messages before it, and
+            ``adelete_messages`` removes it. None if no single message caused the error, and for a single item, whose
+            messages have no ids; the error text then names the message's position.
     """
 
     def __init__(self, message: str, ref: SessionRef | None = None, message_id: str | None = None) -> None:
@@ -77,9 +77,11 @@ def _rebuild(kind: type[ChatHistoryError], args: tuple[str], state: dict[str, ob
 
 
 class ConfigurationError(ChatHistoryError):
-    """The AWS SDK has no credentials, no region, no such profile or no valid endpoint; or the table's TTL differs.
+    """The configuration of the AWS SDK, of the table or of this library is incomplete or wrong.
 
-    Or the session holds encrypted messages, and the handle has no ``kms_key_id``; or the store has no session index.
+    The AWS SDK has no credentials, no region, no such profile or no valid endpoint; the table's TTL is on a different
+    attribute; the session holds encrypted messages and the handle has no ``kms_key_id``; or the store has no session
+    index.
     """
 
 
@@ -94,115 +96,117 @@ class TableNotFoundError(ChatHistoryError):
 class KeySchemaError(ChatHistoryError):
     """The session's key does not fit the table's key schema: other names, other types or a missing part.
 
-    Or the table lacks the index of the session index.
+    Also raised if the table lacks the index of ``session_index``.
     """
 
 
 class ThrottledError(ChatHistoryError):
-    """AWS throttled the request, to DynamoDB or to KMS, and every retry.
+    """AWS throttled a request to DynamoDB or KMS, and all of its retries.
 
-    What is throttled is not stored. Where the answer to an earlier sending was lost, that one may have been.
+    A throttled request is not stored. But if the response to an earlier attempt was lost, that attempt may have been
+    stored.
     """
 
 
 class EndpointError(ChatHistoryError):
-    """The endpoint could not be reached, or did not answer in time, at the last retry.
+    """The endpoint could not be reached, or did not respond in time, at the last retry.
 
-    After an append or a clear it is not known whether the write was stored; if it was, it was stored whole. Where the
-    text says that KMS's endpoint does not answer, nothing was.
+    After an append or a clear, the write may or may not have been stored; if it was stored, it was stored whole. If the
+    text says that KMS's endpoint does not answer, nothing was stored.
     """
 
 
 class ServiceError(ChatHistoryError):
     """DynamoDB or KMS refused or failed the request for a reason that has no class of its own.
 
-    After an append or a clear that failed with an HTTP status of 500 or above it is not known whether the
-    write was stored; if it was, it was stored whole. Where it was a call to KMS that failed, nothing was.
+    If an append or a clear failed with an HTTP status of 500 or above, the write may or may not have been stored; if it
+    was stored, it was stored whole. If a call to KMS failed, nothing was stored.
     """
 
 
 class ItemTooLargeError(ChatHistoryError):
-    """The session would outgrow DynamoDB's limit of 400 KB for an item. What was stored before is untouched.
+    """The session would outgrow DynamoDB's limit of 400 KB for an item. The stored messages are unchanged.
 
-    In an item collection: a batch does not fit into one transaction, for which the limit is 4 MB after compression.
+    In an item collection: the batch does not fit into one transaction, which is limited to 4 MB after compression.
     """
 
 
 class IdempotencyKeyReusedError(ChatHistoryError):
-    """The idempotency key was used before, in this session, to store something else. Nothing was written."""
+    """The idempotency key was used before in this session, with a different batch. Nothing was written."""
 
 
 class MessageNotStorableError(ChatHistoryError, ValueError):
-    """A value in a message, or in a session's metadata, has no form to be stored in: nothing was written.
+    """A value in a message, or in a session's metadata, has no form that can be stored. Nothing was written.
 
-    It is an object that neither LangChain's dump nor ``default`` makes plain, it contains itself, it is nested too
-    deeply, or langchain-core would not read the message's dump back. The text names the path to the value, e.g.
-    ``messages[3].response_metadata.logprobs[0]``.
+    The value is an object for which neither LangChain's dump nor ``default`` has a plain form, it contains itself, it
+    is nested too deeply, or langchain-core would not read the message's dump back. The text names the path to the
+    value, e.g. ``messages[3].response_metadata.logprobs[0]``.
     """
 
 
 class UndecodableItemError(ChatHistoryError):
-    """What is stored under the session's key cannot be read as messages. Nothing is skipped in silence.
+    """The item that is stored under the session's key cannot be read as messages. A read never skips such an item.
 
-    In an item collection ``message_id`` is the id of the message that cannot be read, or of the record where the record
-    as a whole cannot be. ``adelete_messages`` removes either.
+    In an item collection, ``message_id`` is the id of the message that cannot be read, or the id of the record if the
+    whole record cannot be read. ``adelete_messages`` removes either.
     """
 
 
 class FormatError(ChatHistoryError):
-    """What is stored has another format than what it is read as, such as JSON values read as LangChain's messages.
+    """The session has a different format than the reader expects, such as JSON values instead of LangChain's messages.
 
-    The text names both formats, and the call that reads what is stored. Or a session index knows that the session has
-    values of another format than those that were to be appended: then nothing was written.
+    The text names both formats, and the call that reads the session. An append raises this error if the session index
+    has a different format for the session; then nothing was written.
     """
 
 
 class DecryptionError(UndecodableItemError):
-    """An encrypted message was changed or cut short, or has another format. The read returns no message at all."""
+    """An encrypted message was changed or cut short, or has a different format. The read returns no message at all."""
 
 
 class EncryptionContextError(DecryptionError):
-    """An encrypted value was copied here from another session or table, or the table has been given another name.
+    """An encrypted value was copied here from a different session or table, or the table was given a different name.
 
-    Or it was moved within its session: a title into a message, a message to another sort key. The text says what the
-    value was encrypted as.
+    Also raised if a value was moved within its session: a title into a message, or a message to a different sort key.
+    The text says what the value was encrypted as.
     """
 
 
 class KmsKeyError(ChatHistoryError):
     """The KMS key of ``kms_key_id``, or of a stored message, does not exist, is disabled or is not for encryption.
 
-    An append that fails so has written nothing.
+    If an append raises this error, nothing was written.
     """
 
 
 class MessageNotFoundError(ChatHistoryError):
-    """There is no message of this id in the session: it never was, or was removed, or has expired."""
+    """The session has no message with this id: it never existed, was removed, or has expired."""
 
 
 class SessionNotFoundError(ChatHistoryError):
-    """The session index has no such session: it never was, or was deleted, or has expired."""
+    """The session index has no such session: it never existed, was deleted, or has expired."""
 
 
 class LayoutError(ChatHistoryError):
-    """The session is stored in a single item, which cannot do this: it needs a table with a sort key.
+    """The session is stored in a single item, and the operation needs a table with a sort key.
 
-    Or a migration was asked for that does not lead from single items into an item collection.
+    Also raised for a migration whose source is not of single items or whose target is not an item collection.
     """
 
 
 class WriteConflictError(ChatHistoryError):
     """Other writers changed the session before every attempt of this call.
 
-    Nothing was written, unless the method says otherwise. Of a read: a record of several parts was replaced during each
-    of 50 reads.
+    Nothing was written, unless the method says otherwise. A read raises this error if other writers replaced a record
+    of several parts during each of 50 reads of that record.
     """
 
 
 class WriteOutcomeUnknownError(ChatHistoryError):
-    """An earlier sending, whose answer was lost, may have succeeded: no trace of it is there, or not any more.
+    """A response was lost, and the library cannot tell whether the write was stored. Read before you retry.
 
-    A batch was stored once, whole, or not at all; a session was cleared, or not.
+    The write of an earlier attempt may have succeeded, but the session shows no trace of it, or no longer does. A batch
+    was stored once and whole, or not at all. A session was cleared, or not.
     """
 
 
@@ -211,14 +215,14 @@ class ClosedError(ChatHistoryError):
 
 
 class BridgeError(ChatHistoryError):
-    """A synchronous method was called where it could only hang, or its call was cut short."""
+    """A synchronous method was called in a place where it would have blocked forever, or its call was interrupted."""
 
 
 def write_conflict(text: str, ref: SessionRef, *, maybe_stored: bool) -> WriteConflictError | WriteOutcomeUnknownError:
-    """Return the error of a write that others were in the way of, though an earlier sending may have been stored."""
+    """Return the error of a write that lost to other writers; with ``maybe_stored``, an attempt may be stored."""
     if not maybe_stored:
         return WriteConflictError(text, ref)
-    advice = "the answer to an earlier one was lost: read the session before you try again"
+    advice = "the response to an earlier attempt was lost: read the session before you try again"
     return WriteOutcomeUnknownError(f"{text}, and {advice}", ref)
 
 

@@ -1,4 +1,4 @@
-"""LangChain's face: a drop-in for langchain-community's DynamoDBChatMessageHistory."""
+"""A drop-in replacement for langchain-community's DynamoDBChatMessageHistory."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ else:
     except ImportError:
 
         class BaseChatMessageHistory:
-            """The base class for langchain-core 2.0, which has none. All that it had is defined below."""
+            """A stand-in for langchain-core 2.0, which has no such class. The subclass below defines all methods."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message, and what it is known by where it is stored.
+    """A message with its id and the time at which it was added.
 
     Attributes:
-        id: the name by which the session's methods take it. It stays the same as long as the message is stored.
-        message: the message itself, equal to what was added.
-        created_at: when it was added, by the writer's clock, in UTC.
+        id: the message's id, which the methods of the session take. It does not change while the message is stored.
+        message: the message, equal to the one that was added; ``aadd_messages`` names the exceptions.
+        created_at: the time at which the message was added, in UTC, by the writer's clock.
     """
 
     id: str
@@ -52,11 +52,12 @@ class StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of a session's messages, in their order.
+    """A page of a session's messages.
 
     Attributes:
         messages: the messages, oldest first.
-        cursor: pass it as ``before`` to get the page before this one; None where there is none.
+        cursor: pass it to ``apage`` as ``before`` to get the page of older messages. None if there are no older
+            messages.
     """
 
     messages: list[StoredMessage]
@@ -64,74 +65,80 @@ class Page:
 
 
 class DynamoDBChatMessageHistory(BaseChatMessageHistory):
-    """The messages of one chat session in a DynamoDB table: in one item, or with ``sort_key_name`` in many.
+    """The messages of one chat session in a DynamoDB table: in a single item, or with ``sort_key_name`` in many items.
 
-    Constructing it does no I/O and needs no event loop. The ``a…`` methods run on the caller's event loop; their
-    synchronous twins run them on one private event loop in a thread of its own, and block the calling thread, also
-    inside a running event loop. Any number of handles, threads, event loops and hosts may use one session at once.
+    The constructor does no I/O and needs no event loop. The ``a…`` methods run on the caller's event loop. Each has a
+    synchronous twin, which runs it on one private event loop in a separate thread and blocks the calling thread, even
+    if an event loop is running in that thread. Any number of handles, threads, event loops and hosts may use one
+    session at the same time.
 
-    A handle can be copied, deeply copied and pickled: the copy is another handle on the same session, with the same
-    settings. A copy in this process has the same clients; that of a store's handle ends with the store. An unpickled
-    one has those of the process that it is in, and does not need the store. A ``boto3_session`` cannot be pickled.
+    A handle can be copied, deep-copied and pickled. The copy is a new handle on the same session, with the same
+    settings. A copy in the same process shares the clients of the original; a copy of a store's handle is closed with
+    the store. An unpickled handle uses the clients of the process that unpickled it, and does not need the store. A
+    ``boto3_session`` cannot be pickled.
 
     Args:
-        table_name: the table.
+        table_name: the table's name or ARN.
         session_id: the value of the partition key.
-        endpoint_url: the endpoint, None for the SDK's choice (``AWS_ENDPOINT_URL_DYNAMODB``, ``AWS_ENDPOINT_URL``,
-            the profile, the region).
-        primary_key_name: the partition key's attribute.
-        key: a whole primary key, one or two attributes of type str, int, Decimal or bytes. It replaces
-            ``{primary_key_name: session_id}``. With ``sort_key_name``, the partition key alone. A tuple of ids, such as
-            a tenant's and the session's, is joined by ``#``; ``%`` and ``#`` in an id become ``%25`` and ``%23``, and
-            so no id in a tuple reaches into another tenant's partitions. Plain text is not changed: the text
-            ``"acme#s1"``, also as ``session_id``, is the session of ``("acme", "s1")``. A store with ``key_parts=2``
-            refuses such text. ``split_key`` returns the ids of a joined key.
-        boto3_session: a ``boto3.Session``, an ``aioboto3.Session`` or an aiobotocore session, None for the SDK's own.
-            Its credentials are loaded and refreshed once, for all event loops and threads. A boto3 session lends its
-            credentials, region and profile; loading and refreshing them runs in a thread.
-        kms_key_id: the id, ARN or alias (``alias/…``) of a symmetric KMS key: each message, or with
-            ``sort_key_name`` each append, is encrypted under it before it leaves the process. No part of a message is
-            stored in the clear. None stores messages in the clear. Messages that were encrypted under other keys, or
-            stored in the clear, are read as well. Each message is bound to its session, and with
-            ``sort_key_name`` to its place in the session. Needs the extra ``kms``, which the first handle imports
-            (0.1 s).
-        ttl: seconds from the last append until the session expires. With None this handle sets no expiry time: a
-            single item that has one from another writer keeps it, and expires then. An expired session reads as empty,
-            also while DynamoDB has not deleted it, and an append to it starts afresh. With ``sort_key_name``, seconds
-            from the writing of each message until that one expires; with None that message never does.
-        ttl_key_name: the attribute of the expiry time, in seconds since the epoch.
-        history_size: how many messages are kept, the latest ones; None for all. In a single item, no append leaves
-            more; one that had more before is read whole until the next append. With ``sort_key_name``, a fifth more
-            (four at least) may be stored before they are removed, and several times as many by handles that never read;
-            only ``apage`` and reads with ``up_to`` return them, but where messages are deleted, those that had fallen
-            out may take their places.
-        history_messages_key: the attribute of the messages, or with ``sort_key_name`` of a message's body.
-        coerce_float_to_decimal: accepted for compatibility. Floats are stored exactly whatever it says, and come back
-            as floats (as ints where they are whole), never as Decimal.
-        region_name: the region, None for the SDK's choice.
-        config: a botocore ``Config`` or aiobotocore ``AioConfig`` that is merged over ours (a pool of 512 connections,
-            3.1 seconds to connect, 5 without a byte of an answer). Its ``retries`` bound the retries; unset, the SDK's
-            choice holds. A call ends after 81 seconds by default. With other time-outs or retries it ends after what
-            all its attempts may take, and not before 60 seconds.
-        consistent_read: whether reads are strongly consistent; False halves their price.
-        kms_endpoint_url: KMS's endpoint, None for the SDK's choice (``AWS_ENDPOINT_URL_KMS``, ``AWS_ENDPOINT_URL``, the
-            profile, the region of the key). ``endpoint_url`` is DynamoDB's alone.
-        sort_key_name: the sort key's attribute, text, in a table that has one: each append is an item, and the session
-            has no limit of its size. None stores the session in a single item, langchain-community's way.
-        fast_path: whether calls to DynamoDB are first tried on a fast path beside the SDK's client, for less than a
-            third of its CPU, wherever nothing watches or replaces that client (a tracer, an event handler, a mock); see
-            ``fast_path_status``. False sends all by that client.
-        default: a function, as for ``json.dumps``: it takes a value that has no plain form (see ``aadd_messages``) and
-            returns the value to store instead, which may hold further such values. It is called on the event loop. It
-            may be called more than once for a value, and has to return the same each time. A message that holds such a
-            value is refused if ``default`` is None, and if the function raises an exception.
+        endpoint_url: DynamoDB's endpoint, or None for the SDK's choice (``AWS_ENDPOINT_URL_DYNAMODB``,
+            ``AWS_ENDPOINT_URL``, the profile, the region).
+        primary_key_name: the attribute name of the partition key.
+        key: the whole primary key, which replaces ``{primary_key_name: session_id}``: one or two attributes of type
+            str, int, Decimal or bytes. With ``sort_key_name``, the partition key alone. A tuple of ids, such as a
+            tenant's id and a session's id, is joined with ``#``. In each id of a tuple, ``%`` and ``#`` become ``%25``
+            and ``%23``, so no id in a tuple can reach a different tenant's partitions. Plain text is not escaped: the
+            text ``"acme#s1"``, also as ``session_id``, is the session of ``("acme", "s1")``. A store with
+            ``key_parts=2`` refuses plain text. ``split_key`` returns the ids of a joined key.
+        boto3_session: a ``boto3.Session``, an ``aioboto3.Session`` or an aiobotocore session, or None for the SDK's
+            own. Its credentials are loaded and refreshed once for all event loops and threads. From a boto3 session,
+            the library takes the credentials, the region and the profile; it loads and refreshes the credentials in a
+            thread.
+        kms_key_id: the id, ARN or alias (``alias/…``) of a symmetric KMS key. Each message, or with ``sort_key_name``
+            each append, is encrypted under this key before it leaves the process. No part of a message is stored
+            unencrypted. With None, messages are stored unencrypted. Messages that were encrypted under other keys, or
+            stored unencrypted, can still be read. Each encrypted message is bound to its session, and with
+            ``sort_key_name`` also to its place in the session. Needs the extra ``kms``; the first handle with a key
+            imports it, which takes 0.1 s.
+        ttl: the number of seconds from the last append until the session expires. With None, this handle sets no expiry
+            time; a single item keeps an expiry time that a different writer has set, and then expires at that time. An
+            expired session reads as empty, even if DynamoDB has not deleted it yet, and an append starts it anew. With
+            ``sort_key_name``, each message expires separately, ``ttl`` seconds after it was written; a message that is
+            written with None never expires.
+        ttl_key_name: the attribute name of the expiry time, which is stored in seconds since the epoch.
+        history_size: how many of the latest messages are kept, or None for all. In a single item, no append leaves more
+            messages than that; an item that held more before is read whole until the next append. With
+            ``sort_key_name``, up to a fifth more messages (at least four more) may be stored before they are removed,
+            and several times as many if the handles that append never read. Only ``apage`` and reads with ``up_to``
+            return the surplus messages. If messages are deleted, however, surplus messages may take their places.
+        history_messages_key: the attribute name of the list of messages, or with ``sort_key_name`` of a record's body.
+        coerce_float_to_decimal: no effect; accepted for compatibility. Floats are always stored exactly and come back
+            as floats, never as Decimal. A single item without ``kms_key_id`` returns whole floats as ints.
+        region_name: the region, or None for the SDK's choice.
+        config: a botocore ``Config`` or aiobotocore ``AioConfig``. It overrides the library's own config (a pool of 512
+            connections, 3.1 seconds to connect, 5 seconds without a byte of a response). Its ``retries`` limit the
+            retries; without them, the SDK's choice applies. A call with all its attempts ends after 81 seconds by
+            default. With other time-outs or retries, it ends after the longest time that all its attempts may take, but
+            not before 60 seconds.
+        consistent_read: whether reads are strongly consistent. False halves the price of reads.
+        kms_endpoint_url: KMS's endpoint, or None for the SDK's choice (``AWS_ENDPOINT_URL_KMS``, ``AWS_ENDPOINT_URL``,
+            the profile, the region of the key). ``endpoint_url`` never applies to KMS.
+        sort_key_name: the attribute name of the table's sort key, which is of type text. Each append is then stored as
+            one item, a record, and the size of the session is not limited. With None, the session is stored in a single
+            item, in langchain-community's format.
+        fast_path: whether calls to DynamoDB are first tried on a fast path beside the SDK's client, which takes less
+            than a third of the client's CPU. The fast path is not taken if anything watches or replaces that client,
+            such as a tracer, an event handler or a mock; see ``fast_path_status``. False sends all calls by the SDK's
+            client.
+        default: a function like the one for ``json.dumps``. It takes a value that has no plain form (see
+            ``aadd_messages``) and returns the value to store instead, which may hold further such values. The library
+            calls it on the event loop, possibly more than once for a value, and it must return the same result each
+            time. If ``default`` is None or raises an exception, a message that holds such a value is refused.
 
     Raises:
-        TypeError: ``boto3_session``, ``kms_key_id``, ``default`` or a value in ``key`` is of a type that is not
-            accepted.
+        TypeError: the type of ``boto3_session``, ``kms_key_id``, ``default`` or a value in ``key`` is not accepted.
         ValueError: ``ttl`` or ``history_size`` is not a positive integer, ``kms_key_id`` is empty, or two attributes
-            have one name.
-        ModuleNotFoundError: ``kms_key_id`` was given, and the extra ``kms`` is not installed.
+            have the same name.
+        ModuleNotFoundError: ``kms_key_id`` is given, and the extra ``kms`` is not installed.
     """
 
     def __init__(
@@ -172,7 +179,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         options = ClientOptions(
             endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path
         )
-        # For what it refuses.
+        # Only to raise its errors for an invalid kms_key_id.
         cipher_type(kms_key_id)
         settings = Settings(shared_clients(options), kms_key_id, consistent_read, default)
         self._set_up(session_id, whole_key, layout, settings, index=None)
@@ -203,7 +210,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         self._begin()
 
     def _begin(self) -> None:
-        """Make from the settings what a handle knows of its session."""
+        """Make the session object and the other state that a copy of this handle does not share."""
         opened = open_session(self._settings, self._layout, self._key, LANGCHAIN, self._index)
         self._session: Session[BaseMessage] = opened.session
         self._indexed = opened.indexed
@@ -213,7 +220,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             clients.users.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the settings, and what a subclass has added: a copy is another handle on the same session."""
+        """Return the settings and the attributes of a subclass: a copy is a new handle on the same session."""
         return {name: value for name, value in vars(self).items() if name not in _MADE_ANEW}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -232,97 +239,106 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
     @property
     def key(self) -> dict[str, KeyValue]:
-        """The whole primary key, ids joined: a copy."""
+        """A copy of the whole primary key, with the ids of a tuple joined."""
         return dict(self._key)
 
     @property
     def sort_key_name(self) -> str | None:
-        """The sort key's attribute, None where the session is stored in a single item."""
+        """The attribute name of the sort key, or None if the session is stored in a single item."""
         return None if isinstance(self._layout, SingleItem) else self._layout.sort_key_name
 
     @property
     def kms_key_id(self) -> str | None:
-        """The KMS key that messages are encrypted under, as given, None where they are stored in the clear."""
+        """The KMS key that messages are encrypted under, as given, or None if messages are stored unencrypted."""
         return self._settings.kms_key_id
 
     @property
     def encryption_context(self) -> dict[str, str] | None:
-        """The encryption context of the session's messages, which KMS's policies and CloudTrail see: a copy.
+        """A copy of the encryption context of the session's messages, or None without ``kms_key_id``.
 
-        ``table`` is the table's name, ``key`` the names of the key attributes and ``session`` a SHA-256 digest of their
-        values. None without ``kms_key_id``.
+        KMS policies and CloudTrail see this context. ``table`` is the table's name, ``key`` the names of the key
+        attributes, and ``session`` a SHA-256 digest of the values of the key attributes.
         """
         cipher = self._session.access.cipher
         return None if cipher is None else dict(cipher.context)
 
     @property
     def ttl(self) -> int | None:
-        """Seconds from the last append until the session expires, None where this handle sets no expiry time."""
+        """Seconds from the last append until the session expires, or None if this handle sets no expiry time.
+
+        With ``sort_key_name``, seconds from the writing of each message until that message expires.
+        """
         return self._layout.ttl
 
     @property
     def ttl_key_name(self) -> str:
-        """The attribute of the expiry time."""
+        """The attribute name of the expiry time."""
         return self._layout.expiry_name
 
     @property
     def history_size(self) -> int | None:
-        """How many messages are kept, None for all."""
+        """How many of the latest messages are kept, or None for all."""
         return self._layout.history_size
 
     @property
     def history_messages_key(self) -> str:
-        """The attribute of the messages."""
+        """The attribute name of the messages."""
         return self._layout.messages_name
 
     @property
     def fast_path_status(self) -> FastPathStatus:
         """Whether calls to DynamoDB take the fast path now, and if not, why.
 
-        No I/O. It looks at the clients that are open in this process, on whatever event loop, that of the synchronous
-        methods included: ``active`` is True where all of them take the fast path, False where one does not, and None
-        until the first call, or ``async with``, has opened one. A tracer or a mock that begins later is seen here, and
-        by the next call; one that was there when a client was opened keeps that client off the fast path. Calls are
-        also sent by the SDK's client alone for up to 1.5 seconds after a failure on the fast path, which is not shown.
+        Reading this property does no I/O. ``active`` is True if all open clients of this process take the fast path, on
+        every event loop and including the client of the synchronous methods. ``active`` is False if at least one open
+        client does not, and None until the first call or ``async with`` has opened a client.
+
+        This property and the next call notice a tracer or a mock that starts after a client was opened. A tracer or a
+        mock that was active when a client was opened keeps that client off the fast path. After a failure on the fast
+        path, only the SDK's client sends calls for up to 1.5 seconds; this property does not show that.
         """
         return self._settings.clients.fast_path_status()
 
     @property
     def coerce_float_to_decimal(self) -> bool:
-        """What was given; it changes nothing."""
+        """The value that was given. It has no effect."""
         return self._coerce_float_to_decimal
 
     async def aget_messages(
         self, *, limit: int | None = None, up_to: str | None = None, start_on: Literal["human"] | None = None
     ) -> list[BaseMessage]:
-        """Return the session's messages, oldest first; an empty list where there is no session or it has expired.
+        """Return the session's messages, oldest first, or an empty list if the session does not exist or has expired.
 
-        From a single item with one ``GetItem``. From an item collection with one ``Query`` for each megabyte, and for
-        the latest messages, by ``limit`` or ``history_size``, without reading the others. With ``kms_key_id`` a
-        ``Decrypt`` of KMS follows for each data key that was not in use within the last five minutes. Long histories
-        are opened and decoded in slices, between which the event loop runs.
+        A single item takes one ``GetItem``. An item collection takes one ``Query`` for each megabyte; with ``limit`` or
+        ``history_size``, the query reads the latest messages without the others. With ``kms_key_id``, each data key
+        that this process has not cached in the last five minutes takes one KMS ``Decrypt``. Long histories are
+        decrypted and decoded in slices, and the event loop runs other tasks between the slices.
 
         Args:
-            limit: how many messages, the latest ones; None for all that ``history_size`` keeps.
-            up_to: an id: only messages up to that one, and that one; with ``limit``, the latest of these. Needs an item
-                collection.
-            start_on: "human" leaves out the messages before the first human message, as ``trim_messages`` does: model
-                providers reject, for example, a tool message whose call is cut off. If there is no human message,
-                the list is empty.
+            limit: the maximum number of messages, counted from the latest; None for all messages that ``history_size``
+                keeps.
+            up_to: a message id. Only messages up to and including that message are returned; with ``limit``, the latest
+                of these. Needs an item collection.
+            start_on: "human" leaves out the messages before the first human message, as ``trim_messages`` does.
+                ``limit`` applies before that. Model providers reject, for example, a tool message whose tool call was
+                cut off. If there is no human message, the list is empty.
 
         Raises:
-            ValueError: ``limit`` is not a positive integer, ``up_to`` is not an id, or ``start_on`` is another value.
-            LayoutError: ``up_to`` was given, and the session is stored in a single item.
-            FormatError: the session holds JSON values of another framework; the text says which call reads them.
-            UndecodableItemError: something stored is not a message that this langchain-core knows. In an item
-                collection ``error.message_id`` is its id, by which ``adelete_messages`` removes it, and ``apage`` reads
-                what is before it.
-            DecryptionError, EncryptionContextError: an encrypted message is not as it was encrypted for its place.
-            ConfigurationError: a message is encrypted, and there is no ``kms_key_id``.
+            ValueError: ``limit`` is not a positive integer, ``up_to`` is not an id, or ``start_on`` has a different
+                value.
+            LayoutError: ``up_to`` is given, and the session is stored in a single item.
+            FormatError: the session holds JSON values of a different framework. The text names the call that reads
+                them.
+            UndecodableItemError: a stored value is not a message that this version of langchain-core knows. In an item
+                collection, ``error.message_id`` is the id of that value: ``adelete_messages`` removes it, and ``apage``
+                reads the messages before it.
+            DecryptionError, EncryptionContextError: an encrypted message was changed, or was encrypted for a different
+                place.
+            ConfigurationError: a message is encrypted, and the handle has no ``kms_key_id``.
             KmsKeyError: a KMS key does not exist, is disabled, or is not for encryption.
-            WriteConflictError: others changed a record of over 390 KB during each of 50 reads of it.
+            WriteConflictError: other writers changed a record of over 390 KB during each of 50 reads of that record.
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
-                ServiceError, ClosedError: see ``errors``.
+                ServiceError, ClosedError: see ``chathistory_async.errors``.
         """
         if start_on not in (None, "human"):
             raise ValueError(f"start_on must be 'human' or None, not {start_on!r}")
@@ -330,25 +346,26 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         return messages if start_on is None else _from_a_human_message(messages)
 
     def aiter(self) -> AsyncGenerator[BaseMessage, None]:
-        """Return an iterator over the session's messages, oldest first, that holds one page of them at a time.
+        """Return an iterator over the session's messages, oldest first, that holds one page of messages at a time.
 
-        ``async for message in history.aiter()``. Whoever stops early leaves nothing behind. What is appended meanwhile
-        is met too. With ``history_size``, and from a single item, all messages are one page.
+        Use it as ``async for message in history.aiter()``. A loop that stops early need not close the iterator. The
+        iterator also returns messages that are appended while it runs. With ``history_size``, and from a single item,
+        all messages are one page, which is read once.
 
         Raises:
-            ClosedError: the handle is closed. The iterator raises what ``aget_messages`` does.
+            ClosedError: the handle is closed. The iterator itself raises the errors of ``aget_messages``.
         """
         return self._open_session().stream()
 
     async def apage(self, limit: int = 50, before: str | None = None) -> Page:
-        """Return some of the latest messages with their ids, oldest first, or of those before a cursor.
+        """Return a page of messages with their ids, oldest first: the latest messages, or those before a cursor.
 
-        For scrolling back: ask for a page, then for the page before its ``cursor``, until that is None. A page stays
-        the same however much is appended. Needs an item collection.
+        To scroll back, request a page, then the page before its ``cursor``, until ``cursor`` is None. Appends do not
+        change the messages of a page before a cursor. Needs an item collection.
 
         Args:
-            limit: how many messages at most, 50 by default.
-            before: the cursor of a page, or a message's id: only what comes before it.
+            limit: the maximum number of messages, 50 by default.
+            before: the cursor of a page, or a message id. Only messages before it are returned.
 
         Raises:
             ValueError: ``limit`` is not a positive integer, or ``before`` is not a cursor.
@@ -361,148 +378,163 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         return Page([StoredMessage(one.id, one.value, one.created_at) for one in page.values], page.cursor)
 
     async def aadd_messages(self, messages: Sequence[BaseMessage], *, idempotency_key: str | None = None) -> None:
-        """Append messages, all or none of them, contiguous and in order; exactly once, however often it is retried.
-
-        In a single item, one ``UpdateItem`` that does not read. A second write follows where the first finds that the
-        session has expired; that it outgrew ``history_size`` unseen by this handle; that it has had over 255 writes and
-        this handle has neither read nor written it; and at about every 126th write of a long session.
-
-        In an item collection, the batch is one record of any number of messages: one ``PutItem``, or where the record
-        is above 390 KB after compression one ``TransactWriteItems``. With ``history_size``, now and then a ``Query``
-        and ``BatchWriteItem`` follow. Before the first append of a process, if nothing was read before, an eventually
-        consistent ``GetItem`` finds out if the table has the sort key. Where the credentials do not allow it, the
-        append goes on without.
-
-        In a single item one case is left where a batch is stored twice: AWS receives a request only after its retry was
-        answered and ``aclear`` has deleted the session, and the batch was the first one of a handle that had seen no
-        messages of the session. An item collection has no such case.
+        """Append messages: all or none, contiguous and in order, and exactly once however often the request is retried.
 
         An empty sequence writes nothing. If the call is cancelled, or fails with ``EndpointError``, ``ServiceError``,
-        ``ThrottledError`` or ``WriteOutcomeUnknownError``, the batch may have been stored, and then whole.
+        ``ThrottledError`` or ``WriteOutcomeUnknownError``, the batch may have been stored. If it was stored, it was
+        stored whole.
 
-        Long batches are converted in slices, between which the event loop runs. One message is one step, and so is the
-        SDK's own serialisation of the request.
+        In a single item: usually one ``UpdateItem`` that does not read. A second write is needed if the session has
+        expired; if the session outgrew ``history_size`` unseen by this handle; if the session has had over 255 writes
+        and this handle has neither read nor written it; and at about every 126th write of a long session.
 
-        In a store with a session index, a ``TransactWriteItems`` that writes the session's item as well. A second one
-        follows where the first finds that the session expires or was active later than these messages: where clocks or
-        ``ttl`` of its writers differ, or several write at once. The first append of a store queries the index once.
+        In a single item, one case remains in which a batch is stored twice. AWS must receive a delayed request after it
+        has answered the retry of that request and after ``aclear`` has deleted the session. The batch must also be the
+        first one of a handle that had seen no messages of the session. An item collection has no such case.
 
-        With ``idempotency_key``, the same key on the same session is stored once, whoever sends it, from whatever
-        process. A second call with the same key and batch returns without writing. An item collection keeps the key for
-        the store's ``idempotency_seconds``, a day by default, in an item of its own that the same
-        ``TransactWriteItems`` writes; ``aclear`` does not forget it, ``delete_session`` does. A single item keeps it in
-        the item: for at least the next 63 appends with a key or 127 without, and until ``aclear`` or the session's
-        expiry. Of the key and the batch digests are stored. Batches are the same if their JSON texts are: dicts in
-        another order are another batch.
+        In an item collection: the batch is one record of any number of messages, written with one ``PutItem``, or with
+        one ``TransactWriteItems`` if the record is larger than 390 KB after compression. With ``history_size``, a
+        ``Query`` and a ``BatchWriteItem`` follow now and then. Before the first append of a process, if the process has
+        read nothing before, an eventually consistent ``GetItem`` checks that the table has the sort key. If the
+        credentials do not allow the ``GetItem``, the append proceeds without the check.
 
-        What is stored of a message is what LangChain's ``message_to_dict`` has, and its dump comes back: text, numbers,
-        bytes and sets exactly, NaN and infinities too. Tuples come back as lists, a ``Decimal`` as an int or a float,
-        the names of a dict as text, and an object as pydantic dumps it: models and dataclasses as dicts, an ``Enum`` as
-        its value, dates, UUIDs and paths as text, numpy's scalars and arrays as numbers and lists. A message of a
-        subclass comes back as the class of LangChain's that its ``type`` names. What has no such form is given to
-        ``default``. In a single item without ``kms_key_id`` text with surrogates comes back without them where
-        LangChain takes text alone, such as in ``content``: a pair as its character, others as U+FFFD. In a single item
-        floats that are whole come back as ints.
+        In a store with a session index: one ``TransactWriteItems``, which also writes the session's item. A second one
+        is needed if the session's item has a later expiry or a later last activity than these messages. That happens if
+        the clocks or ``ttl`` of the writers differ, or if several writers append at the same time. The first append of
+        a store also queries the index once.
+
+        With ``kms_key_id``: a KMS ``GenerateDataKey`` comes first, unless the session has a data key in use. A data key
+        is in use for five minutes, 1,000 messages (1,000 records in an item collection) or 64 MB. If an error names
+        ``GenerateDataKey``, nothing was written.
+
+        With ``idempotency_key``: a session stores only one batch for a key, even if several processes send it. A second
+        call with the same key and batch returns without writing. An item collection keeps the key for the store's
+        ``idempotency_seconds``, a day by default, in a separate item that the same ``TransactWriteItems`` writes;
+        ``aclear`` keeps that item, and ``delete_session`` deletes it. A single item keeps the key in the session's
+        item, for at least the next 63 appends with a key or 127 without, and until ``aclear`` or the session's expiry.
+        Only digests of the key and of the batch are stored. Two batches are the same if their JSON texts are equal: a
+        different order of the names in a dict makes a different batch.
+
+        The stored form of a message is LangChain's ``message_to_dict``, and the same dump comes back. Text, numbers,
+        bytes, sets, NaN and infinities come back exactly. Tuples come back as lists, a ``Decimal`` as an int or a
+        float, and the names of a dict as text. Other objects are stored in their plain form, as pydantic dumps it:
+        models and dataclasses as dicts, an ``Enum`` as its value, dates, UUIDs and paths as text, numpy scalars and
+        arrays as numbers and lists. A value that has no plain form is passed to ``default``. A message of a subclass
+        comes back as the LangChain class that its ``type`` names.
+
+        A single item without ``kms_key_id`` has two exceptions. Whole floats come back as ints. If LangChain accepts
+        only text, such as in ``content``, surrogates in that text do not come back: a pair comes back as its character,
+        any other surrogate as U+FFFD.
+
+        Long batches are converted in slices, and the event loop runs other tasks between the slices. One message is one
+        step, and so is the SDK's own serialisation of the request.
 
         A message that cannot be stored is also logged at ERROR by the logger ``chathistory_async``, without content,
         because ``RunnableWithMessageHistory`` swallows the exception.
 
-        With ``kms_key_id``, a ``GenerateDataKey`` of KMS comes before, unless the session has a data key in use: one
-        serves for five minutes, 1,000 messages or 64 MB. An error that names this operation has written nothing.
-
         Args:
             messages: the messages.
-            idempotency_key: text of 1 to 256 characters, such as a request's ``Idempotency-Key``; None for none.
+            idempotency_key: text of 1 to 256 characters, such as a request's ``Idempotency-Key``, or None for no key.
 
         Raises:
-            TypeError: a message was given instead of a sequence, or the key is not text.
+            TypeError: ``messages`` is a single message and not a sequence, or the key is not text.
             ValueError: the key is empty or too long.
             IdempotencyKeyReusedError: the key was used with other messages. Nothing was written.
-            FormatError: the session index knows the session as one of JSON values. Nothing was written.
+            FormatError: according to the session index, the session holds JSON values. Nothing was written.
             KmsKeyError: the KMS key does not exist, is disabled, or is not for encryption. Nothing was written.
             MessageNotStorableError: a value has no plain form, or langchain-core would not read the message's dump
-                back. Nothing was written; the text names the path to the value.
-            ItemTooLargeError: the session would outgrow 400 KB in its single item, or the batch 4 MB after compression
-                in an item collection. Nothing was written.
-            WriteConflictError: other writers were always faster. Nothing was written.
-            WriteOutcomeUnknownError: see there.
-            UndecodableItemError: in a single item, the attribute of the messages is not a list, or that of our own is
-                damaged. In an item collection, a record was read whose id claims a time over a century ahead, behind
-                which nothing can come. Nothing was written. ``adelete_messages([error.message_id])`` deletes it.
+                back. Nothing was written. The text names the path to the value.
+            ItemTooLargeError: the session would outgrow 400 KB in a single item, or the batch is larger than 4 MB after
+                compression in an item collection. Nothing was written.
+            WriteConflictError: other writers were faster in every attempt. Nothing was written.
+            WriteOutcomeUnknownError: a response was lost, and the library cannot tell whether the batch was stored.
+                Read the session before you retry.
+            UndecodableItemError: nothing was written. In a single item, the attribute of the messages is not a list, or
+                the library's own attribute is damaged. In an item collection, the id of a stored record claims a time
+                over a century ahead, so that no record can follow it; ``adelete_messages([error.message_id])`` deletes
+                that record.
             KeySchemaError: the table has other key attributes. Nothing was written.
-            TableNotFoundError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
-                ServiceError, ClosedError: see ``errors``.
+            TableNotFoundError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError, ServiceError,
+                ClosedError: see ``chathistory_async.errors``.
         """
         check_sequence(messages, "aadd_messages", "message")
         await self._open_session().append(messages, idempotency_key)
 
     async def adelete_messages(self, ids: Iterable[str]) -> None:
-        """Remove messages by their ids. Ids of messages that are not there, or not any more, are passed over.
+        """Remove messages by their ids. Ids of messages that do not exist, or no longer exist, are ignored.
 
-        For each record that the messages are in, a ``GetItem`` and a ``PutItem`` that writes the record without them,
-        or an ``UpdateItem`` where none is left; several records at once. A ``TransactWriteItems`` where the record is
-        above 390 KB, and with a session index, where one record follows another. Where it fails halfway, some of the
-        messages are removed, and it can be called again. Needs an item collection.
+        Each record that holds such messages takes a ``GetItem`` and a ``PutItem``, which writes the record without
+        them. If no message is left in the record, an ``UpdateItem`` replaces the ``PutItem``. Several records are
+        changed at the same time. A record of over 390 KB takes a ``TransactWriteItems`` instead. With a session index,
+        every record takes a ``TransactWriteItems``, and the records are changed one after the other. If the call fails
+        halfway, some of the messages are removed; call it again. Needs an item collection.
 
         Args:
-            ids: the ids that ``apage`` returns, or an error's ``message_id``, which may be that of a whole record.
+            ids: the ids that ``apage`` returns. An error's ``message_id`` is accepted too; it may be the id of a whole
+                record.
 
         Raises:
-            ValueError: one is not an id.
-            TypeError: an id was given instead of an iterable.
+            ValueError: a value in ``ids`` is not an id.
+            TypeError: ``ids`` is a single id and not an iterable.
             LayoutError: the session is stored in a single item.
             FormatError, UndecodableItemError, DecryptionError, EncryptionContextError, KmsKeyError: as for
-                ``aget_messages``, where other messages stay in a record. Where it cannot be read, its own id removes
-                all of it.
-            ItemTooLargeError: from one record over 10,000 single messages are removed, each beside one that stays.
+                ``aget_messages``, if a record also holds messages that stay. If a record cannot be read, pass the
+                record's own id to remove all of it.
+            ItemTooLargeError: the call would remove over 10,000 messages from one record, each next to a message that
+                stays.
             WriteConflictError, WriteOutcomeUnknownError, TableNotFoundError, KeySchemaError, AccessDeniedError,
-                ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see ``errors``.
+                ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see
+                ``chathistory_async.errors``.
         """
         check_ids(ids, "adelete_messages")
         await self._open_session().remove(ids)
 
     async def areplace_message(self, message_id: str, message: BaseMessage) -> None:
-        """Put another message into the place of one, whole or not at all: its id and its place stay.
+        """Replace a message, whole or not at all. The new message has the id and the place of the old one.
 
-        A ``GetItem`` and a ``PutItem`` of the message's record, or a ``TransactWriteItems`` where that is above 390 KB.
-        Of two that replace at once the later one stays. The record's time to live begins anew if this handle has a
-        ``ttl``, and never ends earlier than before. Needs an item collection. With ``kms_key_id`` the new message is
-        bound to the same place, as the old one was: who may write to the table can put the old one back.
+        A ``GetItem`` and a ``PutItem`` of the message's record, or a ``TransactWriteItems`` if the record is larger
+        than 390 KB. If two calls replace the same message at the same time, the later one wins. If this handle has a
+        ``ttl``, the record's time to live starts again; a record never expires earlier than before. With
+        ``kms_key_id``, the old and the new message are bound to the same place, so a writer with access to the table
+        can put the old one back. Needs an item collection.
 
         Args:
             message_id: the id that ``apage`` returns.
-            message: the message.
+            message: the new message.
 
         Raises:
-            ValueError: it is not an id.
-            MessageNotFoundError: there is no such message, or not any more.
+            ValueError: ``message_id`` is not the id of a message.
+            MessageNotFoundError: there is no message with this id, or no longer.
             MessageNotStorableError: the new message cannot be stored, as for ``aadd_messages``.
             ItemTooLargeError: the record with the new message is larger than 4 MB.
-            WriteConflictError: other writers were always faster.
-            WriteOutcomeUnknownError: they were, and an answer was lost. The message may have been replaced.
+            WriteConflictError: other writers were faster in every attempt. Nothing was written.
+            WriteOutcomeUnknownError: a response was lost, and the library cannot tell whether the message was replaced.
+                Read the session before you retry.
             LayoutError: the session is stored in a single item.
-            FormatError, UndecodableItemError, DecryptionError, EncryptionContextError: the record that the message is
-                in cannot be read, as for ``aget_messages``. Nothing was written.
+            FormatError, UndecodableItemError, DecryptionError, EncryptionContextError: the message's record cannot be
+                read, as for ``aget_messages``. Nothing was written.
             KmsKeyError, TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError,
-                EndpointError, ServiceError, ClosedError: see ``errors``.
+                EndpointError, ServiceError, ClosedError: see ``chathistory_async.errors``.
         """
         await self._open_session().replace(message_id, message)
 
     async def apop_message(self) -> BaseMessage | None:
-        """Remove the latest message and return it, or return None where there is none.
+        """Remove the latest message and return it, or return None if there is no message.
 
-        However many do so at once, each message is returned to one of them. A ``Query`` and an ``UpdateItem``, or a
-        ``PutItem`` where other messages are left in the record; with a session index a ``TransactWriteItems``.
-        Both again where others took the message off first, after a random pause that grows with each time. Where an
-        answer is lost beyond the last retry, the message may have been removed. Needs an item collection.
+        Each message is returned to only one caller, however many callers pop at the same time. A ``Query`` and an
+        ``UpdateItem``, or a ``PutItem`` if other messages are left in the record; with a session index, a
+        ``TransactWriteItems`` replaces the write. If another caller removes the message first, both requests are
+        repeated. The first repetition starts at once; each later one follows a random pause that grows with each
+        attempt. If the response to the last retry is lost, the message may have been removed. Needs an item collection.
 
         Raises:
-            WriteConflictError: others were always faster. Nothing was removed.
-            WriteOutcomeUnknownError: they were, and an answer was lost. The message may have been removed.
+            WriteConflictError: other writers were faster in every attempt. Nothing was removed.
+            WriteOutcomeUnknownError: a response was lost, and the library cannot tell whether the message was removed.
+                Read the session before you retry.
             LayoutError: the session is stored in a single item.
             FormatError, UndecodableItemError, DecryptionError, EncryptionContextError, ConfigurationError, KmsKeyError,
                 TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError, EndpointError, ServiceError,
-                ClosedError: as for ``aget_messages``. Nothing was removed that could not be read.
+                ClosedError: as for ``aget_messages``. A message that cannot be read is never removed.
         """
         for message in await self._open_session().pop():
             return message
@@ -511,27 +543,28 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     async def acopy_to(
         self, session_id: str, *, key: Key | None = None, up_to: str | None = None
     ) -> DynamoDBChatMessageHistory:
-        """Append this session's messages to another one of the same table, to branch off, and return its handle.
+        """Append this session's messages to a different session of the same table, and return a handle on that session.
 
-        As one batch, up to 4 MB after compression; a second call appends them again. The copies have ids and times of
-        their own. The messages are all in memory meanwhile. The handle has the class of this one, and its attributes.
-        Needs an item collection.
+        Use it to branch off a conversation. The messages are appended as one batch, of up to 4 MB after compression. A
+        second call appends them again. The copies have new ids and new times. All messages are in memory during the
+        call. The returned handle has the class and the attributes of this handle. Needs an item collection.
 
-        With a session index, the new session has the owner that this handle names, or else the owner of this session,
-        which takes a ``GetItem``.
+        With a session index, the new session gets the owner that this handle was made with. If this handle has no
+        owner, the new session gets this session's owner from the index, which takes a ``GetItem``.
 
         Args:
             session_id: the value of the other session's partition key.
-            key: the other session's partition key instead, as for the constructor; required of a handle that was made
-                with ``key``.
-            up_to: the id of the last message to copy, None for all. Where it is gone, all before it are copied.
+            key: the other session's partition key, as for the constructor; it replaces ``session_id``. Required if this
+                handle was made with ``key``.
+            up_to: the id of the last message to copy, or None for all. If that message no longer exists, all messages
+                before it are copied.
 
         Raises:
-            ValueError: ``up_to`` is not an id, the other session is this one, or ``key`` is required, or it is not the
-                tuple that the store's ``key_parts`` requires.
+            ValueError: ``up_to`` is not an id, the other session is this session, ``key`` is required, or ``key`` is
+                not the tuple that the store's ``key_parts`` requires.
             LayoutError: the session is stored in a single item.
-            ItemTooLargeError: together they do not fit into one transaction. Nothing was copied.
-            ChatHistoryError: what ``aget_messages`` and ``aadd_messages`` raise.
+            ItemTooLargeError: the messages do not fit into one transaction. Nothing was copied.
+            ChatHistoryError: the errors of ``aget_messages`` and ``aadd_messages``.
         """
         session = self._open_session()
         other = await self._sibling(session_id, key)
@@ -539,33 +572,37 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         return other
 
     async def aclear(self) -> None:
-        """Delete the session's messages; in a single item, with all attributes that others have put there.
+        """Delete the session's messages; in a single item, also all attributes that other programs have put there.
 
-        A retry never deletes what was added after it. In a single item, a ``GetItem`` and, where there is an item, a
-        ``DeleteItem``. In an item collection, a ``Query`` for each megabyte and a ``BatchWriteItem`` for each 25
-        records; where it fails halfway, some are left, and it can be called again. What is younger than half an hour
-        leaves an empty item for that time, which DynamoDB's TTL deletes. With a session index, an ``UpdateItem`` for
-        each megabyte says that the count does not hold meanwhile, and a ``GetItem``, a ``Query`` for each megabyte that
-        is left and an ``UpdateItem`` count anew.
+        A retry never deletes messages that were added after the deletion.
 
-        In a single item, a request of ``aadd_messages`` that AWS receives after this call may store its batch again:
-        see there.
+        In a single item: a ``GetItem`` and, if the item exists, a ``DeleteItem``. If AWS receives a request of
+        ``aadd_messages`` only after this call, the request may store its batch again; ``aadd_messages`` describes that
+        case.
+
+        In an item collection: a ``Query`` for each megabyte and a ``BatchWriteItem`` for each 25 records. If the call
+        fails halfway, some messages are left; call it again. A record younger than half an hour leaves an empty item
+        for that time, which DynamoDB's TTL deletes.
+
+        With a session index: an ``UpdateItem`` for each megabyte marks the message count as invalid during the
+        deletion. Then a ``GetItem``, a ``Query`` for each megabyte that is left, and an ``UpdateItem`` count the
+        messages anew.
 
         Raises:
-            WriteOutcomeUnknownError: an answer was lost, and another session has begun on a key whose item
-                langchain-community had created. It was left alone.
-            WriteConflictError: other writers were always faster. In an item collection, some messages may have been
-                deleted.
+            WriteOutcomeUnknownError: a response was lost, and a new session has begun under a key whose item
+                langchain-community had created. The new session was not deleted.
+            WriteConflictError: other writers were faster in every attempt. In an item collection, some messages may
+                have been deleted.
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
-                ServiceError, ClosedError: see ``errors``.
+                ServiceError, ClosedError: see ``chathistory_async.errors``.
         """
         await self._open_session().clear()
 
     async def aclose(self) -> None:
         """Close this handle, and its client unless another open handle shares it. A second call does nothing.
 
-        A handle of a store leaves the store's client open. Nobody has to call this: clients close with their loop.
-        ``async with`` opens a closed handle again.
+        A handle of a store leaves the store's client open. Calling this method is optional: clients close with their
+        event loop. ``async with`` opens a closed handle again.
         """
         self._lifetime.closed = True
         clients = self._settings.clients
@@ -575,7 +612,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
                 await clients.aclose()
 
     async def __aenter__(self) -> DynamoDBChatMessageHistory:
-        """Return the handle itself, opened again if it was closed."""
+        """Return the handle itself. A closed handle is open again."""
         self._lifetime.enter()
         if self._settings.clients.shared:
             self._settings.clients.users.add(self)
@@ -584,13 +621,13 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the handle, unless another ``async with`` of it is still open."""
+        """Close the handle, unless another ``async with`` of the same handle is still open."""
         if self._lifetime.leave():
             await self.aclose()
 
     @property
     def messages(self) -> list[BaseMessage]:
-        """The session's messages, as ``aget_messages`` returns them. Each access reads them."""
+        """The session's messages, as ``aget_messages`` returns them. Each access reads the table."""
         return run(self.aget_messages)
 
     @messages.setter
@@ -608,7 +645,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         return iterate(self.aiter())
 
     def page(self, limit: int = 50, before: str | None = None) -> Page:
-        """Return some of the latest messages with their ids, as ``apage`` does."""
+        """Return a page of messages with their ids, as ``apage`` does."""
         return run(self.apage, limit, before)
 
     def delete_messages(self, ids: Iterable[str]) -> None:
@@ -616,7 +653,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         run(self.adelete_messages, ids)
 
     def replace_message(self, message_id: str, message: BaseMessage) -> None:
-        """Put another message into the place of one, as ``areplace_message`` does."""
+        """Replace a message, as ``areplace_message`` does."""
         run(self.areplace_message, message_id, message)
 
     def pop_message(self) -> BaseMessage | None:
@@ -626,7 +663,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     def copy_to(
         self, session_id: str, *, key: Key | None = None, up_to: str | None = None
     ) -> DynamoDBChatMessageHistory:
-        """Append this session's messages to another one, as ``acopy_to`` does."""
+        """Append this session's messages to a different session, as ``acopy_to`` does."""
         return run(self.acopy_to, session_id, key=key, up_to=up_to)
 
     def add_messages(self, messages: Sequence[BaseMessage], *, idempotency_key: str | None = None) -> None:
@@ -638,11 +675,11 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         run(self.aadd_messages, [message])
 
     def add_user_message(self, message: HumanMessage | str) -> None:
-        """Append a human message, or text as one, as ``aadd_messages`` does."""
+        """Append a human message, given as a message or as its text, as ``aadd_messages`` does."""
         run(self.aadd_messages, [HumanMessage(content=message) if isinstance(message, str) else message])
 
     def add_ai_message(self, message: AIMessage | str) -> None:
-        """Append an AI message, or text as one, as ``aadd_messages`` does."""
+        """Append an AI message, given as a message or as its text, as ``aadd_messages`` does."""
         run(self.aadd_messages, [AIMessage(content=message) if isinstance(message, str) else message])
 
     def clear(self) -> None:
@@ -650,24 +687,24 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         run(self.aclear)
 
     def close(self) -> None:
-        """Close this handle, as ``aclose`` does, with the clients that its synchronous methods opened."""
+        """Close this handle and the clients that its synchronous methods opened, as ``aclose`` does."""
         run(self.aclose)
 
     def __str__(self) -> str:
-        """Return the messages as text, one ``Human: …`` or ``AI: …`` a line."""
+        """Return the messages as text, one ``Human: …`` or ``AI: …`` on each line."""
         return get_buffer_string(self.messages)
 
     def __repr__(self) -> str:
-        """Return the table and the session; no content."""
+        """Return the table and the session, without content."""
         return f"<{type(self).__name__} {self._session.access.ref}>"
 
     async def _sibling(self, session_id: str, key: Key | None) -> DynamoDBChatMessageHistory:
-        """Return a handle on another session with the same settings, clients and owner."""
+        """Return a handle on a different session with the same settings, clients and owner."""
         if key is None:
             (name,) = list(self._key)[:1]
             if self._key != {name: self._session_id}:
-                # The key may have a tenant's prefix, which the other session must not lose.
-                raise ValueError("This handle was made with key: give the other session's too")
+                # The key may have a tenant's prefix, which the other session's key must have too.
+                raise ValueError("This handle was made with key: pass the other session's key too")
             key = {name: session_id}
         whole_key = join_key(key, self._settings.key_parts)
         if whole_key == self._key:
@@ -675,7 +712,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         layout, index = layout_with(self._layout, encode_key(whole_key)), self._index
         if self._indexed is not None:
             index = Indexed(await self._indexed.owner())
-        # A subclass keeps what it has added to itself.
+        # A copy, so that the attributes of a subclass are kept.
         sibling = copy.copy(self)
         sibling._set_up(session_id, whole_key, layout, self._settings, index)
         return sibling
@@ -686,12 +723,12 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         return self._session
 
 
-# What a copy of a handle makes for itself.
+# The attributes that a copy of a handle makes anew.
 _MADE_ANEW = {"_session", "_indexed", "_lifetime"}
 
 
 def _from_a_human_message(messages: list[BaseMessage]) -> list[BaseMessage]:
-    """Leave out what comes before the first human message."""
+    """Leave out the messages before the first human message."""
     for position, message in enumerate(messages):
         if LANGCHAIN.begins_turn(message):
             return messages[position:]

@@ -1,4 +1,4 @@
-"""A session of JSON values, such as the items of another framework's conversation. It does not import LangChain."""
+"""A session of JSON values, such as the items of a different framework's conversation. It does not import LangChain."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ._sync.bridge import iterate, run
 
 @dataclass(frozen=True, slots=True)
 class StoredValue:
-    """A JSON value, and what it is known by where it is stored.
+    """A JSON value with its id and the time at which it was added.
 
     Attributes:
-        id: the name by which the session's methods take it. It stays the same as long as the value is stored.
-        value: the value itself, equal to what was added.
-        created_at: when it was added, by the writer's clock, in UTC.
+        id: the value's id, which the methods of the session take. It does not change while the value is stored.
+        value: the value, equal to the one that was added; ``JsonSession`` names the exceptions.
+        created_at: the time at which the value was added, in UTC, by the writer's clock.
     """
 
     id: str
@@ -32,11 +32,11 @@ class StoredValue:
 
 @dataclass(frozen=True, slots=True)
 class ValuePage:
-    """Some of a session's JSON values, in their order.
+    """A page of a session's JSON values.
 
     Attributes:
         values: the values, oldest first.
-        cursor: pass it as ``before`` to get the page before this one; None where there is none.
+        cursor: pass it to ``apage`` as ``before`` to get the page of older values. None if there are no older values.
     """
 
     values: list[StoredValue]
@@ -44,19 +44,19 @@ class ValuePage:
 
 
 class JsonSession:
-    """The JSON values of one session: ``ChatHistoryStore.json_session`` returns it.
+    """The JSON values of one session. ``ChatHistoryStore.json_session`` returns it.
 
-    Values are of JSON's types: dicts with text as names, lists, text, numbers, booleans and None. They come back equal.
-    So do bytes, sets, integers of any size, NaN and infinities, and text with surrogates. Other values take their plain
-    form, as in a message: tuples come back as lists, objects as pydantic dumps them; what has no such form is given to
-    the store's ``default``.
+    Values have JSON's types: dicts with text as names, lists, text, numbers, booleans and None. They come back equal.
+    Bytes, sets, integers of any size, NaN, infinities and text with surrogates come back equal too. Other values are
+    stored in their plain form, as in a message: tuples come back as lists, and objects as pydantic dumps them. A value
+    that has no plain form is passed to the store's ``default``.
 
-    The ``a…`` methods run on the caller's event loop; their synchronous twins run them on one private event loop, and
-    block the calling thread. Any number of handles, threads, event loops and hosts may use one session at once. What an
-    append promises, and what it costs, is said at ``DynamoDBChatMessageHistory.aadd_messages``.
+    The ``a…`` methods run on the caller's event loop. Each has a synchronous twin, which runs it on one private event
+    loop and blocks the calling thread. Any number of handles, threads, event loops and hosts may use one session at the
+    same time. ``DynamoDBChatMessageHistory.aadd_messages`` says what an append guarantees and what it costs.
 
-    A handle belongs to its store: it is closed with the store, and has nothing of its own to close. It can be copied,
-    deeply copied and pickled, as a handle of ``ChatHistoryStore.session``.
+    A handle belongs to its store: it is closed with the store, and need not be closed itself. It can be copied,
+    deep-copied and pickled, like a handle of ``ChatHistoryStore.session``.
     """
 
     @staticmethod
@@ -87,11 +87,11 @@ class JsonSession:
     _session: Session[Any]
 
     def _begin(self) -> None:
-        """Make from the settings what a handle knows of its session."""
+        """Make the session object, which a copy of this handle does not share."""
         self._session = open_session(self._settings, self._layout, self._key, self._format, self._index).session
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the settings: a copy is another handle on the same session, with the clock that all of them share."""
+        """Return the settings: a copy is a new handle on the same session. All handles share the session's clock."""
         return {name: value for name, value in vars(self).items() if name != "_session"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ class JsonSession:
 
     @property
     def key(self) -> dict[str, KeyValue]:
-        """The whole partition key, ids joined: a copy."""
+        """A copy of the whole partition key, with the ids of a tuple joined."""
         return dict(self._key)
 
     @property
@@ -117,18 +117,20 @@ class JsonSession:
         return self._format.name
 
     async def aget(self, limit: int | None = None, up_to: str | None = None) -> list[Any]:
-        """Return the session's values, oldest first; an empty list where there is no session or it has expired.
+        """Return the session's values, oldest first, or an empty list if the session does not exist or has expired.
 
-        One ``Query`` for each megabyte; for the latest values, by ``limit`` or the store's ``history_size``, one
-        ``Query`` that reads little more than these.
+        One ``Query`` for each megabyte. With ``limit`` or the store's ``history_size``, one ``Query`` reads little more
+        than the requested values.
 
         Args:
-            limit: how many values, the latest ones; None for all that ``history_size`` keeps.
-            up_to: an id: only values up to that one, and that one; with ``limit``, the latest of these.
+            limit: the maximum number of values, counted from the latest; None for all values that ``history_size``
+                keeps.
+            up_to: a value's id. Only values up to and including that value are returned; with ``limit``, the latest of
+                these.
 
         Raises:
             ValueError: ``limit`` is not a positive integer, or ``up_to`` is not an id.
-            FormatError: the session holds values of another format; the text says which call reads them.
+            FormatError: the session holds values of a different format. The text names the call that reads them.
             UndecodableItemError, DecryptionError, EncryptionContextError, ConfigurationError, KmsKeyError,
                 TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError, EndpointError, ServiceError,
                 ClosedError: as for ``DynamoDBChatMessageHistory.aget_messages``.
@@ -136,18 +138,18 @@ class JsonSession:
         return await self._session.read(limit, up_to=up_to)
 
     def aiter(self) -> AsyncGenerator[Any, None]:
-        """Return an iterator over the session's values, oldest first, that holds one page of them at a time.
+        """Return an iterator over the session's values, oldest first, that holds one page of values at a time.
 
-        ``async for value in session.aiter()``. It raises what ``aget`` does.
+        Use it as ``async for value in session.aiter()``. The iterator raises the errors of ``aget``.
         """
         return self._session.stream()
 
     async def apage(self, limit: int = 50, before: str | None = None) -> ValuePage:
-        """Return some of the latest values with their ids, oldest first, or of those before a cursor.
+        """Return a page of values with their ids, oldest first: the latest values, or those before a cursor.
 
         Args:
-            limit: how many values at most, 50 by default.
-            before: the cursor of a page, or a value's id: only what comes before it.
+            limit: the maximum number of values, 50 by default.
+            before: the cursor of a page, or a value's id. Only values before it are returned.
 
         Raises:
             ValueError: ``limit`` is not a positive integer, or ``before`` is not a cursor.
@@ -157,62 +159,64 @@ class JsonSession:
         return ValuePage([StoredValue(one.id, one.value, one.created_at) for one in page.values], page.cursor)
 
     async def aadd(self, values: Sequence[Any], idempotency_key: str | None = None) -> None:
-        """Append values, all of them or none, contiguous and in order; exactly once, however often it is retried.
+        """Append values: all or none, contiguous and in order, and exactly once however often the request is retried.
 
-        One ``PutItem``; a ``TransactWriteItems`` with an idempotency key, with a session index, and where the values
-        are too large for one item. An empty sequence writes nothing.
+        Usually one ``PutItem``. An append takes a ``TransactWriteItems`` instead if it has an idempotency key, if the
+        store has a session index, or if the values are too large for one item. An empty sequence writes nothing.
 
         Args:
             values: the values.
-            idempotency_key: text of 1 to 256 characters. The same key on the same session is stored once within the
-                store's ``idempotency_seconds``, whoever sends it; see ``DynamoDBChatMessageHistory.aadd_messages``.
+            idempotency_key: text of 1 to 256 characters, or None. A session stores only one batch for a key within the
+                store's ``idempotency_seconds``, even if several processes send it; see
+                ``DynamoDBChatMessageHistory.aadd_messages``.
 
         Raises:
-            TypeError: a value was given instead of a sequence, or the key is not text.
+            TypeError: ``values`` is not a sequence, or the key is not text.
             ValueError: the key is empty or too long.
-            MessageNotStorableError: a value has no plain form. Nothing was written; the text names the path to it.
-            ItemTooLargeError: the values do not fit into one transaction, of 4 MB after compression. Nothing was
+            MessageNotStorableError: a value has no plain form. Nothing was written. The text names the path to the
+                value.
+            ItemTooLargeError: the values do not fit into one transaction of 4 MB after compression. Nothing was
                 written.
             IdempotencyKeyReusedError: the key was used with other values. Nothing was written.
-            FormatError: the session index knows that the session has another format. Nothing was written.
+            FormatError: according to the session index, the session has a different format. Nothing was written.
             ChatHistoryError: as for ``DynamoDBChatMessageHistory.aadd_messages``.
         """
         check_sequence(values, "aadd", "value")
         await self._session.append(values, idempotency_key)
 
     async def adelete(self, ids: Iterable[str]) -> None:
-        """Remove values by their ids. Ids of values that are not there, or not any more, are passed over.
+        """Remove values by their ids. Ids of values that do not exist, or no longer exist, are ignored.
 
         Args:
             ids: the ids that ``apage`` returns.
 
         Raises:
-            ValueError: one is not an id.
-            TypeError: an id was given instead of an iterable.
+            ValueError: a value in ``ids`` is not an id.
+            TypeError: ``ids`` is a single id and not an iterable.
             ChatHistoryError: as for ``DynamoDBChatMessageHistory.adelete_messages``.
         """
         check_ids(ids, "adelete")
         await self._session.remove(ids)
 
     async def areplace(self, value_id: str, value: Any) -> None:
-        """Put another value into the place of one, whole or not at all: its id and its place stay.
+        """Replace a value, whole or not at all. The new value has the id and the place of the old one.
 
         Args:
             value_id: the id that ``apage`` returns.
-            value: the value.
+            value: the new value.
 
         Raises:
-            ValueError: it is not an id of a value.
-            MessageNotFoundError: there is no such value, or not any more.
+            ValueError: ``value_id`` is not the id of a value.
+            MessageNotFoundError: there is no value with this id, or no longer.
             ChatHistoryError: as for ``DynamoDBChatMessageHistory.areplace_message``.
         """
         await self._session.replace(value_id, value)
 
     async def apop(self) -> Any:
-        """Remove the latest value and return it, or return None where there is none.
+        """Remove the latest value and return it, or return None if there is no value.
 
-        However many do so at once, each value is returned to one of them. A value that is None cannot be told from an
-        empty session.
+        Each value is returned to only one caller, however many callers pop at the same time. A stored value None cannot
+        be distinguished from an empty session.
 
         Raises:
             ChatHistoryError: as for ``DynamoDBChatMessageHistory.apop_message``.
@@ -222,7 +226,7 @@ class JsonSession:
         return None
 
     async def aclear(self) -> None:
-        """Delete the session's values. Idempotency keys stay known.
+        """Delete the session's values. Idempotency keys are kept.
 
         Raises:
             ChatHistoryError: as for ``DynamoDBChatMessageHistory.aclear``.
@@ -238,7 +242,7 @@ class JsonSession:
         return iterate(self.aiter())
 
     def page(self, limit: int = 50, before: str | None = None) -> ValuePage:
-        """Return some of the latest values with their ids, as ``apage`` does."""
+        """Return a page of values with their ids, as ``apage`` does."""
         return run(self.apage, limit, before)
 
     def add(self, values: Sequence[Any], idempotency_key: str | None = None) -> None:
@@ -250,7 +254,7 @@ class JsonSession:
         run(self.adelete, ids)
 
     def replace(self, value_id: str, value: Any) -> None:
-        """Put another value into the place of one, as ``areplace`` does."""
+        """Replace a value, as ``areplace`` does."""
         run(self.areplace, value_id, value)
 
     def pop(self) -> Any:
@@ -262,5 +266,5 @@ class JsonSession:
         run(self.aclear)
 
     def __repr__(self) -> str:
-        """Return the table, the session and the format; no content."""
+        """Return the table, the session and the format, without content."""
         return f"<JsonSession {self._session.access.ref}, format {self.format!r}>"

@@ -49,7 +49,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def _hidden_from_signature(parameter: str) -> Callable[[Method], Method]:
-    """Leave a parameter out of what ``inspect.signature`` tells of a method that is called with and without it."""
+    """Hide a parameter of a method from ``inspect.signature``. Calls with and without that parameter work as before."""
 
     def hide(method: Method) -> Method:
         signature = inspect.signature(method)
@@ -61,64 +61,66 @@ def _hidden_from_signature(parameter: str) -> Callable[[Method], Method]:
 
 
 class ChatHistoryStore:
-    """The sessions of one table: settings and clients that all their handles share.
+    """The sessions of one table, with the settings and clients that all their handles share.
 
-    Open it once for the application, with ``async with``, and take handles from ``session()``, which is what
-    LangChain's ``RunnableWithMessageHistory`` calls as ``get_session_history``. It opens a client on each event loop
-    that uses it, at the first use. Its own methods are asynchronous; plain code calls them with ``asyncio.run``, and
-    its handles' methods as they are.
+    Open one store for the application with ``async with``, and get handles from ``session()``. LangChain's
+    ``RunnableWithMessageHistory`` takes ``store.session`` as its ``get_session_history``. The store opens one client on
+    each event loop that uses it, at the first use. The store's own methods are asynchronous, except ``close``;
+    synchronous code calls them with ``asyncio.run``. Handles have synchronous methods too.
 
-    A store that was closed raises ``ClosedError``, and so do its handles, until ``async with`` opens it again. Any
-    number of ``async with`` may be open at once, on any event loops: the last one to end closes the store. ``aclose``
-    and ``close`` close it at once, whoever uses it.
+    A closed store and its handles raise ``ClosedError`` until ``async with`` opens the store again. Several
+    ``async with`` blocks may be open at the same time, on any event loops; the end of the last block closes the store.
+    ``aclose`` and ``close`` close the store immediately, even if it is still in use.
 
-    A store can be copied, deeply copied and pickled. The copy has the settings and opens clients of its own. A
+    A store can be copied, deep-copied and pickled. The copy has the same settings and opens its own clients. A
     ``boto3_session`` cannot be pickled.
 
     Args:
-        table_name: the table.
-        endpoint_url: the endpoint, None for the SDK's choice.
-        primary_key_name: the partition key's attribute.
-        boto3_session: as for ``DynamoDBChatMessageHistory``; it stays the caller's and is not closed.
-        kms_key_id: the KMS key that messages are encrypted under, None to store them in the clear; as for
+        table_name: the table's name or ARN.
+        endpoint_url: DynamoDB's endpoint, or None for the SDK's choice.
+        primary_key_name: the attribute name of the partition key.
+        boto3_session: as for ``DynamoDBChatMessageHistory``. The store never closes it.
+        kms_key_id: the KMS key that messages are encrypted under, or None to store them unencrypted; as for
             ``DynamoDBChatMessageHistory``.
-        ttl: seconds from the writing of a message until it expires, or in a single item from the last append until the
-            session does. None as for ``DynamoDBChatMessageHistory``.
-        ttl_key_name: the attribute of the expiry time, in seconds since the epoch.
-        history_size: how many messages of a session are kept, the latest ones; None for all. How exactly that holds is
-            said at ``DynamoDBChatMessageHistory``.
-        history_messages_key: the attribute of the messages, or of a message's body.
-        region_name: the region, None for the SDK's choice.
-        config: a botocore ``Config`` that is merged over ours.
+        ttl: the number of seconds from the writing of a message until that message expires. In a single item, the
+            number of seconds from the last append until the session expires. None as for
+            ``DynamoDBChatMessageHistory``.
+        ttl_key_name: the attribute name of the expiry time, which is stored in seconds since the epoch.
+        history_size: how many of the latest messages of a session are kept, or None for all.
+            ``DynamoDBChatMessageHistory`` says how exactly this limit holds.
+        history_messages_key: the attribute name of the list of messages, or of a record's body.
+        region_name: the region, or None for the SDK's choice.
+        config: a botocore ``Config``, which overrides the library's own; as for ``DynamoDBChatMessageHistory``.
         consistent_read: whether reads are strongly consistent.
-        kms_endpoint_url: KMS's endpoint, None for the SDK's choice.
-        layout: "item_collection", where each append is an item and a session has no limit of its size, or
-            "single_item", where a session is one, as langchain-community stores it, in a table without a sort key.
-        sort_key_name: the sort key's attribute, text; of no matter in the single item.
-        session_index: keep an item for each session, for ``list_sessions`` and the other methods that take a session's
-            id. It is written in one transaction with the session's messages. So an append costs twice what it does
-            without, and four write units more (DynamoDB bills transactions twice, and for the item and its entry in the
-            owner's index), and concurrent writers of one session conflict and retry. Every store that writes to
-            the table should have ``session_index=True``. A session that had messages before is listed from its next
-            append on, and its earlier messages are counted when the index is first asked for it. Needs an item
-            collection, and the global secondary index ``SessionsByOwner`` that ``create_table`` makes. The store's
-            first append queries that index, and raises ``KeySchemaError`` where it is missing.
+        kms_endpoint_url: KMS's endpoint, or None for the SDK's choice.
+        layout: "item_collection": each append is one item, and the size of a session is not limited. "single_item": a
+            session is one item, in langchain-community's format, in a table without a sort key.
+        sort_key_name: the attribute name of the sort key, which is of type text. No effect with "single_item".
+        session_index: keep an item for each session, for ``list_sessions`` and the other methods that take a session
+            id. The item is written in one transaction with the session's messages. An append therefore costs twice as
+            much, plus four write units: DynamoDB bills transactions twice, and bills the session's item and its entry
+            in the owner's index. Concurrent writers of one session conflict and retry. Every store that writes to the
+            table should have ``session_index=True``. A session that had messages before is listed from its next append
+            on; its earlier messages are counted at the first request for its count. Needs an item collection, and the
+            global secondary index ``SessionsByOwner`` that ``create_table`` makes. The store's first append queries
+            that index and raises ``KeySchemaError`` if it is missing.
         fast_path: whether calls to DynamoDB may take the fast path; as for ``DynamoDBChatMessageHistory``.
-        default: what converts a value in a message, or in metadata, that has no plain form; as for
+        default: a function that converts values without a plain form, in messages and in metadata; as for
             ``DynamoDBChatMessageHistory``.
-        key_parts: the number of ids in each session's partition key, such as 2 for a tenant's and a session's. Every
-            method that takes ``key`` then needs a tuple of that many ids there, and raises ``ValueError`` for plain
-            text. So no session's id that a user made up, such as ``"acme#s1"``, opens another tenant's session. With
-            None these methods take plain text and tuples. ``split_key(info.session_id)`` returns the tuple of a session
-            in a list.
-        idempotency_seconds: how long an idempotency key keeps its batch from being stored again, a day by default; of
-            no matter in the single item, which knows a key for some number of writes.
+        key_parts: the number of ids in each session's partition key, such as 2 for a tenant's id and a session's id.
+            Every method that takes ``key`` then requires a tuple of that many ids in it, and raises ``ValueError`` for
+            plain text. A session id that a user made up, such as ``"acme#s1"``, therefore cannot open a different
+            tenant's session. With None, these methods accept plain text and tuples. ``split_key(info.session_id)``
+            returns the tuple of a listed session.
+        idempotency_seconds: how long an idempotency key keeps its batch from being stored again, a day by default. No
+            effect with "single_item", which keeps a key for a number of appends.
 
     Raises:
-        TypeError: ``boto3_session``, ``kms_key_id`` or ``default`` is of a type that is not accepted.
+        TypeError: the type of ``boto3_session``, ``kms_key_id`` or ``default`` is not accepted.
         ValueError: ``ttl``, ``history_size``, ``key_parts`` or ``idempotency_seconds`` is not a positive integer,
-            ``kms_key_id`` is empty, two attributes have one name, there is no such layout, or it has no session index.
-        ModuleNotFoundError: ``kms_key_id`` was given, and the extra ``kms`` is not installed.
+            ``kms_key_id`` is empty, two attributes have the same name, ``layout`` is unknown, or ``session_index`` is
+            set with the layout "single_item".
+        ModuleNotFoundError: ``kms_key_id`` is given, and the extra ``kms`` is not installed.
     """
 
     def __init__(
@@ -170,33 +172,36 @@ class ChatHistoryStore:
             history_size=history_size,
         )
         if isinstance(self._layout, ItemCollection) and session_index:
-            # For what it refuses.
+            # Only to raise its errors for invalid settings.
             SessionItem(self._layout, None)
-        # For what it refuses.
+        # Only to raise its errors for an invalid kms_key_id.
         cipher_type(kms_key_id)
 
     @_hidden_from_signature("key")
     def session(
         self, session_id: str, *, key: Key | None = None, owner: str | None = None
     ) -> DynamoDBChatMessageHistory:
-        """Return a handle on a session. No I/O; a handle costs microseconds and need not be kept or closed.
+        """Return a handle on a session. No I/O. A handle costs microseconds and need not be kept or closed.
 
-        ``RunnableWithMessageHistory`` calls it with the session's id, or with a ``history_factory_config`` of the
-        fields ``session_id`` and ``owner``. It accepts no further parameter, so ``inspect.signature`` has no ``key``.
+        ``RunnableWithMessageHistory`` calls this method with the session id, or with a ``history_factory_config`` of
+        the fields ``session_id`` and ``owner``. It accepts no further parameter, so ``inspect.signature`` does not show
+        ``key``.
 
         Args:
             session_id: the value of the partition key.
-            key: a whole primary key instead, one or two attributes; in an item collection the partition key alone. A
-                tuple of ids is joined, as for ``DynamoDBChatMessageHistory``: ``{"SessionId": (tenant, session_id)}``.
-                Plain text is not changed, and ``"acme#s1"`` is the session of ``("acme", "s1")``: see ``key_parts``.
-            owner: whose list the session is in, from its first append by a handle that names one; it stays theirs.
-                Needs ``session_index``. Where a policy has ``dynamodb:LeadingKeys``, begin it with the tenant's id too.
+            key: the whole primary key, which replaces ``session_id``: one or two attributes; in an item collection, the
+                partition key alone. A tuple of ids is joined, as for ``DynamoDBChatMessageHistory``:
+                ``{"SessionId": (tenant, session_id)}``. Plain text is not escaped, so ``"acme#s1"`` is the session of
+                ``("acme", "s1")``; ``key_parts`` prevents that.
+            owner: the owner whose list the session is in. The first append by a handle with an owner sets the owner,
+                and later appends do not change it. Needs ``session_index``. If a policy has ``dynamodb:LeadingKeys``,
+                begin the owner with the tenant's id too.
 
         Raises:
             TypeError: a key's value is not a str, int, Decimal, bytes or tuple of str.
-            ValueError: a key attribute has the name of another attribute, or is one too many, or is not the tuple that
-                ``key_parts`` requires; or ``owner`` is empty, longer than 2,048 bytes, or given without
-                ``session_index``.
+            ValueError: a key attribute has the name of another attribute, ``key`` has too many attributes, or ``key``
+                is not the tuple that ``key_parts`` requires; or ``owner`` is empty, longer than 2,048 bytes, or given
+                without ``session_index``.
         """
         from .history import DynamoDBChatMessageHistory
 
@@ -209,22 +214,22 @@ class ChatHistoryStore:
     def json_session(
         self, session_id: str, *, key: Key | None = None, owner: str | None = None, format: str = "json"
     ) -> JsonSession:
-        """Return a handle on a session of JSON values, such as another framework's items. No I/O, as for ``session``.
+        """Return a handle on a session of JSON values, such as the items of a different framework.
 
-        It does not import LangChain. Needs an item collection.
+        No I/O, as for ``session``. This method does not import LangChain. Needs an item collection.
 
         Args:
             session_id: the value of the partition key.
             key: as for ``session``.
             owner: as for ``session``.
-            format: the name of the values' format, such as that of the framework that they are of. It is stored with
-                them, and who reads the session by another name gets an error.
+            format: the name of the values' format, such as the name of their framework. It is stored with the values,
+                and reading the session under a different name raises ``FormatError``.
 
         Raises:
-            LayoutError: the store is of single items.
+            LayoutError: the store has the layout "single_item".
             TypeError: as for ``session``.
-            ValueError: as for ``session``; or ``format`` is not 1 to 64 lower-case letters, digits, dots, hyphens and
-                underscores, or is "langchain".
+            ValueError: as for ``session``; or ``format`` is "langchain", or is not 1 to 64 lower-case letters, digits,
+                dots, hyphens and underscores.
         """
         if not isinstance(self._layout, ItemCollection):
             raise LayoutError("A JSON session needs a table with a sort key", SessionRef(self._layout.table_name))
@@ -243,86 +248,92 @@ class ChatHistoryStore:
     def fast_path_status(self) -> FastPathStatus:
         """Whether calls to DynamoDB take the fast path now, and if not, why.
 
-        No I/O. It looks at the clients that are open in this process, on whatever event loop, that of the synchronous
-        methods included: ``active`` is True where all of them take the fast path, False where one does not, and None
-        until the first call, or ``async with``, has opened one. A tracer or a mock that begins later is seen here, and
-        by the next call; one that was there when a client was opened keeps that client off the fast path. Calls are
-        also sent by the SDK's client alone for up to 1.5 seconds after a failure on the fast path, which is not shown.
+        Reading this property does no I/O. ``active`` is True if all open clients of this process take the fast path, on
+        every event loop and including the client of the synchronous methods. ``active`` is False if at least one open
+        client does not, and None until the first call or ``async with`` has opened a client.
+
+        This property and the next call notice a tracer or a mock that starts after a client was opened. A tracer or a
+        mock that was active when a client was opened keeps that client off the fast path. After a failure on the fast
+        path, only the SDK's client sends calls for up to 1.5 seconds; this property does not show that.
         """
         return self._settings.clients.fast_path_status()
 
     async def list_sessions(
         self, owner: str, limit: int = 50, *, before: str | None = None, format: str | None = None
     ) -> SessionPage:
-        """Return an owner's sessions, the last active first.
+        """Return a page of an owner's sessions, the most recently active first.
 
-        One ``Query`` of the index ``SessionsByOwner``, which follows the table within a second or so: it cannot be read
-        consistently. Expired sessions are left out. With ``kms_key_id`` a ``Decrypt`` of KMS follows for each session
-        with a title or metadata, 16 at once, unless it was opened within the last five minutes. A session whose count
-        does not hold costs what it does in ``get_session_info``. A session that cannot be read is in the page's
-        ``unreadable``, and does not keep the others from being listed.
+        Usually one ``Query`` of the index ``SessionsByOwner``. That index is eventually consistent: it shows a write
+        about a second later. Expired sessions are left out. With ``kms_key_id``, each session that has a title or
+        metadata takes a KMS ``Decrypt``, 16 at the same time, unless its data key was cached in the last five minutes.
+        A session whose count is invalid costs what it costs in ``get_session_info``. A session that cannot be read is
+        in the page's ``unreadable``; the other sessions are still listed.
 
         Args:
             owner: the owner.
-            limit: how many at most, 50 by default.
-            before: the ``cursor`` of a page: only what comes after that page. Sessions that become active meanwhile
-                move to the front, and are not met again.
-            format: only sessions of this format, "langchain" for messages; None for all. The others are read, and
-                billed for, all the same.
+            limit: the maximum number of sessions, 50 by default.
+            before: the ``cursor`` of a page. Only sessions after that page are returned. A session that becomes active
+                in the meantime moves to the front and is not in the following pages.
+            format: only sessions of this format, "langchain" for messages; None for all. Sessions of other formats are
+                read and billed all the same.
 
         Raises:
-            ValueError: ``owner``, ``limit`` or ``format`` cannot be meant, or ``before`` is not a cursor.
-            ConfigurationError: there is no ``session_index``.
+            ValueError: ``owner``, ``limit`` or ``format`` is not valid, or ``before`` is not a cursor.
+            ConfigurationError: the store has no ``session_index``.
             KeySchemaError: the table lacks the index, which ``create_table`` adds.
             TableNotFoundError, AccessDeniedError, ThrottledError, EndpointError, ServiceError, ClosedError: see
-                ``errors``.
+                ``chathistory_async.errors``.
         """
         if format is not None and format != LANGCHAIN_NAME:
-            # For what it refuses.
+            # Only to raise its errors for an invalid format.
             json_format(format)
         return await self._sessions().page(owner, limit, before, format)
 
     async def get_session_info(self, session_id: str, *, key: Key | None = None) -> SessionInfo | None:
-        """Return what the index knows of a session, None where there is none or it has expired.
+        """Return the index's information about a session, or None if the session is not in the index or has expired.
 
-        One ``GetItem``, strongly consistent. The count does not hold while ``aclear``, ``delete_session`` or a trim by
-        ``history_size`` is under way, nor after one that was cut off. Then a ``Query`` for each megabyte of the session
-        counts its messages, and from half an hour later on an ``UpdateItem`` stores their number, if it may. So it is,
-        once, for a session whose first append came from a handle that had not read it: that it had no messages from
-        before the index was not known. Where it had, their number too is stored half an hour after that append.
+        Usually one strongly consistent ``GetItem``. The stored count is invalid while ``aclear``, ``delete_session`` or
+        a trim by ``history_size`` is running, and after one that was interrupted. In that case, a ``Query`` for each
+        megabyte of the session counts the messages. From half an hour after that operation on, an ``UpdateItem`` also
+        stores the new count, if the credentials allow it.
+
+        The messages are also counted once if the first append of the session came from a handle that had not read the
+        session: that handle could not know whether the session had messages from before the index. If the session had
+        such messages, the new count is stored from half an hour after that append on, and until then each call counts.
 
         Args:
             session_id: as for ``session``.
-            key: likewise.
+            key: as for ``session``.
 
         Raises:
-            UndecodableItemError: the session's item is damaged; the text says what repairs it.
-            DecryptionError, EncryptionContextError, KmsKeyError: the title or the metadata cannot be opened, or
-                was moved here.
-            ConfigurationError: one is encrypted, and there is no ``kms_key_id``; or there is no ``session_index``.
+            UndecodableItemError: the session's item is damaged. The text says what repairs it.
+            DecryptionError, EncryptionContextError, KmsKeyError: the title or the metadata cannot be decrypted, or was
+                moved here from a different place.
+            ConfigurationError: the title or the metadata is encrypted, and the store has no ``kms_key_id``; or the
+                store has no ``session_index``.
             ChatHistoryError: as for ``list_sessions``.
         """
         return await self._indexed(session_id, key).info()
 
     async def set_title(self, session_id: str, title: str | None, *, key: Key | None = None) -> None:
-        """Give a session that has had messages a title, or take it away with None; exactly once, also under retry.
+        """Set the title of a session in the index, or remove it with None; exactly once, also under retry.
 
-        A ``GetItem`` and an ``UpdateItem``, again where others change the title or metadata at the same time. Of two
-        who set it the later one stays. With ``kms_key_id`` it is encrypted, as messages are. A damaged item of the
-        session is repaired.
+        A ``GetItem`` and an ``UpdateItem``. Both are repeated if another writer changes the title or the metadata at
+        the same time. If two callers set the title, the later one wins. With ``kms_key_id``, the title is encrypted, as
+        messages are. If the session's item is damaged, this call repairs it.
 
         Args:
             session_id: as for ``session``.
-            title: text of at most 4 KB.
+            title: text of at most 4 KB, or None.
             key: as for ``session``.
 
         Raises:
-            TypeError: it is neither a str nor None.
-            SessionNotFoundError: the index has no such session.
+            TypeError: ``title`` is neither a str nor None.
+            SessionNotFoundError: the session is not in the index.
             ItemTooLargeError: the title is too long.
-            MessageNotStorableError: it is not text that UTF-8 can represent.
-            WriteConflictError: others were always faster. Nothing was written.
-            WriteOutcomeUnknownError: they were, and an answer was lost. It may have been written.
+            MessageNotStorableError: the title is not text that UTF-8 can represent.
+            WriteConflictError: other writers were faster in every attempt. Nothing was written.
+            WriteOutcomeUnknownError: a response was lost, and the library cannot tell whether the title was written.
             ChatHistoryError: as for ``list_sessions``.
         """
         await self._indexed(session_id, key).set_title(title)
@@ -330,50 +341,52 @@ class ChatHistoryStore:
     async def update_metadata(
         self, session_id: str, changes: Mapping[str, Any], *, key: Key | None = None
     ) -> dict[str, Any]:
-        """Change some of a session's metadata and return them all; exactly once, also under retry.
+        """Change some of a session's metadata, and return all of its metadata; exactly once, also under retry.
 
-        Of two who change one name the later one stays. A ``GetItem`` and an ``UpdateItem``, again where others change
-        some, or the title, at the same time: nothing of theirs is lost.
-        With ``kms_key_id`` they are encrypted, as messages are.
+        A ``GetItem`` and an ``UpdateItem``. Both are repeated if another writer changes the metadata or the title at
+        the same time, so no other writer's change is lost. If two callers change the same name, the later one wins.
+        With ``kms_key_id``, the metadata is encrypted, as messages are.
 
         Args:
             session_id: as for ``session``.
-            changes: names, and values as messages may hold them; None removes the name. All together may have 64 KB,
-                which each append to the session is billed for.
+            changes: a mapping of names to values. The values are those that a message may hold; None removes the name.
+                All metadata together may have 64 KB, and each append to the session is billed for it.
             key: as for ``session``.
 
         Raises:
             TypeError: ``changes`` is not a mapping.
-            SessionNotFoundError: the index has no such session.
-            ItemTooLargeError: they are too large.
-            MessageNotStorableError: a value has no plain form; the text names the path to it.
-            WriteConflictError: others were always faster. Nothing was written.
-            WriteOutcomeUnknownError: they were, and an answer was lost. It may have been written.
+            SessionNotFoundError: the session is not in the index.
+            ItemTooLargeError: the metadata is too large.
+            MessageNotStorableError: a value has no plain form. The text names the path to it.
+            WriteConflictError: other writers were faster in every attempt. Nothing was written.
+            WriteOutcomeUnknownError: a response was lost, and the library cannot tell whether the change was written.
             ChatHistoryError: as for ``list_sessions``.
         """
         return await self._indexed(session_id, key).update_metadata(changes)
 
     async def delete_session(self, session_id: str, *, key: Key | None = None) -> int:
-        """Delete a session with its messages, title and metadata, and return how many messages that were.
+        """Delete a session with its messages, title and metadata, and return the number of deleted messages.
 
-        Needs ``session_index``, though the session need not be in the index. In a store without it, ``aclear`` of the
-        session's handle deletes the messages.
+        Needs ``session_index``, although the session need not be in the index. In a store without ``session_index``,
+        ``aclear`` of the session's handle deletes the messages.
 
-        What others append meanwhile is deleted too, as long as they do; what they append later begins a session anew.
-        Messages go first, so that a call that fails halfway can be made again. An ``UpdateItem`` (so that no migration
-        brings it back), a ``GetItem``, a ``DeleteItem``, a ``Query``, ``UpdateItem`` and ``BatchWriteItem`` as for
-        ``aclear``, and a ``Query`` for the session's idempotency keys, which are forgotten. A damaged item of the
-        session is deleted like any other. What was migrated is in the old table until it is cleared there: a migration
-        with ``delete_source`` keeps what it cannot compare any more. Backups and exports of the table keep what they
-        have.
+        Messages that other writers append during the call are deleted too. Messages that they append after it begin a
+        new session. The messages are deleted first, so a call that fails halfway can be made again.
+
+        An ``UpdateItem`` (which prevents migrations from copying the session again), a ``GetItem``, a ``DeleteItem``; a
+        ``Query``, ``UpdateItem`` and ``BatchWriteItem`` as for ``aclear``; and a ``Query`` for the session's
+        idempotency keys, which are deleted as well. A damaged item of the session is deleted like any other.
+
+        A migrated session stays in the old table until it is cleared there; a migration with ``delete_source`` keeps a
+        source that has no copy to compare with. Backups and exports of the table keep their data.
 
         Args:
             session_id: as for ``session``.
-            key: likewise.
+            key: as for ``session``.
 
         Raises:
             ConfigurationError: the store has no ``session_index``.
-            WriteConflictError: others appended all the while. Some messages may have been deleted.
+            WriteConflictError: other writers appended before every attempt. Some messages may have been deleted.
             ChatHistoryError: as for ``aclear``.
         """
         return await self._indexed(session_id, key).delete() or 0
@@ -381,15 +394,15 @@ class ChatHistoryStore:
     async def purge_owner(self, owner: str) -> PurgeResult:
         """Delete all of an owner's sessions, and return how many sessions and messages this call has deleted.
 
-        Where it fails or is cut short it can be called again, and goes on. It looks again until the index shows no more
-        session; one that began within the last second or so may not be shown yet.
+        A call that failed or was interrupted can be made again, and continues. The call queries the index until it
+        shows no more sessions. A session that began within about the last second may not be in the index yet.
 
         Args:
             owner: the owner.
 
         Raises:
-            ValueError: it cannot be an owner.
-            WriteConflictError: the same sessions were there again after 50 deletions.
+            ValueError: ``owner`` is not valid.
+            WriteConflictError: the same sessions existed again after 50 deletions.
             ChatHistoryError: as for ``list_sessions`` and ``delete_session``.
         """
         return await self._sessions().purge(owner)
@@ -402,31 +415,31 @@ class ChatHistoryStore:
         tags: Mapping[str, str] | None = None,
         wait_seconds: float | None = None,
     ) -> None:
-        """Create the table where it does not exist, on demand, wait until it is active, and enable TTL.
+        """Create the table (billed on demand) if it does not exist, wait until it is active, and enable TTL.
 
-        The partition key is ``primary_key_name``, the sort key of an item collection ``sort_key_name``, both text. Does
-        nothing to a table that is already so, but for what TTL and ``point_in_time_recovery`` ask for, and for the
-        index of ``session_index``, which is added where it is not there yet. AWS builds the index of a large table for
-        hours. The logger "chathistory_async" tells at INFO what is waited for.
+        The partition key is ``primary_key_name`` and the sort key of an item collection is ``sort_key_name``; both are
+        of type text. If the table exists with this key schema, the call only enables TTL and
+        ``point_in_time_recovery``, and with ``session_index`` adds the index if it is missing. AWS may take hours to
+        build the index of a large table. The logger "chathistory_async" logs at INFO what the call is waiting for.
 
-        A policy needs ``dynamodb:DescribeTable``, ``CreateTable``, ``DescribeTimeToLive`` and ``UpdateTimeToLive``. To
-        add the index to a table it also needs ``UpdateTable``, for ``point_in_time_recovery``
+        An IAM policy needs ``dynamodb:DescribeTable``, ``CreateTable``, ``DescribeTimeToLive`` and
+        ``UpdateTimeToLive``. To add the index to a table, it also needs ``UpdateTable``, for ``point_in_time_recovery``
         ``UpdateContinuousBackups``, and for ``tags`` ``TagResource``.
 
         Args:
-            point_in_time_recovery: enable it. It is never disabled here.
-            table_kms_key_id: the KMS key of a new table's encryption at rest, None for AWS's own.
+            point_in_time_recovery: whether to enable point-in-time recovery. False never disables it.
+            table_kms_key_id: the KMS key for a new table's encryption at rest, or None for AWS's own key.
             tags: a new table's tags.
-            wait_seconds: how long to wait at most until the table and its index are active, None for as long as it
-                takes. After that ``ServiceError`` is raised, and TTL and ``point_in_time_recovery`` are not enabled
-                yet. AWS goes on, and a later call does the rest.
+            wait_seconds: the maximum time to wait until the table and its index are active, or None for no limit. After
+                that time ``ServiceError`` is raised, and TTL and ``point_in_time_recovery`` are not enabled yet. AWS
+                continues its work, and a later call does the rest.
 
         Raises:
-            KeySchemaError: a table of another key schema has this name, or an index in it. It was not changed.
-            ConfigurationError: the table's TTL is on another attribute than ``ttl_key_name``.
+            KeySchemaError: a table of this name, or its index, exists with a different key schema. It was not changed.
+            ConfigurationError: the table's TTL is on a different attribute than ``ttl_key_name``.
             ValueError: ``wait_seconds`` is negative.
             AccessDeniedError, ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see
-                ``errors``.
+                ``chathistory_async.errors``.
         """
         await self._table(wait_seconds).create(
             self._primary_key_name,
@@ -439,16 +452,16 @@ class ChatHistoryStore:
         )
 
     async def delete_table(self, *, wait_seconds: float | None = None) -> None:
-        """Delete the table with all its sessions and wait until it is gone. Without a table it does nothing.
+        """Delete the table with all its sessions, and wait until it is gone. If the table does not exist, do nothing.
 
         Args:
-            wait_seconds: how long to wait at most, None for as long as it takes. After that ``ServiceError`` is raised,
-                and AWS goes on.
+            wait_seconds: the maximum time to wait, or None for no limit. After that time ``ServiceError`` is raised,
+                and AWS continues the deletion.
 
         Raises:
             ValueError: ``wait_seconds`` is negative.
             AccessDeniedError, ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see
-                ``errors``.
+                ``chathistory_async.errors``.
         """
         await self._table(wait_seconds).delete()
 
@@ -461,79 +474,85 @@ class ChatHistoryStore:
         delete_source: bool = False,
         owner_of: Callable[[Any], str | None] | None = None,
     ) -> AsyncGenerator[MigrationResult, None]:
-        """Return an iterator that copies sessions from single items into this item collection, and reports each.
+        """Return an iterator that copies sessions from single items into this item collection and reports on each.
 
-        ``async for session in store.migrate_from(source, ids)``, with the settings of the application's stores. Several
-        sessions are under way at once; they are reported in the order of the ids, by a ``MigrationResult`` each, which
-        lists the outcomes. An iteration that is stopped early or killed can be run again: each message is copied once,
-        and what users remove from the target meanwhile does not come back. The application may go on writing to both
-        tables, with langchain-community too, and several migrations may run at once. What is appended to the source
-        after a session's turn is copied by the next run.
+        Use it as ``async for result in store.migrate_from(source, ids)``; both stores need the settings of the
+        application's stores. The iterator yields one ``MigrationResult`` for each session, in the order of the ids.
+        ``MigrationResult`` lists the possible outcomes. Several sessions are copied at the same time.
 
-        A session is copied by one transaction, in records of 16 messages, or of more where these would be over 80
-        records. Copied messages come before those that the application writes to the target itself. So ``created_at``
-        of a copied message is not the time when it was added: it is an hour before the session was first copied, or
-        just before the session's first message in the target. Copied messages expire when the source would have expired
-        at the time of copying; those of a source that never expires, by the ``ttl`` of this store. They are encrypted
-        if this store encrypts.
+        A migration that was stopped early or killed can be run again: each message is copied once, and messages that
+        users removed from the target in the meantime do not come back. The application may write to both tables during
+        a migration, also with langchain-community, and several migrations may run at the same time. The next run copies
+        the messages that were appended to the source after this run had copied the session.
 
-        A run finds out how much of a source was copied before. The source may continue what was copied;
-        ``history_size`` may have removed messages from its front; or it may share no message with what was copied, and
-        is then copied whole. Any other source has diverged: for example langchain-community overwrote its end, or the
-        session was deleted and begun anew with a message that it had before. Such a session is left as it is.
+        A session is copied in one transaction, in records of 16 messages, or of more messages if there would be over 80
+        records. Copied messages come before the messages that the application writes to the target. Therefore
+        ``created_at`` of a copied message is not the time at which the message was added. It is an hour before the
+        session was first copied, or just before the session's first message in the target. A copied message expires
+        when its source would have expired, as of the time of copying. If the source never expires, the ``ttl`` of this
+        store applies. Copied messages are encrypted if this store encrypts.
 
-        Copied messages are read again and compared. ``delete_source`` compares all messages of a source again. It
-        deletes the source only where all of them are equal (or were removed or replaced in the target since), and where
-        the source's item holds nothing else: no other messages, and no attributes that this library does not know. An
-        attribute that somebody adds between the reading and the deletion of the item is deleted with it. The target
-        keeps an item of each session under the sort key "migration", which has to stay there as long as the source may
-        be written to.
+        Each run compares the source with what was copied before. The source may continue the copied messages;
+        ``history_size`` may have removed messages from its front; or it may share no message with the copied ones, and
+        is then copied whole. Any other source has diverged: for example, langchain-community overwrote its end, or the
+        session was deleted and begins again with a message that it had before. A session that has diverged is neither
+        copied nor deleted.
 
-        A session costs a read of its source and of the item "migration", a ``Query``, a ``TransactWriteItems``
-        (with ``session_index`` one or two more, which find out if the session has an item there), a
-        ``Query`` and a ``PutItem``, and with ``delete_source`` a ``DeleteItem`` and a ``PutItem``.
+        Copied messages are read back and compared. With ``delete_source``, all messages of a source are compared again.
+        The source is deleted only if all of them are equal (or were removed or replaced in the target since), and only
+        if the source's item holds nothing else: no other messages, and no attributes that this library does not know.
+        An attribute that another program adds between the reading and the deletion of the item is deleted with it. The
+        target keeps an item for each session under the sort key "migration". Keep that item as long as the application
+        may write to the source.
+
+        A session costs a read of its source and of the item "migration", a ``Query``, a ``TransactWriteItems``, a
+        ``Query`` and a ``PutItem``. With ``session_index``, one or two more ``TransactWriteItems`` find out whether the
+        session has an item in the index. With ``delete_source``, a ``DeleteItem`` and a ``PutItem`` follow.
 
         Args:
-            source: a store of ``layout="single_item"``, on another table; its ``kms_key_id`` decrypts its messages. If
-                this store has ``key_parts``, ``source`` needs the same. A session whose id is not joined of that many
-                ids then fails.
-            session_ids: values of the partition key, the same in both tables. ``source.scan_session_ids()`` has all.
+            source: a store of ``layout="single_item"``, on a different table. Its ``kms_key_id`` decrypts its messages.
+                If this store has ``key_parts``, ``source`` needs the same, and a session fails if its id is not joined
+                from that many ids.
+            session_ids: the values of the partition key, which are the same in both tables.
+                ``source.scan_session_ids()`` returns all of them.
             dry_run: read each session, check that it can be stored, and write nothing.
-            delete_source: delete the sources that were copied and compared. The source of a session that was deleted in
-                the target since is kept.
-            owner_of: takes a session's id and returns the session's owner in the session index. An owner that the
-                session has there is not changed. Needs ``session_index``. Copied messages are counted in the index, and
-                the session is listed as active an hour before it was first copied, unless it has been active in the
-                target. A session that was copied without ``session_index`` is in the index from its next append on.
+            delete_source: delete the sources that were copied and compared. If a session was deleted in the target
+                since, its source is kept.
+            owner_of: a function that takes a session id and returns the session's owner in the session index, or None.
+                It does not change an owner that the session already has. Needs ``session_index``. Copied messages are
+                counted in the index. The session is listed as active an hour before it was first copied, unless it has
+                been active in the target. A session that was copied without ``session_index`` is in the index from its
+                next append on.
 
         Raises:
-            LayoutError: this store is not of an item collection, or ``source`` is not of single items.
+            LayoutError: this store is not of the layout "item_collection", or ``source`` is not of the layout
+                "single_item".
             ValueError: ``owner_of`` is given without ``session_index``, or ``source`` lacks the ``key_parts`` of this
                 store.
             TypeError: ``session_ids`` is a str or bytes.
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
-                ServiceError, ClosedError: see ``errors``. The iterator raises these where the other sessions would meet
-                them too, and ends: sessions under way are left as after a kill. An error of one session alone is
-                reported by its ``MigrationResult``.
+                ServiceError, ClosedError: see ``chathistory_async.errors``. The iterator raises these errors, and ends,
+                if the error would affect the other sessions too; sessions that are being copied are left as if the
+                process had been killed. An error of a single session is reported in its ``MigrationResult``.
         """
         from ._migration.run import Source, Target, migrate
 
         to, out_of = self._layout, source._layout
         if not isinstance(to, ItemCollection):
-            raise LayoutError("A migration leads into a table with a sort key", SessionRef(to.table_name))
+            raise LayoutError("A migration needs a target table with a sort key", SessionRef(to.table_name))
         if not isinstance(out_of, SingleItem):
-            text = 'A migration leads out of single items: source must be a ChatHistoryStore(..., layout="single_item")'
+            text = 'A migration copies from single items: source must be a ChatHistoryStore(..., layout="single_item")'
             raise LayoutError(text, SessionRef(out_of.table_name))
         if isinstance(session_ids, (str, bytes)):
             raise TypeError("migrate_from takes an iterable of ids: put the one id in a list")
         if owner_of is not None and not self._session_index:
             raise ValueError("owner_of needs a ChatHistoryStore with session_index=True")
         if self._key_parts and [*source._key_parts.values()] != [*self._key_parts.values()]:
-            raise ValueError("source needs the key_parts of this store: ids are copied as they are")
+            raise ValueError("source needs the key_parts of this store, because ids are copied unchanged")
 
         def open_session(session_id: KeyValue) -> tuple[Source, Target]:
             if self._key_parts:
-                # For what it refuses: nobody could open the copy, or another tenant would.
+                # Refuse ids of other key_parts: no handle could open the copy, or a different tenant's handle could.
                 ids = split_key(session_id) if isinstance(session_id, str) else session_id
                 join_key({self._primary_key_name: ids}, self._key_parts)
             old = layout_with(out_of, encode_key({source._primary_key_name: session_id}))
@@ -546,16 +565,16 @@ class ChatHistoryStore:
         return migrate(session_ids, open_session, dry_run=dry_run, delete_source=delete_source)
 
     def scan_session_ids(self) -> AsyncGenerator[KeyValue, None]:
-        """Return an iterator over the ids of all sessions of a table of single items, in no order.
+        """Return an iterator over the ids of all sessions in a table of single items, in no particular order.
 
-        An id is the value of the partition key: a str, or where the key is a number an int or a Decimal, or where it is
-        binary bytes. By ``Scan``, strongly consistent, a megabyte at a time: DynamoDB bills it as a read of the whole
-        table, though only the keys are returned. Nothing else in this library scans.
+        An id is the value of the partition key: a str, an int or a Decimal if the key is a number, or bytes if the key
+        is binary. The iterator sends strongly consistent ``Scan`` requests of a megabyte each. DynamoDB bills them as a
+        read of the whole table, although it returns only the keys. No other method of this library scans.
 
         Raises:
-            LayoutError: the store is not of single items.
+            LayoutError: the store is not of the layout "single_item".
             TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
-                ServiceError, ClosedError: see ``errors``. The iterator raises these.
+                ServiceError, ClosedError: see ``chathistory_async.errors``. The iterator raises these errors.
         """
         if not isinstance(self._layout, SingleItem):
             raise LayoutError(
@@ -566,9 +585,9 @@ class ChatHistoryStore:
         return scan_session_ids(self._layout, self._settings.clients)
 
     async def aclose(self) -> None:
-        """Close the clients of all event loops, at once, and with them the store and its handles.
+        """Close the store immediately, with its handles and with its clients on all event loops.
 
-        Calls under way end first. A second call does nothing. ``async with`` opens the store again.
+        Calls that are running end first. A second call does nothing. ``async with`` opens the store again.
         """
         self._settings.clients.lifetime.closed = True
         await self._settings.clients.aclose()
@@ -578,11 +597,11 @@ class ChatHistoryStore:
         run(self.aclose)
 
     async def __aenter__(self) -> ChatHistoryStore:
-        """Open the running loop's clients, so that the first request does not have to, and return the store.
+        """Open the running loop's clients before the first request, and return the store.
 
         Raises:
             ConfigurationError: the SDK cannot make a client.
-            ClosedError: the store was closed meanwhile.
+            ClosedError: the store was closed during this call.
         """
         self._settings.clients.lifetime.enter()
         try:
@@ -607,7 +626,7 @@ class ChatHistoryStore:
             await self._settings.clients.aclose()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the settings, and what a subclass has added."""
+        """Return the settings and the attributes of a subclass."""
         return vars(self) | {"_settings": replace(self._settings, clients=self._settings.clients.options)}  # type: ignore[arg-type]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -621,8 +640,8 @@ class ChatHistoryStore:
 
     def _sessions(self) -> Sessions:
         self._check_indexed()
-        assert isinstance(self._layout, ItemCollection)  # noqa: S101  # that was asked for with session_index
-        # Of what is stored, whose ids are joined already.
+        assert isinstance(self._layout, ItemCollection)  # noqa: S101  # session_index requires this layout
+        # The ids in stored keys are joined already.
         return Sessions(
             self._layout,
             self._settings.clients,
@@ -635,7 +654,7 @@ class ChatHistoryStore:
 
     def _indexed_session(self, whole_key: Mapping[str, KeyValue]) -> IndexedSession:
         layout = layout_with(self._layout, encode_key(whole_key))
-        # The index knows sessions of any format, and reads no values.
+        # Any format will do: the index knows sessions of all formats, and reads no values.
         opened = open_session(self._settings, layout, whole_key, json_format(), Indexed(None))
         assert opened.indexed is not None  # noqa: S101  # it was opened with an index
         return opened.indexed
@@ -647,7 +666,7 @@ class ChatHistoryStore:
             )
 
     def _access(self, layout: Layout, session_id: KeyValue) -> Access:
-        """Return what a session of this store that is moved reaches its table with."""
+        """Return the access to the table for a session that a migration copies. Its reads are strongly consistent."""
         return replace(self._settings, consistent_read=True).access(layout, {self._primary_key_name: session_id})
 
     def _table(self, wait_seconds: float | None = None) -> Table:
