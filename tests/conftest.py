@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test of ``face`` runs for each of its module's VARIANTS, by default for those of the single item."""
+    """A test of ``variant`` runs for each of its module's VARIANTS, by default for those of the single item."""
     if "variant" in metafunc.fixturenames:
         variants = getattr(metafunc.module, "VARIANTS", SINGLE_ITEM_VARIANTS)
         metafunc.parametrize("variant", variants, ids=lambda variant: variant.__name__)
@@ -154,14 +154,14 @@ class Make(Protocol):
 
 @pytest.fixture
 def encryption(request: pytest.FixtureRequest, kms_key: str) -> dict[str, Any]:
-    """What a handle needs beside the test's own options to be what the test's face asks for."""
+    """What a handle needs beside the test's own options to be what the test's variant asks for."""
     encrypted = "variant" in request.fixturenames and request.getfixturevalue("variant").encrypted
     return {"kms_key_id": kms_key} if encrypted else {}
 
 
 @pytest.fixture
 def path(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What a handle needs beside it to send its requests on the path that the test's face asks for."""
+    """What a handle needs beside it to send its requests on the path that the test's variant asks for."""
     if "variant" in request.fixturenames and not request.getfixturevalue("variant").fast_path:
         return {"fast_path": False}
     return {}
@@ -169,7 +169,7 @@ def path(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @pytest.fixture
 def layout(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The table, and what a handle needs beside it, to be in the layout that the test's face asks for."""
+    """The table, and what a handle needs beside it, to be in the layout that the test's variant asks for."""
     variant = request.getfixturevalue("variant") if "variant" in request.fixturenames else None
     if variant is not None and variant.collection:
         indexed = {"session_index": True} if variant.indexed else {}

@@ -1,4 +1,4 @@
-"""The synchronous face: from plain code, threads and notebooks, inside loops, over fork, Ctrl-C and exit."""
+"""The synchronous methods: from plain code, threads and notebooks, inside loops, over fork, Ctrl-C and exit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a history does, held by every face of it in every layout."""
+"""What a history does, held by every variant of it in every layout."""
 
 from __future__ import annotations
 

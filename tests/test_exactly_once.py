@@ -201,7 +201,7 @@ class TestClear:
                 return fault
             # Once: on a busy machine the SDK may send again what takes longer than a second.
             if proxy.operations().count("DeleteItem") == 2:
-                # On the proxy's loop: through the synchronous face, which has a loop of its own.
+                # On the proxy's loop: through the synchronous methods, which has a loop of its own.
                 make().add_messages(humans("new"))
             return Fault.NONE
 
