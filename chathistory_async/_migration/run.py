@@ -312,15 +312,16 @@ class Target:
     async def copy(self, copy: Copy, before: Checkpoint, after: Checkpoint, expiry: str | None) -> None:
         digests = await self._digests(after)
         countings = self._countings(copy.number, before.key(before.total), after, expiry)
-        # The variant that fitted last comes first, because a refused transaction costs as much as one that succeeds.
-        for turn in sorted(range(len(countings)), key=lambda turn: turn != self._fitted):
+        # The variant that fitted last comes first, because a refused transaction costs as much as any.
+        # Only the variant without an expiry never comes before the one with it: it always fits, and extends nothing.
+        for turn in [*range(self._fitted, len(countings)), *range(self._fitted)]:
             token = f"{after.revision}-{turn}"
             try:
                 request = Migration(self._layout).copy(copy.items, before, after, digests, token, *countings[turn])
                 await self._advance(request, after)
             except ConcurrentChange:
                 continue
-            self._fitted = turn
+            self._fitted = min(turn, 1)
             return
         await self.check_format()
         raise ConcurrentChange
