@@ -246,7 +246,11 @@ REFUSED: list[tuple[dict[Any, Any], str, str]] = [
     ({object(): 1}, "[an object]", "an object cannot be stored as the key of a dict"),
     ({"a": {1: "a", "1": "b"}}, ".a['1']", "another name of this dict has the same text"),
     ({"a" * 999: object()}, f"['{'a' * 60}…']", "an object has no plain form"),
-    ({"a": {number * 2**61 - number for number in range(102)}}, ".a", "more than 100 numbers in the set have the hash"),
+    (
+        {"a": {number * 2**61 - number for number in range(102)}},
+        ".a",
+        "more than 100 numbers in the set have the same hash",
+    ),
     ({"a": nested(MAX_NESTING)}, ".a" + "[0]" * (MAX_NESTING - 2), "nested deeper than 200"),
     ({"a": nested(3000)}, ".a" + "[0]" * (MAX_NESTING - 2), "nested deeper than 200"),
 ]

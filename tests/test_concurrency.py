@@ -11,11 +11,24 @@ from collections import Counter
 import pytest
 from conftest import Make
 from samples import humans, texts
-from variants import ALL_VARIANTS, Variant
+from variants import (
+    SINGLE_ITEM_VARIANTS,
+    CollectionVariant,
+    EncryptedCollectionVariant,
+    IndexedVariant,
+    SyncCollectionVariant,
+    Variant,
+    in_stress,
+)
 
 from chathistory_async import DynamoDBChatMessageHistory
 
-VARIANTS = ALL_VARIANTS
+VARIANTS = [
+    *SINGLE_ITEM_VARIANTS,
+    CollectionVariant,
+    IndexedVariant,
+    *in_stress(SyncCollectionVariant, EncryptedCollectionVariant),
+]
 
 
 def in_order(stored: list[str], writers: int, appends: int) -> bool:

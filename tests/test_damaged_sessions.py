@@ -237,7 +237,7 @@ async def test_a_damaged_format_is_told_of_by_all_that_ask_for_it(
 ) -> None:
     store = new_store()
     damage(sessions[1], name, value)
-    text = r"damaged \(its Format\): .*othing restores it, delete_session\(\) deletes the session"
+    text = r"damaged \(its Format\): .*cannot be restored, delete_session\(\) deletes the session"
     readable, unreadable = await all_listed(store, owner)
     assert readable == [sessions[0], sessions[2]]
     assert re.search(text, str(unreadable[sessions[1]]))

@@ -356,7 +356,7 @@ class TestFailures:
         proxy.schedule = lambda seen: Fault.DENIED
         for error, operation in zip(await self.failures(AccessDeniedError, make), ("Decrypt", "GenerateDataKey")):
             assert f"AWS refused {operation} with the key {kms_key} (AccessDeniedException)" in str(error)
-            assert "their policy and the key's" in str(error)
+            assert "their policy, the key's policy and" in str(error)
             assert isinstance(error.__cause__, ClientError)
 
     @pytest.mark.usefixtures("encrypted_session")

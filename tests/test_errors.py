@@ -27,7 +27,7 @@ from conftest import CREDENTIALS, Make
 from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy, Seen
 from samples import humans, texts
-from variants import SINGLE_ITEM_VARIANTS, AsyncVariant, SdkVariant, Variant
+from variants import AsyncVariant, EncryptedVariant, SdkVariant, SyncVariant, Variant, in_stress
 
 from chathistory_async import (
     AccessDeniedError,
@@ -53,7 +53,7 @@ from chathistory_async._request import Request
 from chathistory_async.errors import SessionRef
 
 Through = Callable[..., DynamoDBChatMessageHistory]
-VARIANTS = [*SINGLE_ITEM_VARIANTS, SdkVariant]
+VARIANTS = [SyncVariant, SdkVariant, *in_stress(AsyncVariant, EncryptedVariant)]
 SECRET = "the launch code is 0000"
 OPERATIONS = ["read", "add", "clear"]
 

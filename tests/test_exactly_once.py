@@ -11,14 +11,14 @@ import pytest
 from conftest import Make
 from proxy import Fault, Proxy
 from samples import humans, texts
-from variants import SINGLE_ITEM_VARIANTS, SdkVariant, Variant
+from variants import AsyncVariant, EncryptedVariant, SdkVariant, SyncVariant, Variant, in_stress
 
 from chathistory_async import DynamoDBChatMessageHistory, EndpointError, ServiceError, WriteOutcomeUnknownError
 from chathistory_async._single_item.requests import WRITES, WRITES_KEPT, WRITES_LIMIT
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 
-VARIANTS = [*SINGLE_ITEM_VARIANTS, SdkVariant]
+VARIANTS = [AsyncVariant, SdkVariant, *in_stress(SyncVariant, EncryptedVariant)]
 pytestmark = pytest.mark.usefixtures("fast_path_always_open")
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED, Fault.CONFLICT]

@@ -13,17 +13,29 @@ from conftest import Make
 from proxy import Fault, Proxy, Seen
 from samples import humans, texts
 from variants import (
-    COLLECTION_VARIANTS,
-    SINGLE_ITEM_VARIANTS,
+    AsyncVariant,
+    CollectionVariant,
+    EncryptedCollectionVariant,
+    EncryptedVariant,
     IndexedVariant,
     SdkCollectionVariant,
     SdkVariant,
+    SyncCollectionVariant,
+    SyncVariant,
     Variant,
+    in_stress,
 )
 
 from chathistory_async import ChatHistoryError, DynamoDBChatMessageHistory
 
-VARIANTS = [*SINGLE_ITEM_VARIANTS, SdkVariant, *COLLECTION_VARIANTS, SdkCollectionVariant, IndexedVariant]
+VARIANTS = [
+    AsyncVariant,
+    SdkVariant,
+    CollectionVariant,
+    SdkCollectionVariant,
+    IndexedVariant,
+    *in_stress(SyncVariant, EncryptedVariant, SyncCollectionVariant, EncryptedCollectionVariant),
+]
 pytestmark = pytest.mark.usefixtures("fast_path_always_open")
 WRITERS = 8
 MANY = pytest.param(25, marks=pytest.mark.stress)

@@ -264,7 +264,9 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[Operation]]] = {
 
 
 @pytest.mark.usefixtures("fast_path_always_open")
-@pytest.mark.parametrize("fast_path", [True, False], ids=["fast", "sdk"])
+@pytest.mark.parametrize(
+    "fast_path", [pytest.param(True, id="fast"), pytest.param(False, id="sdk", marks=pytest.mark.stress)]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 async def test_end_in_an_error_of_ours_or_not_at_all(
     layout: str, fast_path: bool, proxy: Proxy, endpoint: Endpoint, kms_key: str, monkeypatch: pytest.MonkeyPatch

@@ -15,13 +15,31 @@ from conftest import Make
 from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy, Seen
 from samples import humans, texts
-from variants import ALL_VARIANTS, SDK_VARIANTS, Variant
+from variants import (
+    SDK_VARIANTS,
+    AsyncVariant,
+    CollectionVariant,
+    EncryptedCollectionVariant,
+    EncryptedVariant,
+    IndexedVariant,
+    SyncCollectionVariant,
+    SyncVariant,
+    Variant,
+    in_stress,
+)
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, IdempotencyKeyReusedError, KeySchemaError
 from chathistory_async._item_collection.sort_keys import Clock
 from chathistory_async._single_item.requests import WRITES_KEPT, WRITES_LIMIT
 
-VARIANTS = [*ALL_VARIANTS, *SDK_VARIANTS]
+VARIANTS = [
+    AsyncVariant,
+    EncryptedVariant,
+    CollectionVariant,
+    IndexedVariant,
+    *SDK_VARIANTS,
+    *in_stress(SyncVariant, SyncCollectionVariant, EncryptedCollectionVariant),
+]
 FAULTS = [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CAPACITY, Fault.CONFLICT]
 
 Through = Callable[..., DynamoDBChatMessageHistory]

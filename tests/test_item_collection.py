@@ -21,7 +21,7 @@ from conftest import Make
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from proxy import Fault, Proxy, Seen
 from samples import EVERY_TYPE, humans, texts
-from variants import COLLECTION_VARIANTS, Variant
+from variants import CollectionVariant, EncryptedCollectionVariant, SyncCollectionVariant, Variant, in_stress
 
 from chathistory_async import (
     AccessDeniedError,
@@ -38,7 +38,7 @@ from chathistory_async._item_collection.requests import PARTS, REMOVED_BY, REVIS
 from chathistory_async._item_collection.session import slack
 from chathistory_async._item_collection.sort_keys import Clock, Clocks, SortKey, message_id_of, parse
 
-VARIANTS = COLLECTION_VARIANTS
+VARIANTS = [CollectionVariant, EncryptedCollectionVariant, *in_stress(SyncCollectionVariant)]
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED, Fault.CONFLICT]
 

@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage, messages_from_dict
 from proxy import Fault, Proxy, Seen
 from samples import EVERY_TYPE, humans, texts
-from variants import COLLECTION_VARIANTS, IndexedVariant, SdkCollectionVariant, Variant
+from variants import (
+    CollectionVariant,
+    EncryptedCollectionVariant,
+    IndexedVariant,
+    SdkCollectionVariant,
+    SyncCollectionVariant,
+    Variant,
+    in_stress,
+)
 
 from chathistory_async import (
     DynamoDBChatMessageHistory,
@@ -34,7 +42,12 @@ from chathistory_async._item_collection.requests import CHANGES_KNOWN, PARTS, TO
 from chathistory_async._item_collection.sort_keys import MAX_VALUES, parse_id
 from chathistory_async._item_collection.typical_counts import TypicalCounts
 
-VARIANTS = [*COLLECTION_VARIANTS, IndexedVariant, SdkCollectionVariant]
+VARIANTS = [
+    CollectionVariant,
+    EncryptedCollectionVariant,
+    IndexedVariant,
+    *in_stress(SyncCollectionVariant, SdkCollectionVariant),
+]
 UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
 
 Through = Callable[..., DynamoDBChatMessageHistory]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+import pytest
 from langchain_core.messages import BaseMessage
 
 from chathistory_async import DynamoDBChatMessageHistory
@@ -102,3 +103,8 @@ SINGLE_ITEM_VARIANTS: list[type[Variant]] = [*PLAIN_VARIANTS, EncryptedVariant]
 COLLECTION_VARIANTS: list[type[Variant]] = [CollectionVariant, SyncCollectionVariant, EncryptedCollectionVariant]
 ALL_VARIANTS = [*SINGLE_ITEM_VARIANTS, *COLLECTION_VARIANTS, IndexedVariant]
 SDK_VARIANTS: list[type[Variant]] = [SdkVariant, SdkCollectionVariant]
+
+
+def in_stress(*variants: type[Variant]) -> list[Any]:
+    """Variants in which a module's tests differ little from those of its other variants: for the long runs alone."""
+    return [pytest.param(variant, marks=pytest.mark.stress) for variant in variants]
