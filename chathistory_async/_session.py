@@ -28,6 +28,8 @@ from .errors import (
     MessageNotStorableError,
     SessionRef,
     UndecodableItemError,
+    WriteConflictError,
+    WriteOutcomeUnknownError,
     write_conflict,
 )
 
@@ -50,7 +52,7 @@ MAX_EMPTY_PAGES = 100_000
 # An attempt fails only if another writer's attempt succeeded, or if the first guess was wrong. Losing 50 attempts in a
 # row takes so many concurrent writers that DynamoDB would throttle them.
 MAX_ATTEMPTS = 50
-_LONGEST_PAUSE_SECONDS = 2.0
+_LONGEST_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,44 +167,57 @@ class Access:
         """Return the error for a stored message or record that cannot be read."""
         return UndecodableItemError(f"stored {what} cannot be decoded: {reason}", self.ref, message_id)
 
-    def attempts(self) -> Attempts:
-        """Return a new ``Attempts`` for one operation."""
-        return Attempts(self.ref)
+    def conflict(self, *, maybe_stored: bool = False) -> WriteConflictError | WriteOutcomeUnknownError:
+        """Return the error of an operation for which other writers were too fast in MAX_ATTEMPTS attempts.
+
+        Args:
+            maybe_stored: whether a request whose response was lost may have been stored.
+        """
+        text = f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row"
+        return write_conflict(text, self.ref, maybe_stored=maybe_stored)
+
+    def attempts(self, *, reads_first: bool = False) -> Attempts:
+        """Return the attempts of an operation, none of which has begun. The arguments are those of ``Attempts``."""
+        return Attempts(self, reads_first=reads_first)
 
 
 class Attempts:
-    """The attempts of one operation that competes with other writers. Call ``await attempts.begin()`` before each one.
+    """The attempts of an operation that competes with other writers. Each attempt begins with ``await begin()``.
 
-    The second attempt begins at once: most first attempts fail because their writer did not know the latest state of
-    the session. A random pause (full jitter) precedes each later attempt. The limit of the pause begins at 4 times the
-    duration of the previous attempt, grows fourfold with each attempt, and is at most 2 s. After shorter pauses, all
-    the writers that lost to the same one would collide again.
+    Before an attempt there is a random pause (full jitter). Its limit begins at 4 times the duration of the last
+    attempt, grows fourfold with each attempt, and is at most 1 s: after a pause shorter than an attempt, all the
+    writers that lost to the same one would collide again.
+
+    Args:
+        access: the session.
+        reads_first: whether each attempt reads before it writes, so that only another writer can make it fail. If not,
+            the second attempt begins at once: most first attempts fail because the handle does not know what is stored.
 
     Attributes:
         number: how many attempts have begun.
-        maybe_stored: whether a failed attempt may have been stored nevertheless, because its response was lost.
+        maybe_stored: whether a failed attempt may have been stored, because its response was lost.
     """
 
-    def __init__(self, ref: SessionRef) -> None:
+    def __init__(self, access: Access, *, reads_first: bool) -> None:
         self.number = 0
         self.maybe_stored = False
-        self._ref = ref
+        self._access = access
+        self._at_once = 1 if reads_first else 2
         self._began = 0.0
 
     async def begin(self) -> None:
-        """Wait before the next attempt, and begin it.
+        """Pause before the next attempt, and begin it.
 
         Raises:
             WriteConflictError: MAX_ATTEMPTS attempts have failed.
-            WriteOutcomeUnknownError: MAX_ATTEMPTS attempts have failed, and ``maybe_stored`` is true: one of their
-                requests may have been stored, or may still be under way.
+            WriteOutcomeUnknownError: they have, and ``maybe_stored`` is True.
         """
         if self.number == MAX_ATTEMPTS:
-            text = f"Other writers were faster in {MAX_ATTEMPTS} attempts in a row"
-            raise write_conflict(text, self._ref, maybe_stored=self.maybe_stored)
-        if self.number > 1:
+            raise self._access.conflict(maybe_stored=self.maybe_stored)
+        if self.number >= self._at_once:
             took = time.perf_counter() - self._began
-            await asyncio.sleep(random.uniform(0, min(took * 4 ** (self.number - 1), _LONGEST_PAUSE_SECONDS)))
+            limit = took * 4 ** (self.number - self._at_once + 1)
+            await asyncio.sleep(random.uniform(0, min(limit, _LONGEST_PAUSE_SECONDS)))
         self.number += 1
         self._began = time.perf_counter()
 

@@ -524,8 +524,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         Each message is returned to only one caller, however many callers pop at the same time. A ``Query`` and an
         ``UpdateItem``, or a ``PutItem`` if other messages are left in the record; with a session index, a
         ``TransactWriteItems`` replaces the write. If another caller removes the message first, both requests are
-        repeated. The first repetition starts at once; each later one follows a random pause that grows with each
-        attempt. If the response to the last retry is lost, the message may have been removed. Needs an item collection.
+        repeated after a random pause, which grows with each attempt. Needs an item collection.
 
         Raises:
             WriteConflictError: other writers were faster in every attempt. Nothing was removed.

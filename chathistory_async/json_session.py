@@ -132,8 +132,8 @@ class JsonSession:
             ValueError: ``limit`` is not a positive integer, or ``up_to`` is not an id.
             FormatError: the session holds values of a different format. The text names the call that reads them.
             UndecodableItemError, DecryptionError, EncryptionContextError, ConfigurationError, KmsKeyError,
-                TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError, EndpointError, ServiceError,
-                ClosedError: as for ``DynamoDBChatMessageHistory.aget_messages``.
+                WriteConflictError, TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError,
+                EndpointError, ServiceError, ClosedError: as for ``DynamoDBChatMessageHistory.aget_messages``.
         """
         return await self._session.read(limit, up_to=up_to)
 

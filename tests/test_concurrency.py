@@ -90,7 +90,7 @@ async def test_what_was_read_is_ordered_before_what_is_written(make: Make) -> No
     assert texts(await asks.aget_messages()) == expected
 
 
-def test_one_handle_serves_several_event_loops_and_both_variants(make: Make) -> None:
+def test_one_handle_serves_several_event_loops_and_both_apis(make: Make) -> None:
     history = make()
 
     def own_loop(writer: int) -> None:

@@ -285,8 +285,8 @@ class TestReplacing:
             assert [one.message for one in now_stored] == [stored[0].message, message, stored[2].message]
             assert [one.id for one in now_stored] == [one.id for one in stored]
             assert [one.created_at for one in now_stored] == [one.created_at for one in stored]
-        await asyncio.to_thread(make().replace_message, stored[1].id, HumanMessage("by the synchronous face"))
-        assert texts(await make().aget_messages()) == ["0", "by the synchronous face", "2"]
+        await asyncio.to_thread(make().replace_message, stored[1].id, HumanMessage("by the synchronous method"))
+        assert texts(await make().aget_messages()) == ["0", "by the synchronous method", "2"]
 
     async def test_of_what_is_gone_is_an_error(self, make: Make) -> None:
         await make().aadd_messages(humans(0))

@@ -30,7 +30,7 @@ from variants import (
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, IdempotencyKeyReusedError, KeySchemaError
 from chathistory_async._item_collection.sort_keys import Clock
-from chathistory_async._single_item.requests import WRITES_KEPT, WRITES_LIMIT
+from chathistory_async._single_item.requests import WRITES, WRITES_KEPT, WRITES_LIMIT
 
 VARIANTS = [
     AsyncVariant,
@@ -248,6 +248,17 @@ class TestSingleItem:
             await make().aadd_messages(humans(number), idempotency_key="a")
             await make().aadd_messages(humans(number), idempotency_key="a")
             assert texts(await make().aget_messages()) == [str(number)]
+
+    async def test_a_key_is_known_while_its_mark_is_kept(self, make: Make, update: Any, item: Any) -> None:
+        await make().aadd_messages(humans("first"), idempotency_key="a")
+        marks = item()[WRITES]["L"]
+        later = [{"S": f"write-{number}"} for number in range(WRITES_KEPT)]
+        update(**{WRITES: {"L": [*marks, *later[: WRITES_KEPT - len(marks)]]}})
+        await make().aadd_messages(humans("first"), idempotency_key="a")
+        assert texts(await make().aget_messages()) == ["first"]
+        update(**{WRITES: {"L": [marks[0], *later]}})
+        await make().aadd_messages(humans("first"), idempotency_key="a")
+        assert texts(await make().aget_messages()) == ["first", "first"], "as the documentation says"
 
     @pytest.mark.stress
     async def test_a_key_is_known_for_some_number_of_writes(self, make: Make) -> None:

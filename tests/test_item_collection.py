@@ -84,7 +84,7 @@ class TestStorage:
         assert abs(int(item.pop("expireAt")["N"]) - time.time() - 60) < 10
         assert item == {"SessionId": {"S": session_id}, "Type": {"S": "ai"}}
 
-    async def test_of_a_encrypted_message_tells_no_type(self, make: Make, items: Items, kms_key: str) -> None:
+    async def test_of_an_encrypted_message_tells_no_type(self, make: Make, items: Items, kms_key: str) -> None:
         history = make(kms_key_id=kms_key)
         messages = [HumanMessage("x"), HumanMessage("y" * 10_000)]
         for message in messages:

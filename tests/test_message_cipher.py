@@ -387,7 +387,7 @@ class TestSwitchedOnMidway:
             await make(kms_key_id=None).aget_messages()
         assert caught.value.session_key == make().key
 
-    async def test_without_a_key_a_encrypted_session_can_be_cleared_and_trimmed(self, make: Make, item: Item) -> None:
+    async def test_without_a_key_an_encrypted_session_can_be_cleared_and_trimmed(self, make: Make, item: Item) -> None:
         await make().aadd_messages(humans(*range(150)))
         await make(kms_key_id=None, history_size=10).aadd_messages(humans("plain"))
         assert texts(await make().aget_messages()) == [*(str(number) for number in range(141, 150)), "plain"]

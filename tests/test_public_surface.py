@@ -181,7 +181,7 @@ def test_the_package_is_imported_without_langchain() -> None:
     assert output.split()[-1] == "False"
 
 
-def test_only_the_variants_know_the_bridge() -> None:
+def test_only_the_public_classes_know_the_bridge() -> None:
     assert {module for module in MODULES if "_sync.bridge" in imports_of(module)} == {
         "history",
         "json_session",

@@ -154,7 +154,7 @@ class TestForm:
         assert messages_from_dict(json.loads(zlib.decompress(record["History"]["B"]))) == batch
         assert len(record["History"]["B"]) < 5000
 
-    async def test_of_a_encrypted_batch_tells_how_many_and_no_types(
+    async def test_of_an_encrypted_batch_tells_how_many_and_no_types(
         self, make: Make, records: Items, kms_key: str
     ) -> None:
         await make(kms_key_id=kms_key).aadd_messages(humans(1, 2))
@@ -163,7 +163,7 @@ class TestForm:
         assert texts(await make(kms_key_id=kms_key).aget_messages()) == ["1", "2"]
 
     @pytest.mark.parametrize("change", [{"Count": {"N": "3"}}, {"Positions": {"S": "0,2"}}, {"Format": {"S": "json"}}])
-    async def test_of_a_encrypted_batch_cannot_be_relabelled(
+    async def test_of_an_encrypted_batch_cannot_be_relabelled(
         self, make: Make, records: Items, dynamodb: Any, layout: dict[str, Any], kms_key: str, change: Any
     ) -> None:
         await make(kms_key_id=kms_key).aadd_messages(humans(1, 2))

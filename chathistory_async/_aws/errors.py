@@ -134,7 +134,7 @@ _KMS_KEY = {
     "InvalidArnException",
     "ValidationException",
 }
-_KMS_SEALED = {"InvalidCiphertextException", "IncorrectKeyException"}
+_KMS_DECRYPTION = {"InvalidCiphertextException", "IncorrectKeyException"}
 
 
 def _code_and_text(error: ClientError) -> tuple[str, str]:
@@ -201,7 +201,7 @@ def _from_kms_error(error: ClientError, ref: SessionRef, key_id: str | None) -> 
             " kms_endpoint_url",
             ref,
         )
-    if code in _KMS_SEALED:
+    if code in _KMS_DECRYPTION:
         return DecryptionError(
             f"KMS cannot decrypt the data key of a stored message with {key_id} ({code}): the data key was changed, or"
             " belongs to a different session",

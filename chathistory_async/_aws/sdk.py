@@ -97,7 +97,7 @@ class ClientOptions:
 
 
 class ReadyClient(NamedTuple):
-    """A client for one call.
+    """An open client, with what its calls need.
 
     Attributes:
         client: the SDK's client.

@@ -18,8 +18,8 @@ from .records import Body, PlainRecord, Record, Wanted, as_bytes, text_of
 from .requests import MAX_TRANSACTION_BYTES
 from .sort_keys import MAX_VALUES, SortKey, message_id_of
 
-_ZLIB, _SEALED = "zlib", "aws-encryption-sdk"
-_KNOWN_ENCODINGS = {"", _ZLIB, _SEALED, f"{_ZLIB},{_SEALED}"}
+_ZLIB, _ENCRYPTED = "zlib", "aws-encryption-sdk"
+_KNOWN_ENCODINGS = {"", _ZLIB, _ENCRYPTED, f"{_ZLIB},{_ENCRYPTED}"}
 # How many characters of a stored attribute an error quotes: a damaged attribute may have any length.
 _LONGEST_QUOTE = 40
 # orjson writes no line break inside a JSON text, so a record can be split and changed without being parsed.
@@ -80,7 +80,7 @@ class Bodies(Generic[Value]):
             return Body(data if encoding else _in_the_clear(data), encoding, positions, self.format_name, types)
         binding = Binding("record", key, encoding, self.format_name, len(positions), text_of(positions))
         [encrypted] = await self.access.cipher.encrypt([(binding, data)])
-        encoding = ",".join(filter(None, (encoding, _SEALED)))
+        encoding = ",".join(filter(None, (encoding, _ENCRYPTED)))
         return Body(encrypted, encoding, positions, self.format_name, ())
 
     def too_large(self, number: int, size: int) -> ItemTooLargeError:
@@ -144,7 +144,7 @@ class Bodies(Generic[Value]):
             self._check(record)
             await slices.checkpoint()
         contents = {record.id: as_bytes(record.content or b"") for record in records}
-        encrypted = {record.id: self._bound(record) for record in records if record.encoding.endswith(_SEALED)}
+        encrypted = {record.id: self._bound(record) for record in records if record.encoding.endswith(_ENCRYPTED)}
         return contents | await self.access.decrypt(encrypted)
 
     def _check(self, record: Record) -> None:
@@ -162,7 +162,7 @@ class Bodies(Generic[Value]):
 
     def _bound(self, record: Record) -> Bound:
         """Return a record's encrypted body with the binding that its sort key and attributes require."""
-        encoding = record.encoding.removesuffix(_SEALED).rstrip(",")
+        encoding = record.encoding.removesuffix(_ENCRYPTED).rstrip(",")
         binding = Binding("record", record.key, encoding, record.format, record.length, record.positions)
         return binding, as_bytes(record.content or b"")
 

@@ -64,7 +64,8 @@ class Edits(Generic[Value]):
         if position is None:
             raise ValueError(f"{value_id!r} is the id of a record, not of a message")
         [new] = await self._bodies.encode([value])
-        change, attempts = _Change(self._access, id_of_replacement(new_token(), position)), self._access.attempts()
+        change = _Change(self._access, id_of_replacement(new_token(), position))
+        attempts = self._access.attempts(reads_first=True)
         while True:
             await attempts.begin()
             record = await self._whole(await self._reader.first_part(key))
@@ -99,7 +100,7 @@ class Edits(Generic[Value]):
 
         Each value is returned to one caller only.
         """
-        change, attempts = _Change(self._access, new_token()), self._access.attempts()
+        change, attempts = _Change(self._access, new_token()), self._access.attempts(reads_first=True)
         while True:
             await attempts.begin()
             # Other callers that pop leave tombstones after the latest record.
@@ -118,7 +119,7 @@ class Edits(Generic[Value]):
         if gone is None:
             await self._remove_whatever_is_there(key)
             return
-        change, attempts = _Change(self._access, new_token(), may_repeat=True), self._access.attempts()
+        change, attempts = _Change(self._access, new_token(), may_repeat=True), self._access.attempts(reads_first=True)
         while True:
             await attempts.begin()
             # The whole record is read only if some of its values stay, because its other parts may be damaged.

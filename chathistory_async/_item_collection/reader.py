@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import NamedTuple
 
+from .._aws.calls import pause
 from .._codec.attribute_values import AttributeValue
 from .._cooperative import Slices
 from .._request import Item, Request
-from .._session import Access, EmptyPages, now, reads_stored
+from .._session import MAX_ATTEMPTS, Access, EmptyPages, now, reads_stored
 from ..errors import UndecodableItemError
 from .records import DAMAGED, PlainRecord, Record, joined, records_of
 from .requests import ItemCollection
@@ -248,9 +249,10 @@ class Reader:
         """Read a record again until no part is missing, and return it, or None if it is gone."""
         if record.parts == DAMAGED:
             raise self.access.undecodable(record.name, record.id, "its number of parts is damaged")
-        unchanged, attempts = 0, self.access.attempts()
-        while True:
-            await attempts.begin()
+        unchanged = 0
+        for _ in range(MAX_ATTEMPTS):
+            # A reader competes with nobody: it waits only for the writer to finish.
+            await pause(unchanged)
             parts, start_key = list[Record](), None
             while True:
                 request = self.layout.query(
@@ -270,6 +272,7 @@ class Reader:
             if unchanged == _READ_AGAIN:
                 raise self.access.undecodable(record.name, record.id, "a part of it is missing")
             record = found[0]
+        raise self.access.conflict()
 
     def _plain(self, items: Sequence[Item]) -> list[PlainRecord] | None:
         plain = self.layout.plain_records(items, self._format_name)

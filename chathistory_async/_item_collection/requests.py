@@ -304,7 +304,7 @@ class ItemCollection:
             "#encoding": ENCODING,
             "#type": TYPE,
         }
-        values: dict[str, AttributeValue] = {":write": {"S": write}, ":fence": {"N": str(now + TOMBSTONE_SECONDS)}}
+        values: dict[str, AttributeValue] = {":write": {"S": write}, ":tombstone": {"N": str(now + TOMBSTONE_SECONDS)}}
         if known is not None:
             condition += f" AND {_same(known.revision)}"
             names["#revision"] = REVISION
@@ -313,7 +313,7 @@ class ItemCollection:
             "Update": {
                 "TableName": self.table_name,
                 "Key": self._key(key),
-                "UpdateExpression": "SET #removed = :write, #expiry = :fence REMOVE #body, #encoding, #type",
+                "UpdateExpression": "SET #removed = :write, #expiry = :tombstone REMOVE #body, #encoding, #type",
                 "ConditionExpression": condition,
                 "ExpressionAttributeNames": names,
                 "ExpressionAttributeValues": values,

@@ -18,7 +18,7 @@ from .sort_keys import SortKey
 
 # Batches of 25 items each. More at once would only be throttled by the partition.
 _SWEEPS_AT_ONCE = 4
-# With the pauses between them, these attempts are 5 s of throttling.
+# The random pauses between them are at most 5 s in all.
 _BATCH_ATTEMPTS = 50
 # The other half of TOMBSTONE_SECONDS is left for the requests that are sent then.
 _OLDEST_SECONDS = TOMBSTONE_SECONDS // 2

@@ -37,7 +37,7 @@ OTHER_ACTIONS = 2
 # In one of 2**41 sessions with a few thousand messages, two messages have the same digest.
 _DIGEST_BYTES = 8
 _LONGEST_DECIMAL_BITS = 128
-_BASE, _COPIED, _SEALED, _TOTAL, _VERIFIED = "Base", "Copied", "Encrypted", "Total", "Verified"
+_BASE, _COPIED, _ENCRYPTED, _TOTAL, _VERIFIED = "Base", "Copied", "Encrypted", "Total", "Verified"
 _GONE, _DELETED, _CHECK = "Gone", "Deleted", "Check"
 
 
@@ -201,8 +201,8 @@ class Migration:
             KeyError, ValueError: the checkpoint is damaged.
         """
         state = item[MIGRATION]["M"]
-        if _SEALED in state:
-            return Digests(bytes_of(state[_SEALED]["B"]), encrypted=True)
+        if _ENCRYPTED in state:
+            return Digests(bytes_of(state[_ENCRYPTED]["B"]), encrypted=True)
         return Digests(bytes_of(state[_COPIED]["B"]) if _COPIED in state else b"", encrypted=False)
 
     def checkpoint(self, item: Item, copied: bytes) -> Checkpoint:
@@ -274,7 +274,7 @@ class Migration:
                     "#migration": MIGRATION,
                     "#deleted": _DELETED,
                     "#copied": _COPIED,
-                    "#encrypted": _SEALED,
+                    "#encrypted": _ENCRYPTED,
                     "#revision": REVISION,
                 },
                 "ExpressionAttributeValues": {
@@ -309,7 +309,7 @@ class Migration:
     def _item(self, checkpoint: Checkpoint, digests: Digests) -> dict[str, AttributeValue]:
         state: dict[str, AttributeValue] = {
             _BASE: {"S": str(checkpoint.base)},
-            _SEALED if digests.encrypted else _COPIED: {"B": digests.data},
+            _ENCRYPTED if digests.encrypted else _COPIED: {"B": digests.data},
             _TOTAL: {"N": str(checkpoint.total)},
             _VERIFIED: {"N": str(checkpoint.verified)},
             _CHECK: _check(checkpoint, digests),

@@ -313,7 +313,8 @@ class Target:
         digests = await self._digests(after)
         countings = self._countings(copy.number, before.key(before.total), after, expiry)
         # The variant that fitted last comes first, because a refused transaction costs as much as any.
-        # Only the variant without an expiry never comes before the one with it: it always fits, and extends nothing.
+        # The variant without an expiry must come after the one with it: it fits whenever the item exists, and would
+        # extend nothing.
         for turn in [*range(self._fitted, len(countings)), *range(self._fitted)]:
             token = f"{after.revision}-{turn}"
             try:
@@ -484,7 +485,7 @@ class SessionMigration:
 
     @leaves_nothing_opened
     async def run(self, *, dry_run: bool, delete_source: bool) -> Outcome:
-        attempts = self._source.access.attempts()
+        attempts = self._source.access.attempts(reads_first=True)
         while True:
             await attempts.begin()
             with suppress(ConcurrentChange):

@@ -114,7 +114,7 @@ class IndexedSession:
         """
         with suppress(ConditionFailed):
             await self.access.call(Migration(self._layout).mark_deleted())
-        messages, attempts = 0, self.access.attempts()
+        messages, attempts = 0, self.access.attempts(reads_first=True)
         while True:
             await attempts.begin()
             item = await self._writer.item()
@@ -211,7 +211,7 @@ class IndexedSession:
 
         If another writer has changed either since the item was read, the next attempt reads the item again.
         """
-        change_id, attempts = secrets.token_urlsafe(6), self.access.attempts()
+        change_id, attempts = secrets.token_urlsafe(6), self.access.attempts(reads_first=True)
         while True:
             await attempts.begin()
             item = await self._alive_item()

@@ -84,11 +84,8 @@ class SingleItemSession(Session[BaseMessage]):
         response = await self.access.call(layout.read_identity())
         item = response.get("Item")
         attempts = self.access.attempts()
-        while True:
+        while item is not None:
             await attempts.begin()
-            if item is None:
-                self._hint = Hint()
-                return
             identity = layout.identity(item)
             try:
                 await self.access.call(layout.delete(identity))
@@ -100,6 +97,7 @@ class SingleItemSession(Session[BaseMessage]):
                     raise self._outcome_unknown() from None
             else:
                 item = None
+        self._hint = Hint()
 
     async def _write_of(self, messages: Sequence[BaseMessage], idempotency_key: str | None) -> Write:
         if idempotency_key is None:
