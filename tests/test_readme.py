@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,15 +25,21 @@ STATEMENTS = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", READ
 COMMANDS = re.findall(r"```bash\n(.*?)\n```", README, re.DOTALL)
 
 
+# Not the region of the other tests: the examples' tables may be somebody's, who follows the README on this LocalStack.
+REGION = "eu-north-1"
+
+
 @pytest.fixture(scope="module", autouse=True)
-def example_table(kms: Any, kms_key: str) -> Iterator[None]:
-    store, chats = ChatHistoryStore("ChatHistory", layout="single_item"), ChatHistoryStore("Chats")
+def example_table(kms_in: Callable[[str], Any]) -> Iterator[None]:
+    kms = kms_in(REGION)
+    store = ChatHistoryStore("ChatHistory", layout="single_item", region_name=REGION)
+    chats = ChatHistoryStore("Chats", region_name=REGION)
     run(store.create_table)
     run(chats.create_table)
     with contextlib.suppress(kms.exceptions.NotFoundException):
         # Of a run that was cut short.
         kms.delete_alias(AliasName="alias/chat")
-    kms.create_alias(AliasName="alias/chat", TargetKeyId=kms_key)
+    kms.create_alias(AliasName="alias/chat", TargetKeyId=kms.create_key()["KeyMetadata"]["KeyId"])
     yield
     kms.delete_alias(AliasName="alias/chat")
     run(store.delete_table)
@@ -44,7 +51,8 @@ def example_table(kms: Any, kms_key: str) -> Iterator[None]:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.splitlines()[0])
 def test_example(example: str) -> None:
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", example]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    environment = os.environ | {"AWS_DEFAULT_REGION": REGION}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     if "print(" in example:
         assert "Hi, how can I help?" in done.stdout
