@@ -87,7 +87,10 @@ def demo() -> None:
 
     Needs neither an AWS account nor Docker. Keeps no data.
     """
-    asyncio.run(_demo())
+    try:
+        asyncio.run(_demo())
+    except ModuleNotFoundError as missing:
+        raise click.ClickException(str(missing)) from None
 
 
 async def _demo() -> None:

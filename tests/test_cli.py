@@ -147,6 +147,13 @@ def test_wrong_usage_is_one_line(options: list[str], said: str) -> None:
     assert "Traceback" not in error
 
 
+def test_a_demo_without_its_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, error = in_process("demo")
+    assert code == 1
+    assert error.splitlines()[-1].startswith("Error: The embedded engine needs moto: pip install")
+
+
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "chathistory_async._encryption.message_cipher", None)
     code, _, error = in_process("migrate", "old", "new", "--scan", "--target-kms-key-id", "alias/chat")
