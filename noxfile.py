@@ -38,7 +38,8 @@ def stress(session: nox.Session) -> None:
     if session.posargs:
         run_suite(session, "-m", "stress", *session.posargs)
         return
-    run_suite(session, "-m", "stress", "--ignore=tests/stress")
+    # By test: the long runs of one file would keep one worker busy, and the others idle.
+    run_suite(session, "-m", "stress", "--ignore=tests/stress", "--dist=worksteal")
     # One at a time: each has processes of its own.
     session.run("pytest", "-m", "stress", "tests/stress")
 
