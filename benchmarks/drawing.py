@@ -183,7 +183,7 @@ def draw_lines(axes: Axes, title: str, x_label: str, y_label: str, lines: Sequen
     for line in lines:
         colour, medians = COLOURS[line.variant], [value.median for value in line.values]
         dashes = "--" if line.dashed else "-"
-        axes.plot(line.xs, medians, color=colour, checkpoint="o", markersize=4, linestyle=dashes, label=line.label)
+        axes.plot(line.xs, medians, color=colour, marker="o", markersize=4, linestyle=dashes, label=line.label)
         axes.fill_between(
             line.xs, [value.q1 for value in line.values], [value.q3 for value in line.values], color=colour, alpha=0.15
         )

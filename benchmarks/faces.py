@@ -61,11 +61,11 @@ async def _faces(setup: Setup) -> list[Row]:
             peers |= {(layout, OURS): ours, (layout, SYNC): Sync(ours)}
         users = {key: _User(peer, session_of(SHORT)) for key, peer in peers.items()}
         await setup.stub.seen()
-        setup.stub.pin(single_flight=True)
+        setup.stub.pin(together=True)
         appends = await interleave({key: block(one.append, _TIMES) for key, one in users.items()}, setup.rounds(30))
         seen = await setup.stub.seen()
         reads = await interleave({key: block(one.read, _TIMES) for key, one in users.items()}, setup.rounds(30))
-        setup.stub.pin(single_flight=False)
+        setup.stub.pin(together=False)
     rows = []
     for key, user in users.items():
         fault = fault_on_stub(seen, [*map(number_of, user.sent)])

@@ -73,7 +73,7 @@ async def _whole_reads(setup: Setup, messages: Sequence[BaseMessage]) -> list[Ro
     """Time whole calls, and bare aiohttp's, which only receives the bytes."""
     session, in_twos, tables = session_of(len(messages)), session_of(len(messages), 2), setup.on_stub.tables
     reads = Reads(messages)
-    setup.stub.pin(single_flight=True)
+    setup.stub.pin(together=True)
     async with open_peers(setup.on_stub) as peers, bare_aiohttp() as http:
         get = CannedRequest(http, setup.on_stub, "get_item", get_request(tables[SINGLE_ITEM], session))
         query = CannedRequest(http, setup.on_stub, "query", query_request(tables[ITEM_COLLECTION], session))
@@ -87,7 +87,7 @@ async def _whole_reads(setup: Setup, messages: Sequence[BaseMessage]) -> list[Ro
         for name in our_options():
             blocks[IN_TWOS, name] = block(reads.by((IN_TWOS, name), peers[ITEM_COLLECTION, name], in_twos), 1)
         timed = await interleave(blocks, setup.rounds(40), reads.check)
-    setup.stub.pin(single_flight=False)
+    setup.stub.pin(together=False)
     rows = []
     for (layout, name), one in timed.items():
         row = one.row(name, _case("whole read", layout, messages), reads.faults.get((layout, name)))

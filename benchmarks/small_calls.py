@@ -100,10 +100,10 @@ async def _race(
 
         return send
 
-    setup.stub.pin(single_flight=level.at_once == 1)
+    setup.stub.pin(together=level.at_once == 1)
     blocks = {name: block(sending(name, sender), level.times, level.at_once) for name, sender in senders.items()}
     timed = await interleave(blocks, level.rounds)
-    setup.stub.pin(single_flight=False)
+    setup.stub.pin(together=False)
     seen = await setup.stub.seen()
     expected = [number_of(message) for message in short[: OPERATIONS[operation]]]
     reads = operation in ("get_item", "query")
@@ -126,10 +126,10 @@ def _numbers_in(answer: object) -> list[int]:
 async def _chats(setup: Setup, target: Target, peers: Mapping[Key, Peer], short: Sequence[BaseMessage]) -> list[Row]:
     rows = []
     for level in _levels(setup):
-        setup.stub.pin(single_flight=level.at_once == 1 and target is setup.on_stub)
+        setup.stub.pin(together=level.at_once == 1 and target is setup.on_stub)
         rows += await _appends(setup, target, peers, level)
         rows += await _reads(target, peers, short, level)
-    setup.stub.pin(single_flight=False)
+    setup.stub.pin(together=False)
     return rows
 
 

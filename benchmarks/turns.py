@@ -29,9 +29,9 @@ async def run(setup: Setup) -> list[Row]:
         writer = _Writer(store, OurSender(store, setup.on_stub), (1 + rounds) * _TIMES)
         ways: dict[str, Operation] = {PUT: writer.put, ONE: writer.append_one, TWO: writer.append_two}
         await setup.stub.seen()
-        setup.stub.pin(single_flight=True)
+        setup.stub.pin(together=True)
         timed = await interleave({name: block(way, _TIMES) for name, way in ways.items()}, rounds)
-        setup.stub.pin(single_flight=False)
+        setup.stub.pin(together=False)
         seen = await setup.stub.seen()
     case: dict[str, str | int] = {"on": setup.on_stub.name, "layout": ITEM_COLLECTION}
     return [one.row(name, case, fault_on_stub(seen, writer.sent[name])) for name, one in timed.items()]
