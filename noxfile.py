@@ -1,4 +1,4 @@
-"""What is checked before a merge: ``nox -s lint types tests compat stress``. ``nox -l`` lists all sessions."""
+"""Run ``nox -s lint types tests compat stress`` before a merge. ``nox -l`` lists all sessions."""
 
 import nox
 

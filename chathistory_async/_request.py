@@ -47,7 +47,7 @@ class Request(NamedTuple):
 def transaction(actions: Sequence[Mapping[str, Any]], token: str) -> Request:
     """Return a request that writes all of its actions or none.
 
-    By the token, DynamoDB recognises the same request if it is sent again within ten minutes.
+    DynamoDB recognises a repeated request by its token for ten minutes.
     """
     return Request("transact_write_items", {"TransactItems": actions, "ClientRequestToken": token})
 

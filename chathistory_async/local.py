@@ -88,15 +88,19 @@ def _serve() -> None:
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
-    if version("moto").startswith(_KNOWN_MOTO):
-        from chathistory_async._quick_moto import install
-
-        install()
+    _speed_up_moto()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server("127.0.0.1", 0, _OneAtATime(DomainDispatcherApplication(create_backend_app)), threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     sys.stdin.read()
+
+
+def _speed_up_moto() -> None:
+    if version("moto").startswith(_KNOWN_MOTO):
+        from ._quick_moto import install
+
+        install()
 
 
 if __name__ == "__main__":

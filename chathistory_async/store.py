@@ -293,9 +293,9 @@ class ChatHistoryStore:
         """Return the index's information about a session, or None if the session is not in the index or has expired.
 
         Usually one strongly consistent ``GetItem``. The stored count is invalid while ``aclear``, ``delete_session`` or
-        a trim by ``history_size`` is running, and after one that was interrupted. In that case, a ``Query`` for each
-        megabyte of the session counts the messages. From half an hour after that operation on, an ``UpdateItem`` also
-        stores the new count, if the credentials allow it.
+        a trim by ``history_size`` is running, and after an interrupted one. While the count is invalid, a ``Query`` for
+        each megabyte of the session counts the messages. From half an hour after that operation on, an
+        ``UpdateItem`` also stores the new count, if the credentials allow it.
 
         The messages are also counted once if the first append of the session came from a handle that had not read the
         session: that handle could not know whether the session had messages from before the index. If the session had

@@ -154,14 +154,14 @@ class Make(Protocol):
 
 @pytest.fixture
 def encryption(request: pytest.FixtureRequest, kms_key: str) -> dict[str, Any]:
-    """What a handle needs beside the test's own options to be what the test's variant asks for."""
+    """The handle's options for encryption, as the test's variant asks."""
     encrypted = "variant" in request.fixturenames and request.getfixturevalue("variant").encrypted
     return {"kms_key_id": kms_key} if encrypted else {}
 
 
 @pytest.fixture
 def path(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What a handle needs beside it to send its requests on the path that the test's variant asks for."""
+    """The handle's option for the path of its requests, as the test's variant asks."""
     if "variant" in request.fixturenames and not request.getfixturevalue("variant").fast_path:
         return {"fast_path": False}
     return {}

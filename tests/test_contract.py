@@ -1,4 +1,4 @@
-"""What a history does, held by every variant of it in every layout."""
+"""The promises of a history, which every variant keeps in every layout."""
 
 from __future__ import annotations
 

@@ -289,7 +289,7 @@ class TestTampering:
 
 
 class TestContext:
-    """What was encrypted for one session opens in no other, though the same key encrypts both."""
+    """A value that was encrypted for one session cannot be decrypted in another, though both use the same key."""
 
     async def copied(self, source: DynamoDBChatMessageHistory, item: Item) -> dict[str, Any]:
         await source.aadd_messages([HumanMessage(SECRET)])

@@ -302,7 +302,7 @@ MISUSES = {
 
 @pytest.fixture(scope="module")
 def found_by_mypy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What mypy says of both programs: it takes 15 s to read the libraries that they import, once."""
+    """The output of mypy for both programs. One run for both, because mypy takes 15 s to read what they import."""
     folder = tmp_path_factory.mktemp("programs")
     folder.joinpath("use.py").write_text(USE)
     misuse = ["from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory", *MISUSES]

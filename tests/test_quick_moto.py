@@ -13,7 +13,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from chathistory_async.local import _KNOWN_MOTO
+from chathistory_async import local
 
 STEPS = 250
 # Each table's types of partition key and sort key.
@@ -193,5 +193,10 @@ def test_the_responses_are_those_of_moto(clients: list[Any], seed: int) -> None:
             client.delete_table(TableName=table)
 
 
-def test_they_replace_those_of_a_known_release_only() -> None:
-    assert _KNOWN_MOTO == "5.2."
+@pytest.mark.parametrize(("release", "known"), [("5.2.0", True), ("5.2.9", True), ("5.1.22", False), ("5.3.0", False)])
+def test_they_replace_those_of_a_known_release_only(monkeypatch: pytest.MonkeyPatch, release: str, known: bool) -> None:
+    installed: list[bool] = []
+    monkeypatch.setattr("chathistory_async._quick_moto.install", lambda: installed.append(True))
+    monkeypatch.setattr(local, "version", lambda package: release)
+    local._speed_up_moto()
+    assert bool(installed) == known

@@ -43,7 +43,7 @@ def without_values(text: str, parameters: Mapping[str, Any]) -> str:
 def _start_of_a_piece(text: str, values: str) -> int:
     """Return the index at which a text begins to repeat a part of a value, or the text's length if it repeats none.
 
-    Such a part can be a text inside of a JSON value.
+    A part may also be a text inside a JSON value.
     """
     for word in _WORD.finditer(text):
         start = word.start()

@@ -106,7 +106,7 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
     async def append(self, values: Sequence[Value], idempotency_key: str | None = None) -> None:
         """Append a batch as one record, in order and after all values that were seen: all of it or nothing.
 
-        Of a batch larger than history_size, only the last history_size values are stored.
+        A batch larger than history_size is cut: only its last history_size values are stored.
         """
         values = list(values)
         if not values:
