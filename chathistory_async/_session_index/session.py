@@ -114,7 +114,8 @@ class IndexedSession:
         """
         with suppress(ConditionFailed):
             await self.access.call(Migration(self._layout).mark_deleted())
-        messages, attempts = 0, self.access.attempts(reads_first=True)
+        # The second attempt begins at once: a session without an item takes two, and nobody was faster.
+        messages, attempts = 0, self.access.attempts()
         while True:
             await attempts.begin()
             item = await self._writer.item()
