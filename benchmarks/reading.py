@@ -17,7 +17,8 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.parsers import create_parser
 from langchain_core.messages import BaseMessage, message_to_dict, messages_from_dict
 
-from chathistory_async._codec.messages import decode_json, decode_message, rebuild
+from chathistory_async._codec.message_attribute_values import decode_message
+from chathistory_async._codec.messages import decode_json, rebuild
 
 from .honesty import fault_in_messages
 from .measure import Block, Operation, Row, block, interleave

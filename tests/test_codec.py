@@ -31,7 +31,8 @@ from samples import EVERY_TYPE, FLOATS, described
 from chathistory_async import MessageNotStorableError, UndecodableItemError
 from chathistory_async._codec.attribute_values import Undecodable, for_request, size_of
 from chathistory_async._codec.keys import encode_key
-from chathistory_async._codec.messages import _is_built_by_validation, decode_message, encode_message, rebuild
+from chathistory_async._codec.message_attribute_values import decode_message, encode_message
+from chathistory_async._codec.messages import _is_built_by_validation, rebuild
 from chathistory_async._codec.plain import MAX_NESTING
 
 MARKS = ["$chathistory", "$$chathistory", "$float", "$other", "$", ""]

@@ -16,7 +16,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from samples import humans
 
 from chathistory_async import DynamoDBChatMessageHistory
-from chathistory_async._codec.messages import decode_message, encode_message
+from chathistory_async._codec.message_attribute_values import decode_message, encode_message
 from chathistory_async._cooperative import in_slices
 
 SLOW_SECONDS = 0.05

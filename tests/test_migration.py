@@ -39,7 +39,8 @@ from chathistory_async import (
 )
 from chathistory_async._aws.calls import call
 from chathistory_async._codec.attribute_values import size_of
-from chathistory_async._codec.messages import decode_json, decode_message, encode_message
+from chathistory_async._codec.message_attribute_values import decode_message, encode_message
+from chathistory_async._codec.messages import decode_json
 from chathistory_async._item_collection.sort_keys import MAX_MOVED, SortKey, parse_id
 from chathistory_async._migration.checkpoint import Checkpoint, Digests, Migration, known_of
 from chathistory_async._request import ConditionFailed

@@ -8,7 +8,7 @@ import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 
 from chathistory_async._codec.messages import are_equal
-from chathistory_async._codec.plain import first_loss
+from chathistory_async._codec.unstorable import first_loss
 
 
 def holding(value: Any) -> AIMessage:

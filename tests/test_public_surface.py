@@ -88,6 +88,7 @@ MODULES = [
     "_encryption.binding",
     "_encryption.data_keys",
     "_cooperative",
+    "_codec.message_attribute_values",
     "_codec.messages",
     "_codec.json_values",
     "_codec.format",
@@ -95,6 +96,7 @@ MODULES = [
     "_codec.attribute_values",
     "_codec.json_text",
     "_codec.plain",
+    "_codec.unstorable",
     "_codec.compression",
     "_aws.calls",
     "_aws.clients",
@@ -155,7 +157,7 @@ LIGHT = [
     "_migration.checkpoint",
     "_session_index.requests",
     "_single_item.requests",
-    *(module for module in MODULES if module.startswith("_codec.") and module != "_codec.messages"),
+    *(module for module in MODULES if module.startswith("_codec.") and not module.startswith("_codec.message")),
 ]
 
 
@@ -171,8 +173,9 @@ def test_what_is_pure_imports_neither_langchain_nor_the_sdk(module: str) -> None
     assert not heavy_imports_of(module)
 
 
-def test_only_the_codec_of_messages_imports_langchain() -> None:
-    assert heavy_imports_of("_codec.messages") == {"langchain_core", "botocore", "boto3"}
+def test_only_the_codecs_of_messages_import_langchain() -> None:
+    assert heavy_imports_of("_codec.messages") == {"langchain_core"}
+    assert heavy_imports_of("_codec.message_attribute_values") == {"langchain_core", "botocore", "boto3"}
 
 
 def test_the_package_is_imported_without_langchain() -> None:

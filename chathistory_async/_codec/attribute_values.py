@@ -14,15 +14,8 @@ from decimal import Context, Decimal, Inexact
 from typing import Any, TypeAlias
 
 from .json_text import from_text, is_unicode, to_text
-from .plain import (
-    FIRST_AMBIGUOUS_INTEGER,
-    Encoder,
-    Unstorable,
-    are_of_one_hash,
-    encode_elements,
-    encode_entries,
-    path_step,
-)
+from .plain import FIRST_AMBIGUOUS_INTEGER, are_of_one_hash
+from .unstorable import Encoder, Unstorable, encode_elements, encode_entries, path_step
 
 AttributeValue: TypeAlias = dict[str, Any]
 

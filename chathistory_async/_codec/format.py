@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from ..errors import MessageNotStorableError, UndecodableItemError
 from .attribute_values import Undecodable
 from .json_text import BadMark, from_text
-from .plain import Default, Unstorable
+from .plain import Default
+from .unstorable import Unstorable
 
 # The format of LangChain's messages.
 LANGCHAIN_NAME = "langchain"

@@ -24,7 +24,8 @@ from typing import Any
 
 import orjson
 
-from .plain import MAX_NESTING, Unstorable, are_of_one_hash, encode_elements, encode_entries
+from .plain import MAX_NESTING, are_of_one_hash
+from .unstorable import Unstorable, encode_elements, encode_entries
 
 # orjson's options for a value that may not be plain. orjson then refuses subclasses, dataclasses and datetimes: a
 # subclass of str, for example, may stand for a different value.

@@ -13,7 +13,8 @@ import orjson
 
 from .format import LANGCHAIN_NAME, Format, decoded, elements, encoded, is_name, parsed
 from .json_text import PLAIN_ONLY, BadMark, from_text, to_text
-from .plain import Default, Unstorable, first_loss, plain_value
+from .plain import Default, plain_value
+from .unstorable import Unstorable, first_loss
 
 
 def encode_value(value: object, name: str, default: Default | None = None) -> bytes:

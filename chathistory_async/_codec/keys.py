@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from .attribute_values import MAX_KEY_BYTES, AttributeValue, bytes_of, number_text, plain_text, size_of
-from .plain import Unstorable, with_article
+from .unstorable import Unstorable, with_article
 
 KeyValue: TypeAlias = "str | int | Decimal | bytes"
 

@@ -1,9 +1,8 @@
-"""Lossless conversion between LangChain messages and DynamoDB attribute values or JSON text.
+"""Lossless conversion between LangChain messages and their stored form, and between that form and JSON text.
 
 The stored form of a message is the map ``{"type", "data"}`` of langchain-core's ``message_to_dict``, in its plain form
-(``plain``). langchain-community writes the same map. A value that DynamoDB cannot represent is stored as a mark (see
-``attribute_values``), and so is a value that JSON cannot represent (see ``json_text``). The JSON text leaves out fields
-that langchain-core fills in by default. Errors name the path to the refused value.
+(``plain``). The JSON text leaves out fields that langchain-core fills in by default. A value that JSON cannot represent
+is stored as a mark (see ``json_text``). Errors name the path to the refused value.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
-from boto3.dynamodb.types import TypeDeserializer
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -29,49 +27,15 @@ from langchain_core.messages import (
     SystemMessageChunk,
     ToolMessage,
     ToolMessageChunk,
-    get_buffer_string,
     messages_from_dict,
 )
 from pydantic import ValidationError
 
-from .attribute_values import AttributeValue, Marking, Undecodable, decode_plain, encode_plain, map_name
+from .attribute_values import Undecodable
 from .format import LANGCHAIN_NAME, Format, Out, decoded, elements, encoded, parsed
 from .json_text import PLAIN_ONLY, to_text
-from .plain import Default, Unstorable, encode_entries, fields_of, first_loss, path_step, plain_value, with_iterators
-
-# Three containers are around every value of a message: the list of messages, the message's map, and its "data" map.
-_LEVELS_AROUND_DATA = 3
-
-
-def encode_message(message: BaseMessage, position: int, default: Default | None = None) -> AttributeValue:
-    """Return the attribute value of a message, after checking that it reads back with the same plain form of its dump.
-
-    Text with surrogates needs a mark. If langchain-core accepts only text in that field, such as the content, the text
-    is stored without surrogates: a pair becomes the character that it encodes, and a lone surrogate becomes U+FFFD.
-
-    Args:
-        message: the message.
-        position: the message's index in the caller's batch, for the error text.
-        default: the function that converts a value without a plain form, or None.
-
-    Raises:
-        MessageNotStorableError: the message has no plain form, or would not read back with it. The error text gives the
-            path and never the content.
-    """
-    return encoded(lambda message: _encode_message(message, default), message, f"messages[{position}]")
-
-
-def decode_message(value: AttributeValue, name: int | str) -> BaseMessage:
-    """Return the message of an attribute value.
-
-    Args:
-        value: the attribute value from botocore or from a plain JSON response: binary is bytes or base64 text.
-        name: the message's index in the stored list, or its id, for the error.
-
-    Raises:
-        UndecodableItemError: the value is not a message that the installed langchain-core knows.
-    """
-    return decoded(_message, value, name)
+from .plain import Default, fields_of, plain_value, with_iterators
+from .unstorable import Unstorable, first_loss, path_step
 
 
 def encode_json(message: BaseMessage, position: int, default: Default | None = None) -> bytes:
@@ -194,21 +158,6 @@ def are_equal(one: BaseMessage, other: BaseMessage) -> bool:
     return type(one) is type(other) and (one == other or plain_message(one) == plain_message(other))
 
 
-def _encode_message(message: BaseMessage, default: Default | None) -> AttributeValue:
-    try:
-        data = dump_of(message)
-        value = _map_of(message.type, encode_plain(data, _LEVELS_AROUND_DATA - 1)["M"])
-        if reads_back(_message(value), message, data):
-            return value
-    except (Unstorable, Undecodable, RecursionError):
-        pass
-    return _encode_with_marks(plain_message(message, default))
-
-
-def _map_of(kind: str, fields: dict[str, AttributeValue]) -> AttributeValue:
-    return {"M": {"type": encode_plain(kind, _LEVELS_AROUND_DATA), "data": {"M": fields}}}
-
-
 def reads_back(back: BaseMessage, message: BaseMessage, data: dict[str, Any]) -> bool:
     """Return whether the message that was read back equals the original, or has the dump of the original (``data``).
 
@@ -231,12 +180,12 @@ def check_reads_back(decode: Callable[[Out], BaseMessage], stored: Out, plain: d
     try:
         back = plain_message(decode(stored))
     except Undecodable as error:
-        raise Unstorable(f"nothing could read it back ({error})", error.path or _unreadable_field(plain)) from None
+        raise Unstorable(f"nothing could read it back ({error})", error.path or unreadable_field(plain)) from None
     if (path := first_loss(plain["data"], back["data"])) is not None:
         raise Unstorable("langchain-core would read it back changed", path)
 
 
-def _unreadable_field(plain: dict[str, Any]) -> str:
+def unreadable_field(plain: dict[str, Any]) -> str:
     """Return the path to a field without which langchain-core could read the message, or "" if there is none."""
     for name in plain["data"]:
         others = {other: value for other, value in plain["data"].items() if other != name}
@@ -246,58 +195,6 @@ def _unreadable_field(plain: dict[str, Any]) -> str:
             continue
         return path_step(name)
     return ""
-
-
-def _encode_with_marks(plain: dict[str, Any]) -> AttributeValue:
-    """Encode a message's plain form, with marks for values that DynamoDB cannot represent.
-
-    A field in which langchain-core cannot read the mark is encoded with its text free of surrogates instead.
-
-    Raises:
-        Unstorable: langchain-core could not read the message even so, or would read it back changed.
-    """
-    kind, data, marking = plain["type"], dict(plain["data"]), Marking()
-    for name in data:
-        map_name(name)
-    fields = encode_entries(marking.encode, data, _LEVELS_AROUND_DATA)
-    if marking.used and not _can_others_read(_map_of(kind, fields)):
-        unicode = {name: _in_unicode(value) for name, value in data.items()}
-        without = encode_entries(marking.encode, unicode, _LEVELS_AROUND_DATA)
-        for name, value in data.items():
-            if unicode[name] != value and not _can_others_read(_map_of(kind, {**without, name: fields[name]})):
-                data[name], fields[name] = unicode[name], without[name]
-        if not _can_others_read(_map_of(kind, fields)):
-            reason = "DynamoDB cannot represent a value in it, and langchain-core cannot read a mark here"
-            raise Unstorable(reason, _unreadable_field(TypeDeserializer().deserialize(_map_of(kind, fields))))
-    stored = _map_of(kind, fields)
-    check_reads_back(_message, stored, {"type": kind, "data": data})
-    return stored
-
-
-def _can_others_read(stored: AttributeValue) -> bool:
-    """Return whether langchain-community could read a stored message and print it."""
-    try:
-        get_buffer_string(messages_from_dict([TypeDeserializer().deserialize(stored)]))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return False
-    return True
-
-
-def _in_unicode(value: Any) -> Any:
-    """Return a value with its surrogate pairs replaced by their characters, and lone surrogates by U+FFFD."""
-    if isinstance(value, str):
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if isinstance(value, list):
-        return [_in_unicode(element) for element in value]
-    if isinstance(value, dict):
-        return {_in_unicode(name): _in_unicode(element) for name, element in value.items()}
-    return value
-
-
-def _message(value: AttributeValue) -> BaseMessage:
-    if "M" not in value:
-        raise Undecodable(f"it is of the DynamoDB type {'/'.join(value)}, not a map")
-    return rebuild(decode_plain(value))
 
 
 def rebuild(form: Any) -> BaseMessage:

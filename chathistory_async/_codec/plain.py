@@ -1,4 +1,4 @@
-"""The plain form of values. Every codec can store a plain value exactly. Errors name the path to the refused value.
+"""The plain form of values. Every codec can store a plain value exactly.
 
 Plain values are None, bool, int, float, str, bytes, and sets, lists and dicts of plain values. The keys of a dict are
 text. Other objects are converted to their dump by pydantic or ``pydantic_core.to_jsonable_python``. An object that
@@ -11,7 +11,7 @@ import dataclasses
 import math
 import sys
 from collections import UserString, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from enum import Enum
@@ -21,7 +21,8 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel
 from pydantic_core import SchemaSerializer, core_schema, to_jsonable_python
 
-Encoder: TypeAlias = Callable[[Any, int], Any]
+from .unstorable import NESTED_TOO_DEEPLY, Unstorable, encode_elements, path_step, unreadable, with_article
+
 Default: TypeAlias = Callable[[Any], Any]
 
 # Python's stack holds 1,000 calls. A level of nesting takes three calls here, and four in a codec.
@@ -30,24 +31,9 @@ MAX_NESTING = 200
 FIRST_AMBIGUOUS_INTEGER = 10**38
 # Building a set of numbers with the same hash takes quadratic time: 2 s for 16,000. A message may hold millions.
 MAX_OF_ONE_HASH = 100
-_LONGEST_NAME_IN_A_PATH = 60
-_MISSING = object()
-_NESTED_TOO_DEEPLY = "it is nested too deeply"
 _DUMP = SchemaSerializer(core_schema.any_schema())
 # In pydantic's dump, an object of this type stands for an iterator of any type.
 _DUMPED_ITERATOR = type(_DUMP.to_python(iter(())))
-
-
-class Unstorable(Exception):
-    """A value cannot be stored, for a reason, at a path. The path is built from the inside out."""
-
-    def __init__(self, reason: str, path: str = "") -> None:
-        self.reason = reason
-        self.path = path
-
-    def inside(self, step: str) -> Unstorable:
-        self.path = step + self.path
-        return self
 
 
 def are_of_one_hash(elements: Collection[object]) -> bool:
@@ -57,72 +43,6 @@ def are_of_one_hash(elements: Collection[object]) -> bool:
         TypeError: an element has no hash.
     """
     return len(elements) - len(set(map(hash, elements))) > MAX_OF_ONE_HASH
-
-
-def encode_elements(encode: Encoder, elements: Iterable[object], level: int) -> list[Any]:
-    """Encode a list's elements. If one is refused, its index is added to the path."""
-    results = []
-    for index, element in enumerate(elements):
-        try:
-            results.append(encode(element, level))
-        except Unstorable as refused:
-            raise refused.inside(f"[{index}]") from None
-        except RecursionError:
-            raise Unstorable(_NESTED_TOO_DEEPLY, f"[{index}]") from None
-        except Exception as error:  # noqa: BLE001  # for example of a proxy without a target
-            raise Unstorable(_unreadable(error), f"[{index}]") from None
-    return results
-
-
-def encode_entries(encode: Encoder, entries: Mapping[str, object], level: int) -> dict[str, Any]:
-    """Encode a dict's values. If one is refused, its name is added to the path."""
-    results = {}
-    for name, element in entries.items():
-        try:
-            results[name] = encode(element, level)
-        except Unstorable as refused:
-            raise refused.inside(path_step(name)) from None
-        except RecursionError:
-            raise Unstorable(_NESTED_TOO_DEEPLY, path_step(name)) from None
-    return results
-
-
-def _unreadable(error: Exception) -> str:
-    return f"reading it fails with {type(error).__name__}"
-
-
-def with_article(value: object) -> str:
-    """Return the name of a value's type, with its indefinite article."""
-    name = type(value).__name__
-    # A name that begins with U mostly takes "a", as in "a UUID" and "a User".
-    return f"an {name}" if name.startswith(tuple("AEIOaeio")) else f"a {name}"
-
-
-def path_step(name: object) -> str:
-    """Return a dict's key as a step of a path, such as ``.name`` or ``['a b']``."""
-    if not isinstance(name, (str, int)):
-        return f"[{with_article(name)}]"
-    if isinstance(name, str) and len(name) > _LONGEST_NAME_IN_A_PATH:
-        name = f"{name[:_LONGEST_NAME_IN_A_PATH]}…"
-    return f".{name}" if isinstance(name, str) and name.isidentifier() else f"[{name!r}]"
-
-
-def first_loss(value: object, back: object) -> str | None:
-    """Return the path to the first value that was not read back equal, or None if all values were.
-
-    ``back`` may hold more than ``value``: langchain-core adds the type to a tool call without one.
-    """
-    # NaN is not equal to itself, but all NaN in plain forms are the same object.
-    if value is back or value == back:
-        return None
-    steps: Iterable[tuple[str, object, object]] = ()
-    if isinstance(value, dict) and isinstance(back, dict):
-        steps = ((path_step(name), value[name], back.get(name, _MISSING)) for name in value)
-    elif isinstance(value, list) and isinstance(back, list) and len(value) == len(back):
-        steps = ((f"[{index}]", *pair) for index, pair in enumerate(zip(value, back, strict=True)))
-    else:
-        return ""
-    return next((step + path for step, one, other in steps if (path := first_loss(one, other)) is not None), None)
 
 
 def plain_value(value: object, default: Default | None = None) -> Any:
@@ -203,9 +123,9 @@ class _Conversion:
             except Unstorable as refused:
                 raise refused.inside(path_step(key)) from None
             except RecursionError:
-                raise Unstorable(_NESTED_TOO_DEEPLY, path_step(key)) from None
+                raise Unstorable(NESTED_TOO_DEEPLY, path_step(key)) from None
             except Exception as error:  # noqa: BLE001  # for example of a proxy without a target
-                raise Unstorable(_unreadable(error), path_step(key)) from None
+                raise Unstorable(unreadable(error), path_step(key)) from None
         return results
 
     def _of_object(self, value: Any, level: int) -> Any:
@@ -380,7 +300,7 @@ def _field_of(value: Any, name: str) -> Any:
     try:
         return getattr(value, name)
     except Exception as error:  # noqa: BLE001  # a field may be unset, or a property of a user's class
-        raise Unstorable(_unreadable(error), path_step(name)) from None
+        raise Unstorable(unreadable(error), path_step(name)) from None
 
 
 def _dump_of_field(value: Any, name: str) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Sequence
 from langchain_core.messages import BaseMessage
 
 from .._codec.attribute_values import MAX_ITEM_BYTES, AttributeValue, bytes_of, size_of
-from .._codec.messages import LANGCHAIN, decode_json, decode_message, encode_message
+from .._codec.message_attribute_values import decode_message, encode_message
+from .._codec.messages import LANGCHAIN, decode_json
 from .._encryption.binding import Binding
 from .._idempotency import check_key, content_digest_of, key_digest_of, key_reused
 from .._request import ConditionFailed, Item
