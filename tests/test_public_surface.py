@@ -81,6 +81,7 @@ MODULES = [
     "_single_item.session",
     "_idempotency",
     "_single_item.requests",
+    "_single_item.changes",
     "_session",
     "_settings",
     *PACKAGES,
@@ -88,6 +89,7 @@ MODULES = [
     "_encryption.binding",
     "_encryption.data_keys",
     "_cooperative",
+    "_expressions",
     "_codec.message_attribute_values",
     "_codec.messages",
     "_codec.json_values",
@@ -149,6 +151,7 @@ HEAVY = {"langchain_core", "botocore", "boto3", "aiobotocore", "aioboto3"}
 LIGHT = [
     "errors",
     "_request",
+    "_expressions",
     "_idempotency",
     "_item_collection.idempotency",
     "_item_collection.records",
@@ -156,6 +159,7 @@ LIGHT = [
     "_item_collection.sort_keys",
     "_migration.checkpoint",
     "_session_index.requests",
+    "_single_item.changes",
     "_single_item.requests",
     *(module for module in MODULES if module.startswith("_codec.") and not module.startswith("_codec.message")),
 ]

@@ -4,99 +4,24 @@ One item holds one session: its key, the messages as a list of maps, and the exp
 langchain-community writes them, so that each library reads the messages of the other. This library adds one attribute,
 WRITES, which langchain-community neither reads nor changes. WRITES is a list of text. Its first element is the id of
 the write that created the item. The other elements are the ids of the item's recent writes in their order, including
-that first write, until they are pruned.
-
-Exactly once. Every write has an id, and a condition that WRITES does not contain the id. So a request that is sent
-again changes nothing, unless the id was pruned in between. A second condition excludes that: either nothing was pruned
-yet (the first two elements are equal), or WRITES still contains a write that this writer knows to be older than its own
-(pruning removes the oldest ids first). Once neither is true, no request of the write is stored, however late it
-arrives. If a response was lost, the writer then raises WriteOutcomeUnknownError.
-
-One gap is left. The first write of a handle that has seen no write of the session knows no older write. If the network
-delays a request of this write until the write was acknowledged by another request and the session was cleared, the
-batch is stored again.
+that first write, until they are pruned. ``changes`` proves that an append is stored once.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .._codec.attribute_values import MAX_ITEM_BYTES, AttributeValue, for_request, has_passed
+from .._codec.attribute_values import AttributeValue, for_request, has_passed
+from .._expressions import ALIVE, number_value, time_values
 from .._request import Item, Request
 from .._settings import check_settings
+from .changes import WRITES, Change, Hint, Stored, Write, change_messages, change_writes, list_of
 
-WRITES = "_chathistory_writes"
-# WRITES takes 13 bytes per write, at most 3.4 KB. A retry is recognised while fewer than WRITES_KEPT other writes to
-# the session come between the retry and its first attempt. A write with an idempotency key has two elements, of 75
-# bytes together. If all writes have a key, WRITES takes up to 10 KB, and half as many writes may come between.
-WRITES_LIMIT = 256
-WRITES_KEPT = 128
-# The id of a write with an idempotency key.
-_IS_KEY = re.compile("k:[^:]*")
-# Each message that is added or trimmed by its index takes about 25 of the 4,096 characters that an expression may have.
-_MAX_INDEXED = 100
-
-# The time is that at which the request was built, so a session that expires while the SDK retries counts as alive.
-_ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"
 # An attribute that is not a list belongs to a different program. It is neither appended to nor overwritten.
 _OURS = "(attribute_not_exists(#messages) OR attribute_type(#messages, :list))"
 _EXPIRED = "(attribute_exists(#expiry) AND attribute_type(#expiry, :number) AND #expiry <= :now)"
-_NEVER_PRUNED = (
-    "(attribute_not_exists(#writes) OR "
-    "(size(#writes) < :full AND #writes[0] = #writes[1] AND NOT contains(#writes, :write)))"
-)
-_ANCHORED = (
-    "(attribute_exists(#writes) AND size(#writes) < :full AND contains(#writes, :anchor)"
-    # The creator's id is never pruned from the front, so it proves something only while nothing was pruned.
-    " AND (#writes[0] <> :anchor OR #writes[0] = #writes[1]) AND NOT contains(#writes, :write))"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Hint:
-    """A writer's last knowledge of the item. It may be outdated: the write's condition tests all that is taken from it.
-
-    Attributes:
-        length: how many messages are stored, or None if this is not known.
-        anchor: the id of a write that WRITES contains, or None if none is known.
-    """
-
-    length: int | None = None
-    anchor: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """The item as it was at one moment. An absent item has no messages and no writes.
-
-    Attributes:
-        messages: the stored messages, oldest first; empty if their attribute is not a list.
-        writes: the elements of WRITES; empty if WRITES is absent or damaged.
-        expired: whether the session has expired.
-        malformed: whether the attribute of the messages is not a list.
-        has_damaged_writes: whether WRITES has a form that this library does not write. Unless the session has expired,
-            the condition of every append then fails.
-    """
-
-    messages: Sequence[AttributeValue]
-    writes: Sequence[str]
-    expired: bool
-    malformed: bool
-    has_damaged_writes: bool
-
-    def hint(self) -> Hint:
-        if self.expired:
-            return Hint(0)
-        return Hint(len(self.messages), self.writes[-1] if self.writes else None)
-
-    def proves_unpruned_since(self, anchor: str | None) -> bool:
-        """Return whether no id that was written after the anchor can have been pruned."""
-        if anchor is not None:
-            return anchor in self.writes[1:]
-        return not self.writes or self.writes[0] == self.writes[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +126,14 @@ class SingleItem:
         """
         if stored is not None and stored.expired:
             return self._start_afresh(batch, write, now)
-        changes = [self._change_messages(batch, hint.length, stored), self._change_writes(write, hint.anchor, stored)]
-        values = {":now": _number(now), ":number": {"S": "N"}, ":list": {"S": "L"}}
-        conditions = [_ALIVE, _OURS, *(change.condition for change in changes if change.condition)]
+        changes = [
+            change_messages(batch, self.history_size, hint.length, stored),
+            change_writes(write, hint.anchor, stored),
+        ]
+        values = {":list": {"S": "L"}} | time_values(now)
+        conditions = [ALIVE, _OURS, *(change.condition for change in changes if change.condition)]
         if self.ttl is not None:
-            changes.append(_Change("#expiry = :expiry", {":expiry": _number(now + self.ttl)}))
+            changes.append(Change("#expiry = :expiry", {":expiry": number_value(now + self.ttl)}))
         for change in changes:
             values.update(change.values)
         remove = "".join(f" REMOVE {change.remove}" for change in changes if change.remove)
@@ -232,57 +160,21 @@ class SingleItem:
             has_damaged_writes=damaged,
         )
 
-    def _change_messages(self, batch: Sequence[AttributeValue], length: int | None, stored: Stored | None) -> _Change:
-        size = self.history_size
-        if size is None:
-            return _append(batch)
-        if len(batch) == size:
-            return _replace_by(batch)
-        surplus = 0 if length is None else length + len(batch) - size
-        if surplus > 0 and surplus + len(batch) <= _MAX_INDEXED:
-            return _trim(batch, length or 0, surplus)
-        if surplus > 0 and stored is not None:
-            return _rewrite(stored.messages, batch, size)
-        # The guess is that there is room. If it is wrong, the condition fails and returns the item, and so its length.
-        room = "(attribute_not_exists(#messages) OR size(#messages) <= :room)"
-        append = _append(batch)
-        # Limited to a number that DynamoDB accepts: no item holds more messages than bytes.
-        most = min(size - len(batch), MAX_ITEM_BYTES)
-        return append._replace(values=append.values | {":room": _number(most)}, condition=room)
-
-    def _change_writes(self, write: Write, anchor: str | None, stored: Stored | None) -> _Change:
-        if stored is not None and len(stored.writes) >= WRITES_LIMIT:
-            creator, *recent = stored.writes
-            kept = recent[-WRITES_KEPT:]
-            if _IS_KEY.fullmatch(kept[0]):
-                # The element before it, with the digest of its content, is pruned.
-                kept = kept[1:]
-            pruned = _texts([creator, *kept, *write.texts()])
-            return _Change(
-                "#writes = :pruned", {":pruned": pruned, ":seen": _texts(stored.writes)}, condition="#writes = :seen"
-            )
-        values = {":creation": _texts(write.texts()[:1]), ":writes": _texts(write.texts()), ":write": {"S": write.id}}
-        return _Change(
-            "#writes = list_append(if_not_exists(#writes, :creation), :writes)",
-            values | {":full": _number(WRITES_LIMIT)} | ({} if anchor is None else {":anchor": {"S": anchor}}),
-            condition=_NEVER_PRUNED if anchor is None else _ANCHORED,
-        )
-
     def _start_afresh(self, batch: Sequence[AttributeValue], write: Write, now: int) -> Request:
         """Return the request that replaces an expired item. No attribute is kept, not even one of other programs."""
         item = {
             **self.key,
             self.messages_name: {"L": list(batch)},
-            WRITES: _texts([*write.texts()[:1], *write.texts()]),
+            WRITES: list_of([*write.texts()[:1], *write.texts()]),
         }
         if self.ttl is not None:
-            item[self.expiry_name] = _number(now + self.ttl)
+            item[self.expiry_name] = number_value(now + self.ttl)
         return self._write(
             "put_item",
             Item=item,
             ConditionExpression=_EXPIRED,
             ExpressionAttributeNames={"#expiry": self.expiry_name},
-            ExpressionAttributeValues={":now": _number(now), ":number": {"S": "N"}},
+            ExpressionAttributeValues=time_values(now),
         )
 
     def _write(self, operation: str, **parameters: Any) -> Request:
@@ -302,79 +194,8 @@ class SingleItem:
         return {"#messages": self.messages_name, "#expiry": self.expiry_name, "#writes": WRITES}
 
 
-class Write(NamedTuple):
-    """A write, as WRITES identifies it.
-
-    Attributes:
-        id: the write's id. All appends with the same idempotency key have the same id.
-        content: with an idempotency key, the id and a digest of the batch; else None. It is stored before the id. The
-            first element of WRITES is never pruned, and a key's id must not be left there without its content.
-    """
-
-    id: str
-    content: str | None = None
-
-    @classmethod
-    def once(cls, key_digest: str, content_digest: str) -> Write:
-        """Return the write of a batch with an idempotency key, from the digests of both."""
-        return cls(f"k:{key_digest}", f"k:{key_digest}:{content_digest}")
-
-    def texts(self) -> list[str]:
-        """Return the elements that the write adds to WRITES."""
-        return [self.id] if self.content is None else [self.content, self.id]
-
-
 class Identity(NamedTuple):
     """A path in an item, and the value at that path, which a later item of the same key does not have."""
 
     path: str
     value: AttributeValue
-
-
-class _Change(NamedTuple):
-    """A part of an update: its SET clause, its values, its REMOVE clause, and the condition that it assumes."""
-
-    set: str
-    values: dict[str, AttributeValue]
-    remove: str = ""
-    condition: str = ""
-
-
-def _append(batch: Sequence[AttributeValue]) -> _Change:
-    return _Change(
-        "#messages = list_append(if_not_exists(#messages, :none), :batch)",
-        {":none": {"L": []}, ":batch": {"L": list(batch)}},
-    )
-
-
-def _replace_by(messages: Sequence[AttributeValue]) -> _Change:
-    return _Change("#messages = :messages", {":messages": {"L": list(messages)}})
-
-
-def _trim(batch: Sequence[AttributeValue], length: int, surplus: int) -> _Change:
-    # SET with an index past the end appends. The indexes in REMOVE are those before the update.
-    return _Change(
-        ", ".join(f"#messages[{length + index}] = :m{index}" for index in range(len(batch))),
-        {f":m{index}": message for index, message in enumerate(batch)} | {":length": _number(length)},
-        remove=", ".join(f"#messages[{index}]" for index in range(surplus)),
-        condition="size(#messages) = :length",
-    )
-
-
-def _rewrite(messages: Sequence[AttributeValue], batch: Sequence[AttributeValue], size: int) -> _Change:
-    # For a trim that is too long for an expression: a large batch, or a session longer than a new history_size.
-    before = [for_request(message) for message in messages]
-    after = [*before, *batch][-size:]
-    return _Change(
-        "#messages = :messages",
-        {":messages": {"L": after}, ":before": {"L": before}},
-        condition="#messages = :before",
-    )
-
-
-def _number(value: int) -> AttributeValue:
-    return {"N": str(value)}
-
-
-def _texts(values: Sequence[str]) -> AttributeValue:
-    return {"L": [{"S": value} for value in values]}

@@ -22,7 +22,8 @@ from ..errors import (
     UndecodableItemError,
     WriteOutcomeUnknownError,
 )
-from .requests import WRITES, Hint, SingleItem, Write
+from .changes import WRITES, Hint, Write
+from .requests import SingleItem
 
 # All messages have the same binding: an append does not read, so it cannot know the position of a message.
 _BINDING = Binding("message")
