@@ -12,8 +12,8 @@ from ._codec.format import Format
 from ._codec.keys import KeyValue
 from ._codec.plain import Default
 from ._item_collection.bodies import Bodies
+from ._item_collection.layout import ItemCollection
 from ._item_collection.reader import Reader
-from ._item_collection.requests import ItemCollection
 from ._item_collection.session import ItemCollectionSession
 from ._item_collection.writer import Writer
 from ._session import Access, Session

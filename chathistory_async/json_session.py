@@ -9,7 +9,7 @@ from typing import Any
 
 from ._codec.format import Format
 from ._codec.keys import KeyValue
-from ._item_collection.requests import ItemCollection
+from ._item_collection.layout import ItemCollection
 from ._opening import Indexed, Settings, open_session
 from ._session import Session, check_ids, check_sequence
 from ._sync.bridge import iterate, run

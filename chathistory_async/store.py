@@ -18,7 +18,7 @@ from ._codec.format import LANGCHAIN_NAME
 from ._codec.json_values import json_format
 from ._codec.keys import KeyValue, check_key_size, encode_key, join_key, split_key
 from ._codec.plain import Default, check_default
-from ._item_collection.requests import ItemCollection
+from ._item_collection.layout import ItemCollection
 from ._opening import (
     IDEMPOTENCY_SECONDS,
     Indexed,
@@ -32,7 +32,8 @@ from ._opening import (
 )
 from ._session import Access
 from ._session_index.listing import PurgeResult, SessionPage, Sessions
-from ._session_index.requests import INDEX_NAME, KEY_SCHEMA, SessionItem
+from ._session_index.owner_index import INDEX_NAME, KEY_SCHEMA
+from ._session_index.requests import SessionItem
 from ._session_index.session import IndexedSession, SessionInfo
 from ._settings import check_positive
 from ._single_item.requests import SingleItem

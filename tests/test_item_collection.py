@@ -34,7 +34,8 @@ from chathistory_async import (
     ServiceError,
     UndecodableItemError,
 )
-from chathistory_async._item_collection.requests import PARTS, REMOVED_BY, REVISION, TOMBSTONE_SECONDS
+from chathistory_async._item_collection.layout import PARTS, REMOVED_BY, REVISION
+from chathistory_async._item_collection.requests import TOMBSTONE_SECONDS
 from chathistory_async._item_collection.session import slack
 from chathistory_async._item_collection.sort_keys import Clock, Clocks, SortKey, message_id_of, parse
 

@@ -37,8 +37,10 @@ from chathistory_async import (
     UndecodableItemError,
     WriteOutcomeUnknownError,
 )
+from chathistory_async._item_collection.layout import PARTS
 from chathistory_async._item_collection.records import MAX_TYPES, PART_BYTES, positions_of, text_of
-from chathistory_async._item_collection.requests import CHANGES_KNOWN, PARTS, TOMBSTONE_SECONDS
+from chathistory_async._item_collection.requests import TOMBSTONE_SECONDS
+from chathistory_async._item_collection.revisions import CHANGES_KNOWN
 from chathistory_async._item_collection.sort_keys import MAX_VALUES, parse_id
 from chathistory_async._item_collection.typical_counts import TypicalCounts
 

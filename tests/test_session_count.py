@@ -27,7 +27,8 @@ from chathistory_async import (
     WriteConflictError,
     WriteOutcomeUnknownError,
 )
-from chathistory_async._item_collection.requests import CHANGES_KNOWN, TOMBSTONE_SECONDS
+from chathistory_async._item_collection.requests import TOMBSTONE_SECONDS
+from chathistory_async._item_collection.revisions import CHANGES_KNOWN
 from chathistory_async._sync.bridge import run
 
 # Two requests of BatchWriteItem, because each message is a record of its own.

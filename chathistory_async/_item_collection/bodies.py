@@ -14,8 +14,8 @@ from .._cooperative import SLICE_SECONDS, Slices
 from .._encryption.binding import Binding, Bound
 from .._session import Access, leaves_nothing_opened, reads_stored
 from ..errors import FormatError, ItemTooLargeError, UndecodableItemError
+from .layout import MAX_TRANSACTION_BYTES
 from .records import Body, PlainRecord, Record, Wanted, as_bytes, text_of
-from .requests import MAX_TRANSACTION_BYTES
 from .sort_keys import MAX_VALUES, SortKey, message_id_of
 
 _ZLIB, _ENCRYPTED = "zlib", "aws-encryption-sdk"

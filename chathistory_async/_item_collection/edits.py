@@ -16,18 +16,11 @@ from .._cooperative import at_most
 from .._session import Access, leaves_nothing_opened, now
 from ..errors import ChatHistoryError, ItemTooLargeError, MessageNotFoundError, WriteOutcomeUnknownError
 from .bodies import Bodies
+from .layout import MAX_TRANSACTION_BYTES, ItemCollection, Items
 from .reader import Reader
 from .records import DAMAGED, MAX_POSITIONS_BYTES, Body, Record, Wanted, other_parts
-from .requests import (
-    MAX_TRANSACTION_BYTES,
-    Action,
-    ItemCollection,
-    Items,
-    changed_by,
-    id_of_replacement,
-    new_token,
-    outcome_of,
-)
+from .requests import Action, new_token, remove_record, replace_record
+from .revisions import changed_by, id_of_replacement, outcome_of
 from .sort_keys import SortKey, parse_id
 from .writer import NotWritten, RecordWriter
 
@@ -136,7 +129,7 @@ class Edits(Generic[Value]):
         """Remove values of a record, or the record if no value is left. Return whether the change was stored."""
         places = [place for place, position in enumerate(positions) if position not in gone]
         if not places:
-            action = self._layout.remove(record.key, record, change.id, now())
+            action = remove_record(self._layout, record.key, record, change.id, now())
             if not await change.write(self._writer, record, [action], record.number):
                 return False
             await self._sweep_other_parts(record)
@@ -153,7 +146,7 @@ class Edits(Generic[Value]):
         items = self._layout.items_of(record.key, body, expiry, changed_by(change.id, record))
         self.check_size(items, len(body.positions))
         self._check_positions(body)
-        return await change.write(self._writer, record, self._layout.replace(record, items, now()), removed)
+        return await change.write(self._writer, record, replace_record(self._layout, record, items, now()), removed)
 
     def _extended(self, expiry: AttributeValue | None) -> AttributeValue | None:
         """Return the expiry of a record that is rewritten now, which applies to all its values.

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from .._idempotency import check_key, content_digest_of, key_digest_of, key_reused
 from .._request import Item, Request
 from ..errors import SessionRef
-from .requests import CONTENT, RECORD, Action, ItemCollection
+from .layout import CONTENT, RECORD, ItemCollection
+from .requests import Action, delete_items, query_between
 from .sort_keys import SortKey, parse
 
 PREFIX = "k#"
@@ -54,8 +55,7 @@ class Once(NamedTuple):
             "Put": {
                 "TableName": layout.table_name,
                 "Item": {
-                    **layout.key,
-                    layout.sort_key_name: {"S": PREFIX + self.key_digest},
+                    **layout.key_of(PREFIX + self.key_digest),
                     CONTENT: {"S": self.content_digest},
                     RECORD: {"S": str(record)},
                     layout.expiry_name: {"N": str(now + self.seconds)},
@@ -81,9 +81,9 @@ class Once(NamedTuple):
 
 def query_markers(layout: ItemCollection, start_key: dict[str, Any] | None) -> Request:
     """Return the query for a page of the sort keys of a session's markers."""
-    return layout.query_between(PREFIX, f"{PREFIX}~", start_key)
+    return query_between(layout, PREFIX, f"{PREFIX}~", start_key)
 
 
 def delete_markers(layout: ItemCollection, items: Sequence[Item]) -> list[Request]:
     """Return the requests that delete the markers of a page."""
-    return layout.delete_items([item[layout.sort_key_name]["S"] for item in items])
+    return delete_items(layout, [item[layout.sort_key_name]["S"] for item in items])

@@ -12,8 +12,9 @@ from .._cooperative import Slices
 from .._request import Item, Request
 from .._session import MAX_ATTEMPTS, Access, EmptyPages, now, reads_stored
 from ..errors import UndecodableItemError
+from .layout import ItemCollection
 from .records import DAMAGED, PlainRecord, Record, joined, records_of
-from .requests import ItemCollection
+from .requests import get_record, is_of_all, query_keys, query_records
 from .sort_keys import RecordPosition, SortKey, clock_of
 from .typical_counts import typical_counts
 
@@ -61,7 +62,7 @@ class Reader:
         sort key as a key, or because they put two items that would have the same primary key.
         """
         await self.access.clients.first_append.check(
-            self._sort_key_check(), lambda: self.access.call(self.layout.get(key, consistent=False))
+            self._sort_key_check(), lambda: self.access.call(get_record(self.layout, key, consistent=False))
         )
 
     def has_sort_key(self) -> None:
@@ -124,7 +125,8 @@ class Reader:
             limit += 1
         while True:
             items, start_key = await self.query(
-                self.layout.query(
+                query_records(
+                    self.layout,
                     now=now(),
                     consistent=self.access.consistent_read if consistent is None else consistent,
                     newest_first=True,
@@ -157,9 +159,8 @@ class Reader:
         waiting: list[Record] = []
         start_key = None
         while True:
-            request = self.layout.query(
-                now=now(), consistent=consistent, up_to=None if up_to is None else up_to.key, start_key=start_key
-            )
+            last = None if up_to is None else up_to.key
+            request = query_records(self.layout, now=now(), consistent=consistent, up_to=last, start_key=start_key)
             items, start_key = await self.query(request)
             plain = self._plain(items) if up_to is None and not waiting else None
             if plain is not None:
@@ -182,7 +183,7 @@ class Reader:
 
         A record of several parts has the content None: see ``whole``.
         """
-        item: Item | None = (await self.access.call(self.layout.get(key))).get("Item")
+        item: Item | None = (await self.access.call(get_record(self.layout, key))).get("Item")
         first = None if item is None else self.layout.alive(item, now())
         return first if first is None or first.parts == 1 else first._replace(content=None)
 
@@ -195,7 +196,7 @@ class Reader:
         """
         start_key = None
         while True:
-            request = self.layout.query_keys(before=before, only=only, start_key=start_key)
+            request = query_keys(self.layout, before=before, only=only, start_key=start_key)
             items, start_key = await self.query(request)
             yield await self.stored(items)
             if start_key is None:
@@ -225,7 +226,7 @@ class Reader:
         start_key = response.get("LastEvaluatedKey")
         if start_key is not None:
             self._empty_pages.count(items)
-        self.found_nothing = not items and start_key is None and self.layout.is_of_all(request)
+        self.found_nothing = not items and start_key is None and is_of_all(request)
         if len(items) > _LONG_PAGE:
             await asyncio.sleep(0)
         return items, start_key
@@ -255,8 +256,8 @@ class Reader:
             await pause(unchanged)
             parts, start_key = list[Record](), None
             while True:
-                request = self.layout.query(
-                    now=now(), consistent=True, only=record.key, types=True, start_key=start_key
+                request = query_records(
+                    self.layout, now=now(), consistent=True, only=record.key, types=True, start_key=start_key
                 )
                 items, start_key = await self.query(request)
                 parts += await self.stored(items)

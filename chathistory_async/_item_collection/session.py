@@ -15,9 +15,9 @@ from ..errors import ChatHistoryError
 from .bodies import Bodies
 from .edits import Edits
 from .idempotency import Once
+from .layout import ItemCollection
 from .reader import PlainPage, Reader
 from .records import MAX_TYPES, Record, Wanted, wanted_of
-from .requests import ItemCollection
 from .sort_keys import RecordPosition, SortKey, message_id_of, parse_id
 from .writer import NewRecord, RecordWriter
 

@@ -12,8 +12,9 @@ from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, Transac
 from .._session import Access, now
 from ..errors import EndpointError, ThrottledError, wrong_key
 from .idempotency import Once
+from .layout import MAX_TRANSACTION_ITEMS, ItemCollection, Items
 from .records import Record
-from .requests import MAX_TRANSACTION_ITEMS, TOMBSTONE_SECONDS, Action, ItemCollection, Items, new_token, request_of
+from .requests import TOMBSTONE_SECONDS, Action, batch_write, new_token, put_items, request_of, sweep_parts
 from .sort_keys import SortKey
 
 # Batches of 25 items each. More at once would only be throttled by the partition.
@@ -41,7 +42,8 @@ class NewRecord(NamedTuple):
     once: Once | None = None
 
     def actions(self, layout: ItemCollection) -> list[Action]:
-        return [*layout.put(self.items), *([] if self.once is None else [self.once.put(layout, self.key, now())])]
+        marker = [] if self.once is None else [self.once.put(layout, self.key, now())]
+        return [*put_items(layout, self.items), *marker]
 
 
 class NotWritten(Exception):
@@ -148,7 +150,7 @@ class Writer:
 
     async def sweep(self, parts: Sequence[Record]) -> None:
         """See ``RecordWriter``."""
-        await self.batch_write(self._layout.sweep(parts, new_token(), now()))
+        await self.batch_write(sweep_parts(self._layout, parts, new_token(), now()))
 
     async def swept(self) -> None:
         """See ``RecordWriter``."""
@@ -167,7 +169,7 @@ class Writer:
             unprocessed = response.get("UnprocessedItems", {}).get(self._layout.table_name)
             if not unprocessed:
                 return
-            request = self._layout.batch_write(unprocessed)
+            request = batch_write(self._layout, unprocessed)
             await pause(attempt)
         raise ThrottledError("AWS throttled BatchWriteItem and every retry", self._access.ref)
 

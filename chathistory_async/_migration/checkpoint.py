@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._codec.attribute_values import AttributeValue, bytes_of
-from .._item_collection.requests import MIGRATION, REVISION, ItemCollection, Items
+from .._item_collection.layout import MIGRATION, REVISION, ItemCollection, Items
+from .._item_collection.requests import put_items, query_keys
 from .._item_collection.sort_keys import MAX_MOVED, SortKey, parse
 from .._request import Item, Request, transaction
 
@@ -191,7 +192,7 @@ class Migration:
 
     def read_first_keys(self, limit: int, start_key: dict[str, AttributeValue] | None) -> Request:
         """Read sort keys of stored records, including tombstones: the first ones, or those after ``start_key``."""
-        query = self.layout.query_keys(start_key=start_key)
+        query = query_keys(self.layout, start_key=start_key)
         return Request(query.operation, query.parameters | {"Limit": limit})
 
     def digests(self, item: Item) -> Digests:
@@ -248,7 +249,8 @@ class Migration:
 
         The checkpoint is the last action of the transaction.
         """
-        return transaction([*self.layout.put(items), *counting, {"Put": self._put(before, after, digests)}], token)
+        put = {"Put": self._put(before, after, digests)}
+        return transaction([*put_items(self.layout, items), *counting, put], token)
 
     def advance(self, before: Checkpoint, after: Checkpoint, digests: Digests) -> Request:
         """Store the checkpoint alone, on condition that it has not changed."""
@@ -320,7 +322,7 @@ class Migration:
         return {**self._key(), MIGRATION: {"M": state}, REVISION: {"S": checkpoint.revision}}
 
     def _key(self) -> dict[str, AttributeValue]:
-        return {**self.layout.key, self.layout.sort_key_name: {"S": SORT_KEY}}
+        return self.layout.key_of(SORT_KEY)
 
 
 def _check(checkpoint: Checkpoint, digests: Digests) -> AttributeValue:

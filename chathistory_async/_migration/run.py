@@ -19,21 +19,17 @@ from .._codec.messages import LANGCHAIN, are_equal
 from .._cooperative import at_most, in_order
 from .._encryption.binding import Binding
 from .._item_collection.bodies import Bodies
+from .._item_collection.layout import MAX_TRANSACTION_BYTES, MAX_TRANSACTION_ITEMS, ItemCollection, Items
 from .._item_collection.reader import Reader
 from .._item_collection.records import wanted_of
-from .._item_collection.requests import (
-    MAX_TRANSACTION_BYTES,
-    MAX_TRANSACTION_ITEMS,
-    TOMBSTONE_SECONDS,
-    ItemCollection,
-    Items,
-    may_be_replaced,
-)
+from .._item_collection.requests import TOMBSTONE_SECONDS, get_record
+from .._item_collection.revisions import may_be_replaced
 from .._item_collection.sort_keys import MAX_MOVED, RecordPosition, SortKey, key_of_first_moved, parse
 from .._request import ConditionFailed, Item, Request, TransactionCanceled
 from .._session import Access, EmptyPages, leaves_nothing_opened, now, reads_stored
 from .._session_index.counting import check_format, check_index
-from .._session_index.requests import SessionItem, new_flag
+from .._session_index.flags import new_flag
+from .._session_index.requests import SessionItem
 from .._single_item.requests import SingleItem
 from .._single_item.session import SingleItemSession
 from ..errors import (
@@ -458,7 +454,7 @@ class Target:
     @reads_stored
     async def _was_removed(self, key: SortKey) -> bool:
         """Return whether a missing message was removed: its record is a tombstone, has expired, or was changed."""
-        item: Item | None = (await self.access.call(self._layout.get(key))).get("Item")
+        item: Item | None = (await self.access.call(get_record(self._layout, key))).get("Item")
         record = None if item is None else self._layout.alive(item, now())
         return item is not None and (record is None or record.revision is not None)
 

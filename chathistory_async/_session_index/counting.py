@@ -1,6 +1,6 @@
 """Writing the records of a session that is in the index: a change of its messages also changes the session's item.
 
-One transaction writes both, so the item's count agrees with the messages. See ``requests`` for when the count is exact.
+One transaction writes both, so the item's count agrees with the messages. See ``flags`` for when the count is exact.
 """
 
 from __future__ import annotations
@@ -13,16 +13,10 @@ from .._aws.calls import call, pause
 from .._aws.clients import Clients
 from .._codec.format import LANGCHAIN_NAME
 from .._item_collection.idempotency import delete_markers, query_markers
+from .._item_collection.layout import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection
 from .._item_collection.reader import Reader
 from .._item_collection.records import Record
-from .._item_collection.requests import (
-    MAX_TRANSACTION_ITEMS,
-    REVISION,
-    TOMBSTONE_SECONDS,
-    Action,
-    ItemCollection,
-    new_token,
-)
+from .._item_collection.requests import TOMBSTONE_SECONDS, Action, new_token, query_alive_keys
 from .._item_collection.sort_keys import SortKey
 from .._item_collection.writer import (
     NewRecord,
@@ -35,19 +29,10 @@ from .._item_collection.writer import (
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled, transaction
 from .._session import Access, now
 from ..errors import ChatHistoryError, FormatError, ServiceError, SessionRef, UndecodableItemError
-from .requests import (
-    INDEX_NAME,
-    MESSAGE_COUNT,
-    DamagedAttribute,
-    SessionItem,
-    counts_all,
-    flags_over,
-    format_of,
-    is_alive,
-    may_count_all,
-    new_flag,
-    query_sessions,
-)
+from .flags import counts_all, flags_over, may_count_all, new_flag
+from .owner_index import INDEX_NAME, query_sessions
+from .requests import SessionItem
+from .stored import MESSAGE_COUNT, DamagedAttribute, format_of, is_alive
 
 # Attempts to store a counted number while others write to the session. After these the flags stay, and readers count.
 _RECOUNTS = 4
@@ -264,7 +249,7 @@ class CountingWriter:
     async def _count(self) -> _Counted:
         count, earliest, start_key = 0, None, None
         while True:
-            items, start_key = await self._reader.query(self._layout.query_alive_keys(now=now(), start_key=start_key))
+            items, start_key = await self._reader.query(query_alive_keys(self._layout, now=now(), start_key=start_key))
             records = [part for part in await self._reader.stored(items) if part.key.is_first_part]
             count += sum(record.number for record in records)
             earliest = earliest or next((record.key for record in records), None)

@@ -13,7 +13,7 @@ from .._aws.errors import not_an_answer
 from .._codec.format import LANGCHAIN_NAME
 from .._codec.keys import KeyValue, decode_key_value
 from .._cooperative import at_most, in_order
-from .._item_collection.requests import ItemCollection
+from .._item_collection.layout import ItemCollection
 from .._request import Item
 from .._session import MAX_ATTEMPTS, EmptyPages, now
 from .._settings import check_positive
@@ -26,17 +26,9 @@ from ..errors import (
     UndecodableItemError,
     WriteConflictError,
 )
-from .requests import (
-    LAST_ACTIVE,
-    OWNER,
-    check_owner,
-    cursor_of,
-    is_alive,
-    is_sessions_item,
-    query_sessions,
-    start_key_of,
-)
+from .owner_index import check_owner, cursor_of, query_sessions, start_key_of
 from .session import IndexedSession, SessionInfo
+from .stored import LAST_ACTIVE, OWNER, is_alive, is_sessions_item
 
 # If they are encrypted, each has its own data key, which KMS decrypts.
 _READ_AT_ONCE = 16

@@ -14,26 +14,17 @@ from .._codec.format import LANGCHAIN_NAME, encoded
 from .._codec.json_values import decode_value, encode_value
 from .._codec.keys import KeyValue, decode_key_value
 from .._encryption.binding import Binding
+from .._item_collection.layout import FORMAT, ItemCollection
 from .._item_collection.reader import Reader
-from .._item_collection.requests import FORMAT, ItemCollection
 from .._item_collection.session import ItemCollectionSession
 from .._migration.checkpoint import Migration
 from .._request import ConditionFailed, Item
 from .._session import Access, leaves_nothing_opened, now
 from ..errors import ItemTooLargeError, MessageNotStorableError, SessionNotFoundError, UndecodableItemError
 from .counting import CountingWriter
-from .requests import (
-    METADATA,
-    SORT_KEY,
-    TITLE,
-    DamagedAttribute,
-    SessionItem,
-    StoredSession,
-    is_alive,
-    owner_of,
-    read_session,
-    was_changed_by,
-)
+from .flags import is_trusted
+from .requests import SessionItem, was_changed_by
+from .stored import METADATA, SORT_KEY, TITLE, DamagedAttribute, StoredSession, is_alive, owner_of, read_session
 
 # Each append rewrites the session's item and is billed for all of it, in the table and in the index.
 MAX_TITLE_BYTES = 4 * 1024
@@ -154,7 +145,7 @@ class IndexedSession:
         """Return the information on the session from its item, which was read before."""
         stored = self._read(item)
         title, metadata = await self._texts({_TITLE: stored.title, _METADATA: stored.metadata})
-        count = await self._writer.count_and_heal(item) if stored.flagged else stored.message_count
+        count = stored.message_count if is_trusted(item) else await self._writer.count_and_heal(item)
         return SessionInfo(
             session_id=decode_key_value(stored.partition_key),
             owner=stored.owner,
