@@ -8,7 +8,6 @@ that langchain-core fills in by default. Errors name the path to the refused val
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -336,14 +335,36 @@ def rebuild(form: Any) -> BaseMessage:
     return message
 
 
+def _validated(kind: type[BaseMessage], data: dict[str, Any]) -> BaseMessage:
+    message = object.__new__(kind)
+    kind.__pydantic_validator__.validate_python(data, self_instance=message)
+    return message
+
+
+# Together they have every field that a constructor or a validator of langchain-core treats specially.
+_SAMPLES: list[dict[str, Any]] = [
+    {"content": "text", "name": "name", "role": "role", "tool_call_id": "call"},
+    {
+        "content": ["text", {"type": "text", "text": "more"}],
+        "additional_kwargs": {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]},
+        "tool_calls": [],
+        "name": "name",
+        "role": "role",
+        "tool_call_id": "call",
+        "id": "id",
+    },
+]
+
+
 def _is_built_by_validation(kind: type[BaseMessage]) -> bool:
-    # True for all classes but RemoveMessage, in the known versions of langchain-core.
-    constructor = list(inspect.signature(kind.__init__).parameters)
-    return (
-        constructor == ["self", "content", "content_blocks", "kwargs"]
-        and kind.__new__ is object.__new__
-        and hasattr(kind, "__pydantic_validator__")
-    )
+    """Return whether pydantic's validation builds what the constructor builds, for each of the samples.
+
+    In the known versions of langchain-core this is so for all classes but RemoveMessage, which takes no content.
+    """
+    try:
+        return all(_validated(kind, dict(sample)) == kind(**sample) for sample in _SAMPLES)
+    except (ValueError, TypeError, AttributeError):
+        return False
 
 
 _KINDS: dict[str, tuple[type[BaseMessage], Callable[..., object]]] = {
