@@ -231,11 +231,11 @@ async def fast_path_beside(client: Any, session: Any, tell: Callable[[str], None
         raise NoFastPath("there are no credentials")
     # An error here fails this call only, and the next call tries again. It must not turn the fast path off for good.
     await credentials.get_frozen_credentials()
-    # While the SDK signs a request, it records features in this context. The User-Agent names those features.
     with _unknown_is_off(BotoCoreError, ClientError, ValueError), start_as_current_context():
-        signer = _signer_of(client.meta)
+        # While the SDK signs a request, it records features in this context. The User-Agent names those features.
+        await client.generate_presigned_url("list_tables")
         user_agent = client._user_agent_creator.to_string()
-        return FastPath(client, http, credentials, signer, user_agent, guard, tell)
+        return FastPath(client, http, credentials, _signer_of(client.meta), user_agent, guard, tell)
 
 
 async def send_by_sdk(client: Any, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
