@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio.constants
 import os
 import threading
 import uuid
@@ -24,6 +25,10 @@ from chathistory_async._sync.bridge import run
 ENGINE = pytest.StashKey[Engine]()
 STOP = pytest.StashKey[Any]()
 EMBEDDED = "the embedded engine cannot honestly hold this: "
+
+# asyncio's debug mode keeps the stack of each future, handle and coroutine. Ten frames of each took a quarter of the CPU
+# of the whole suite.
+asyncio.constants.DEBUG_STACK_DEPTH = 1
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "test",
