@@ -19,6 +19,7 @@ from ._codec.json_values import json_format
 from ._codec.keys import KeyValue, check_key_size, encode_key, join_key, split_key
 from ._codec.plain import Default, check_default
 from ._item_collection.requests import ItemCollection
+from ._migration.outcome import MigrationResult
 from ._opening import (
     IDEMPOTENCY_SECONDS,
     Indexed,
@@ -41,7 +42,8 @@ from .errors import ConfigurationError, LayoutError, SessionRef
 from .json_session import JsonSession
 
 if TYPE_CHECKING:
-    from ._migration.run import MigrationResult, Source, Target
+    from ._migration.source import Source
+    from ._migration.target import Target
     from .history import DynamoDBChatMessageHistory
 
 
@@ -535,7 +537,9 @@ class ChatHistoryStore:
                 if the error would affect the other sessions too; sessions that are being copied are left as if the
                 process had been killed. An error of a single session is reported in its ``MigrationResult``.
         """
-        from ._migration.run import Source, Target, migrate
+        from ._migration.run import migrate
+        from ._migration.source import Source
+        from ._migration.target import Target
 
         to, out_of = self._layout, source._layout
         if not isinstance(to, ItemCollection):
@@ -580,7 +584,7 @@ class ChatHistoryStore:
             raise LayoutError(
                 'Scanning needs a ChatHistoryStore(..., layout="single_item")', SessionRef(self._layout.table_name)
             )
-        from ._migration.run import scan_session_ids
+        from ._migration.source import scan_session_ids
 
         return scan_session_ids(self._layout, self._settings.clients)
 

@@ -127,7 +127,7 @@ THREE = humans(1, 2, 3)
 @pytest.fixture
 def two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record has room for two messages."""
-    monkeypatch.setattr("chathistory_async._migration.run._MESSAGES_IN_A_RECORD", 2)
+    monkeypatch.setattr("chathistory_async._migration.target._MESSAGES_IN_A_RECORD", 2)
 
 
 @pytest.fixture
