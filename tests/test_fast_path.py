@@ -66,7 +66,7 @@ def by_sdk(proxy: Proxy) -> list[bool]:
 
 @asynccontextmanager
 async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[ReadyClient]:
-    async with history._settings.clients.acquire() as client:
+    async with history._spec.settings.clients.acquire() as client:
         yield client
 
 
@@ -333,7 +333,7 @@ class TestRefusals:
     async def test_of_a_condition(self, make: Make, table: str, session_id: str, proxy: Proxy) -> None:
         history = make(endpoint_url=proxy.url)
         put = self.put(table, session_id)
-        await call(history._settings.clients, Request("put_item", put), history._session.access.ref)
+        await call(history._spec.settings.clients, Request("put_item", put), history._session.access.ref)
         proxy.seen.clear()
         fast_path, sdk = await self.errors(history, "put_item", put)
         assert by_sdk(proxy) == [False, True]
@@ -364,7 +364,7 @@ class TestRefusals:
         history = make(endpoint_url=proxy.url)
         put = self.put(table, session_id)
         put["Item"] = {"SessionId": {"S": session_id}}
-        await call(history._settings.clients, Request("put_item", put), history._session.access.ref)
+        await call(history._spec.settings.clients, Request("put_item", put), history._session.access.ref)
         proxy.seen.clear()
         parameters = {"TransactItems": [{"Put": put}], "ClientRequestToken": str(uuid.uuid4())}
         fast_path, sdk = await self.errors(history, "transact_write_items", parameters)
@@ -382,11 +382,11 @@ class TestRefusals:
         history = through()
         place = history._session.access.ref
         put = Request("put_item", self.put(table, session_id))
-        await call(history._settings.clients, put, place)
+        await call(history._spec.settings.clients, put, place)
         proxy.seen.clear()
         proxy.script(fault)
         with pytest.raises(ConditionFailed) as caught:
-            await call(history._settings.clients, put, place)
+            await call(history._spec.settings.clients, put, place)
         assert caught.value.sent_before is sent_before
         assert by_sdk(proxy) == [False, True][: 1 + sent_before]
 

@@ -77,7 +77,7 @@ async def read(store: ChatHistoryStore, session_id: str) -> list[BaseMessage]:
 
 
 async def mark_deleted(target: ChatHistoryStore, session_id: str) -> None:
-    layout: Any = target.session(session_id)._layout
+    layout: Any = target.session(session_id)._spec.layout
     await call(target._settings.clients, Migration(layout).mark_deleted(), SessionRef(target._layout.table_name))
 
 
@@ -594,7 +594,7 @@ class TestWhatIsDamaged:
         self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, checkpoint: Checkpoint, error: str
     ) -> None:
         await source.session(session_id).aadd_messages(humans(1, 2))
-        layout: Any = target.session(session_id)._layout
+        layout: Any = target.session(session_id)._spec.layout
         made_up = checkpoint._changed()
         request = Migration(layout).advance(checkpoint, made_up, Digests(b"".join(made_up.copied), encrypted=False))
         await call(target._settings.clients, request, SessionRef(layout.table_name))
