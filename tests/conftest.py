@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, MutableMapping
@@ -310,6 +312,22 @@ def store_through(new_store: NewStore, proxy: Proxy) -> NewStore:
         return new_store(endpoint_url=proxy.url, config=config, **options)
 
     return store_through
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the library and the SDK wait, the longest that chance allows; nobody waits in fact."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def record(seconds: float, *arguments: Any) -> None:
+        if seconds:
+            pauses.append(seconds)
+        await sleep(0, *arguments)
+
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(asyncio, "sleep", record)
+    return pauses
 
 
 @pytest.fixture

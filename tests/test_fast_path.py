@@ -392,24 +392,9 @@ class TestRefusals:
 
 
 class TestFailures:
-    @pytest.fixture
-    def waits(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-        """How long the library and the SDK wait, the longest that chance allows; nobody waits in fact."""
-        waits: list[float] = []
-        sleep = asyncio.sleep
-
-        async def record(seconds: float, *arguments: Any) -> None:
-            if seconds:
-                waits.append(seconds)
-            await sleep(0, *arguments)
-
-        monkeypatch.setattr(random, "uniform", lambda low, high: high)
-        monkeypatch.setattr(asyncio, "sleep", record)
-        return waits
-
     @pytest.mark.parametrize("fault", [Fault.CAPACITY, Fault.THROTTLED, Fault.ERROR_500, Fault.ERROR_503, Fault.RESET])
     async def test_are_tried_again_by_the_sdk_after_a_wait_each(
-        self, through: Through, proxy: Proxy, waits: list[float], fault: Fault
+        self, through: Through, proxy: Proxy, pauses: list[float], fault: Fault
     ) -> None:
         history = through(attempts=3)
         await history.aget_messages()
@@ -417,8 +402,8 @@ class TestFailures:
         proxy.script(fault, fault)
         assert await history.aget_messages() == []
         assert by_sdk(proxy) == [False, True, True]
-        assert len(waits) == 2
-        assert 0.05 <= waits[0] <= 0.1
+        assert len(pauses) == 2
+        assert 0.05 <= pauses[0] <= 0.1
 
     async def test_close_it_for_a_moment(self, through: Through, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
         history = through()
