@@ -65,7 +65,7 @@ def by_sdk(proxy: Proxy) -> list[bool]:
 
 @asynccontextmanager
 async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[ReadyClient]:
-    async with history._settings.clients.acquire() as client:
+    async with history._spec.settings.clients.acquire() as client:
         yield client
 
 
@@ -325,7 +325,7 @@ class TestRefusals:
     async def test_of_a_condition(self, make: Make, table: str, session_id: str, proxy: Proxy) -> None:
         history = make(endpoint_url=proxy.url)
         put = self.put(table, session_id)
-        await call(history._settings.clients, Request("put_item", put), history._session.access.ref)
+        await call(history._spec.settings.clients, Request("put_item", put), history._session.access.ref)
         proxy.seen.clear()
         fast_path, sdk = await self.errors(history, "put_item", put)
         assert by_sdk(proxy) == [False, True]
@@ -356,7 +356,7 @@ class TestRefusals:
         history = make(endpoint_url=proxy.url)
         put = self.put(table, session_id)
         put["Item"] = {"SessionId": {"S": session_id}}
-        await call(history._settings.clients, Request("put_item", put), history._session.access.ref)
+        await call(history._spec.settings.clients, Request("put_item", put), history._session.access.ref)
         proxy.seen.clear()
         parameters = {"TransactItems": [{"Put": put}], "ClientRequestToken": str(uuid.uuid4())}
         fast_path, sdk = await self.errors(history, "transact_write_items", parameters)
@@ -374,34 +374,19 @@ class TestRefusals:
         history = through()
         place = history._session.access.ref
         put = Request("put_item", self.put(table, session_id))
-        await call(history._settings.clients, put, place)
+        await call(history._spec.settings.clients, put, place)
         proxy.seen.clear()
         proxy.script(fault)
         with pytest.raises(ConditionFailed) as caught:
-            await call(history._settings.clients, put, place)
+            await call(history._spec.settings.clients, put, place)
         assert caught.value.sent_before is sent_before
         assert by_sdk(proxy) == [False, True][: 1 + sent_before]
 
 
 class TestFailures:
-    @pytest.fixture
-    def waits(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-        """How long the library and the SDK wait, the longest that chance allows; nobody waits in fact."""
-        waits: list[float] = []
-        sleep = asyncio.sleep
-
-        async def record(seconds: float, *arguments: Any) -> None:
-            if seconds:
-                waits.append(seconds)
-            await sleep(0, *arguments)
-
-        monkeypatch.setattr(random, "uniform", lambda low, high: high)
-        monkeypatch.setattr(asyncio, "sleep", record)
-        return waits
-
     @pytest.mark.parametrize("fault", [Fault.CAPACITY, Fault.THROTTLED, Fault.ERROR_500, Fault.ERROR_503, Fault.RESET])
     async def test_are_tried_again_by_the_sdk_after_a_wait_each(
-        self, through: Through, proxy: Proxy, waits: list[float], fault: Fault
+        self, through: Through, proxy: Proxy, pauses: list[float], fault: Fault
     ) -> None:
         history = through(attempts=3)
         await history.aget_messages()
@@ -409,8 +394,8 @@ class TestFailures:
         proxy.script(fault, fault)
         assert await history.aget_messages() == []
         assert by_sdk(proxy) == [False, True, True]
-        assert len(waits) == 2
-        assert 0.05 <= waits[0] <= 0.1
+        assert len(pauses) == 2
+        assert 0.05 <= pauses[0] <= 0.1
 
     async def test_close_it_for_a_moment(self, through: Through, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
         history = through()

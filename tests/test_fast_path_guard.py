@@ -111,7 +111,7 @@ async def chat(history: Variant) -> None:
 
 @asynccontextmanager
 async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[ReadyClient]:
-    async with history._settings.clients.acquire() as client:
+    async with history._spec.settings.clients.acquire() as client:
         yield client
 
 

@@ -405,11 +405,20 @@ def _faults(error: ValidationError) -> Iterable[Mapping[str, Any]]:
     return error.errors(include_input=False, include_context=False, include_url=False)
 
 
+# Functions with names, because a handle is pickled with its format.
+def _type_of(message: BaseMessage) -> str:
+    return message.type
+
+
+def _begins_turn(message: BaseMessage) -> bool:
+    return isinstance(message, HumanMessage)
+
+
 LANGCHAIN = Format(
     name=LANGCHAIN_NAME,
     encode=encode_json,
     decode=decode_json,
     decode_array=_decode_array,
-    type_of=lambda message: message.type,
-    begins_turn=lambda message: isinstance(message, HumanMessage),
+    type_of=_type_of,
+    begins_turn=_begins_turn,
 )
