@@ -5,6 +5,7 @@ import typing as _typing
 
 from ._aws.clients import FastPathStatus
 from ._codec.keys import split_key
+from ._migration.outcome import MigrationResult
 from ._session_index.listing import PurgeResult, SessionPage, UnreadableSession
 from ._session_index.session import SessionInfo
 from .errors import (
@@ -36,7 +37,6 @@ from .json_session import JsonSession, StoredValue, ValuePage
 from .store import ChatHistoryStore
 
 if _typing.TYPE_CHECKING:
-    from ._migration.run import MigrationResult
     from .history import DynamoDBChatMessageHistory, Page, StoredMessage
 
 __all__ = [
@@ -82,7 +82,6 @@ __all__ = [
 # These modules import LangChain, which takes half a second or more: they are imported at the first use of a name.
 _LAZY = {
     "DynamoDBChatMessageHistory": "history",
-    "MigrationResult": "_migration.run",
     "Page": "history",
     "StoredMessage": "history",
 }

@@ -1,4 +1,4 @@
-"""Builds a session from the settings of a handle: the session's layout, codec, encryption and index."""
+"""Opens the session of a handle by its settings: the session's layout, codec, encryption and index."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, Union
 from ._aws.clients import Clients
 from ._codec.attribute_values import AttributeValue
 from ._codec.format import Format
-from ._codec.keys import KeyValue
+from ._codec.keys import KeyValue, encode_key, join_key
 from ._codec.plain import Default
 from ._item_collection.bodies import Bodies
 from ._item_collection.layout import ItemCollection
@@ -83,34 +83,53 @@ class Opened(NamedTuple):
     indexed: IndexedSession | None
 
 
-def open_session(
-    settings: Settings, layout: Layout, key: Mapping[str, KeyValue], format_: Format, index: Indexed | None
-) -> Opened:
-    """Build a session. No I/O.
+class SessionSpec(NamedTuple):
+    """The session that a handle is a handle on. A copy of the handle, or a pickle, carries it and opens it anew.
 
-    Args:
+    A NamedTuple, because a frozen dataclass takes a microsecond longer to make.
+
+    Attributes:
         settings: the settings of the session's handle.
         layout: the layout in which the session is stored.
         key: the session's whole key, which is not copied.
-        format_: the format of the session's values. A single item always has LangChain's messages.
-        index: the session's owner in the session index, or None without an index.
+        format: the format of the session's values. A single item always has LangChain's messages.
+        in_index: the session's owner in the session index, or None without an index.
     """
-    access, idempotency_seconds = settings.access(layout, key), settings.idempotency_seconds
-    if isinstance(layout, SingleItem):
-        # A single item has one format only, LangChain's messages, so format_ is not used.
-        from ._single_item.session import SingleItemSession
 
-        return Opened(SingleItemSession(layout, access), None)
-    # Bodies[Any](...) would take a microsecond longer.
-    bodies: Bodies[Any] = Bodies(access, format_)
-    reader = Reader(layout, access, bodies.format_name)
-    plain = Writer(layout, access, reader)
-    if index is None:
-        return Opened(ItemCollectionSession(layout, access, bodies, reader, plain, idempotency_seconds), None)
-    summary = SessionItem(layout, index.owner, bodies.format_name)
-    counting = CountingWriter(layout, access, reader, plain, summary)
-    session = ItemCollectionSession(layout, access, bodies, reader, counting, idempotency_seconds)
-    return Opened(session, IndexedSession(layout, access, session, reader, counting, summary))
+    settings: Settings
+    layout: Layout
+    key: Mapping[str, KeyValue]
+    format: Format
+    in_index: Indexed | None
+
+    def other(self, key: Key) -> SessionSpec:
+        """Return the spec of the session with this key, with the same settings, format and owner.
+
+        Raises:
+            ValueError: ``key`` is not the tuple that the store's ``key_parts`` requires.
+        """
+        whole_key = join_key(key, self.settings.key_parts)
+        return self._replace(layout=layout_with(self.layout, encode_key(whole_key)), key=whole_key)
+
+    def open(self) -> Opened:
+        """Build the session. No I/O. Each call builds a new one."""
+        layout, settings = self.layout, self.settings
+        access, idempotency_seconds = settings.access(layout, self.key), settings.idempotency_seconds
+        if isinstance(layout, SingleItem):
+            # A single item has one format only, LangChain's messages, so the format is not used.
+            from ._single_item.session import SingleItemSession
+
+            return Opened(SingleItemSession(layout, access), None)
+        # Bodies[Any](...) would take a microsecond longer.
+        bodies: Bodies[Any] = Bodies(access, self.format)
+        reader = Reader(layout, access, bodies.format_name)
+        plain = Writer(layout, access, reader)
+        if self.in_index is None:
+            return Opened(ItemCollectionSession(layout, access, bodies, reader, plain, idempotency_seconds), None)
+        summary = SessionItem(layout, self.in_index.owner, bodies.format_name)
+        counting = CountingWriter(layout, access, reader, plain, summary)
+        session = ItemCollectionSession(layout, access, bodies, reader, counting, idempotency_seconds)
+        return Opened(session, IndexedSession(layout, access, session, reader, counting, summary))
 
 
 def cipher_type(kms_key_id: str | None) -> type[MessageCipher] | None:

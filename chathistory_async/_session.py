@@ -185,8 +185,8 @@ class Attempts:
     """The attempts of an operation that competes with other writers. Each attempt begins with ``await begin()``.
 
     Before an attempt there is a random pause (full jitter). Its limit begins at 4 times the duration of the last
-    attempt, grows fourfold with each attempt, and is at most 1 s: after a pause shorter than an attempt, all the
-    writers that lost to the same one would collide again.
+    attempt, grows fourfold with each pause, and is at most 1 s: after a pause shorter than an attempt, all the
+    writers that lost to the same one would collide again. There is no pause after an attempt that lost to nobody.
 
     Args:
         access: the session.
@@ -203,6 +203,7 @@ class Attempts:
         self.maybe_stored = False
         self._access = access
         self._at_once = 1 if reads_first else 2
+        self._pauses = 0
         self._began = 0.0
 
     async def begin(self) -> None:
@@ -214,12 +215,21 @@ class Attempts:
         """
         if self.number == MAX_ATTEMPTS:
             raise self._access.conflict(maybe_stored=self.maybe_stored)
-        if self.number >= self._at_once:
-            took = time.perf_counter() - self._began
-            limit = took * 4 ** (self.number - self._at_once + 1)
-            await asyncio.sleep(random.uniform(0, min(limit, _LONGEST_PAUSE_SECONDS)))
+        if self._at_once:
+            self._at_once -= 1
+        else:
+            await self._pause()
         self.number += 1
         self._began = time.perf_counter()
+
+    def lost_to_nobody(self) -> None:
+        """Note that the current attempt has failed, but not because of another writer. The next one begins at once."""
+        self._at_once += 1
+
+    async def _pause(self) -> None:
+        self._pauses += 1
+        limit = (time.perf_counter() - self._began) * 4**self._pauses
+        await asyncio.sleep(random.uniform(0, min(limit, _LONGEST_PAUSE_SECONDS)))
 
 
 class Session(ABC, Generic[Value]):

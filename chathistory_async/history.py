@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
@@ -18,7 +18,7 @@ from ._aws.sdk import ClientOptions
 from ._codec.keys import KeyValue, encode_key, join_key
 from ._codec.messages import LANGCHAIN
 from ._codec.plain import Default, check_default
-from ._opening import Indexed, Key, Layout, Settings, cipher_type, layout_of, layout_with, open_session
+from ._opening import Indexed, Key, SessionSpec, Settings, cipher_type, layout_of
 from ._session import Session, check_ids, check_sequence
 from ._single_item.requests import SingleItem
 from ._sync.bridge import iterate, run
@@ -182,40 +182,25 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         # Only to raise its errors for an invalid kms_key_id.
         cipher_type(kms_key_id)
         settings = Settings(shared_clients(options), kms_key_id, consistent_read, default)
-        self._set_up(session_id, whole_key, layout, settings, index=None)
+        self._begin(session_id, SessionSpec(settings, layout, whole_key, LANGCHAIN, None))
         self._coerce_float_to_decimal = coerce_float_to_decimal
 
     @staticmethod
-    def _in_store(
-        session_id: str, key: Mapping[str, KeyValue], layout: Layout, settings: Settings, index: Indexed | None
-    ) -> DynamoDBChatMessageHistory:
+    def _in_store(session_id: str, spec: SessionSpec) -> DynamoDBChatMessageHistory:
         history = DynamoDBChatMessageHistory.__new__(DynamoDBChatMessageHistory)
-        history._set_up(session_id, key, layout, settings, index)
+        history._begin(session_id, spec)
         history._coerce_float_to_decimal = False
         return history
 
-    def _set_up(
-        self,
-        session_id: str,
-        key: Mapping[str, KeyValue],
-        layout: Layout,
-        settings: Settings,
-        index: Indexed | None,
-    ) -> None:
+    def _begin(self, session_id: str, spec: SessionSpec) -> None:
+        """Become an open handle on a session. Nothing that this method makes is shared with a copy of the handle."""
         self._session_id = session_id
-        self._key = key
-        self._layout = layout
-        self._settings = settings
-        self._index = index
-        self._begin()
-
-    def _begin(self) -> None:
-        """Make the session object and the other state that a copy of this handle does not share."""
-        opened = open_session(self._settings, self._layout, self._key, LANGCHAIN, self._index)
+        self._spec = spec
+        opened = spec.open()
         self._session: Session[BaseMessage] = opened.session
         self._indexed = opened.indexed
         self._lifetime = Lifetime()
-        clients = self._settings.clients
+        clients = spec.settings.clients
         if clients.shared:
             clients.users.add(self)
 
@@ -225,12 +210,12 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._begin()
+        self._begin(self._session_id, self._spec)
 
     @property
     def table_name(self) -> str:
         """The table's name."""
-        return self._layout.table_name
+        return self._spec.layout.table_name
 
     @property
     def session_id(self) -> str:
@@ -240,17 +225,18 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     @property
     def key(self) -> dict[str, KeyValue]:
         """A copy of the whole primary key, with the ids of a tuple joined."""
-        return dict(self._key)
+        return dict(self._spec.key)
 
     @property
     def sort_key_name(self) -> str | None:
         """The attribute name of the sort key, or None if the session is stored in a single item."""
-        return None if isinstance(self._layout, SingleItem) else self._layout.sort_key_name
+        layout = self._spec.layout
+        return None if isinstance(layout, SingleItem) else layout.sort_key_name
 
     @property
     def kms_key_id(self) -> str | None:
         """The KMS key that messages are encrypted under, as given, or None if messages are stored unencrypted."""
-        return self._settings.kms_key_id
+        return self._spec.settings.kms_key_id
 
     @property
     def encryption_context(self) -> dict[str, str] | None:
@@ -268,22 +254,22 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
         With ``sort_key_name``, seconds from the writing of each message until that message expires.
         """
-        return self._layout.ttl
+        return self._spec.layout.ttl
 
     @property
     def ttl_key_name(self) -> str:
         """The attribute name of the expiry time."""
-        return self._layout.expiry_name
+        return self._spec.layout.expiry_name
 
     @property
     def history_size(self) -> int | None:
         """How many of the latest messages are kept, or None for all."""
-        return self._layout.history_size
+        return self._spec.layout.history_size
 
     @property
     def history_messages_key(self) -> str:
         """The attribute name of the messages."""
-        return self._layout.messages_name
+        return self._spec.layout.messages_name
 
     @property
     def fast_path_status(self) -> FastPathStatus:
@@ -297,7 +283,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         mock that was active when a client was opened keeps that client off the fast path. After a failure on the fast
         path, only the SDK's client sends calls for up to 1.5 seconds; this property does not show that.
         """
-        return self._settings.clients.fast_path_status()
+        return self._spec.settings.clients.fast_path_status()
 
     @property
     def coerce_float_to_decimal(self) -> bool:
@@ -604,7 +590,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         event loop. ``async with`` opens a closed handle again.
         """
         self._lifetime.closed = True
-        clients = self._settings.clients
+        clients = self._spec.settings.clients
         if clients.shared:
             clients.users.discard(self)
             if not clients.users:
@@ -613,8 +599,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     async def __aenter__(self) -> DynamoDBChatMessageHistory:
         """Return the handle itself. A closed handle is open again."""
         self._lifetime.enter()
-        if self._settings.clients.shared:
-            self._settings.clients.users.add(self)
+        clients = self._spec.settings.clients
+        if clients.shared:
+            clients.users.add(self)
         return self
 
     async def __aexit__(
@@ -700,20 +687,19 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     async def _sibling(self, session_id: str, key: Key | None) -> DynamoDBChatMessageHistory:
         """Return a handle on a different session with the same settings, clients and owner."""
         if key is None:
-            (name,) = list(self._key)[:1]
-            if self._key != {name: self._session_id}:
+            (name,) = list(self._spec.key)[:1]
+            if self._spec.key != {name: self._session_id}:
                 # The key may have a tenant's prefix, which the other session's key must have too.
                 raise ValueError("This handle was made with key: pass the other session's key too")
             key = {name: session_id}
-        whole_key = join_key(key, self._settings.key_parts)
-        if whole_key == self._key:
+        spec = self._spec.other(key)
+        if spec.key == self._spec.key:
             raise ValueError("A session cannot be copied to itself")
-        layout, index = layout_with(self._layout, encode_key(whole_key)), self._index
         if self._indexed is not None:
-            index = Indexed(await self._indexed.owner())
+            spec = spec._replace(in_index=Indexed(await self._indexed.owner()))
         # A copy, so that the attributes of a subclass are kept.
         sibling = copy.copy(self)
-        sibling._set_up(session_id, whole_key, layout, self._settings, index)
+        sibling._begin(session_id, spec)
         return sibling
 
     def _open_session(self) -> Session[BaseMessage]:

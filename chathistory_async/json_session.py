@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from ._codec.format import Format
 from ._codec.keys import KeyValue
-from ._item_collection.layout import ItemCollection
-from ._opening import Indexed, Settings, open_session
-from ._session import Session, check_ids, check_sequence
+from ._opening import SessionSpec
+from ._session import check_ids, check_sequence
 from ._sync.bridge import iterate, run
 
 
@@ -60,35 +58,16 @@ class JsonSession:
     """
 
     @staticmethod
-    def _in_store(
-        session_id: str,
-        key: Mapping[str, KeyValue],
-        layout: ItemCollection,
-        settings: Settings,
-        format_: Format,
-        index: Indexed | None,
-    ) -> JsonSession:
+    def _in_store(session_id: str, spec: SessionSpec) -> JsonSession:
         handle = JsonSession.__new__(JsonSession)
-        handle._session_id = session_id
-        handle._key = key
-        handle._layout = layout
-        handle._settings = settings
-        handle._format = format_
-        handle._index = index
-        handle._begin()
+        handle._begin(session_id, spec)
         return handle
 
-    _session_id: str
-    _key: Mapping[str, KeyValue]
-    _layout: ItemCollection
-    _settings: Settings
-    _format: Format
-    _index: Indexed | None
-    _session: Session[Any]
-
-    def _begin(self) -> None:
-        """Make the session object, which a copy of this handle does not share."""
-        self._session = open_session(self._settings, self._layout, self._key, self._format, self._index).session
+    def _begin(self, session_id: str, spec: SessionSpec) -> None:
+        """Become a handle on a session. A copy of the handle does not share the session object."""
+        self._session_id = session_id
+        self._spec = spec
+        self._session = spec.open().session
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings: a copy is a new handle on the same session. All handles share the session's clock."""
@@ -96,7 +75,7 @@ class JsonSession:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._begin()
+        self._begin(self._session_id, self._spec)
 
     def __init__(self) -> None:
         raise TypeError("ChatHistoryStore.json_session(session_id) makes a JsonSession")
@@ -109,12 +88,12 @@ class JsonSession:
     @property
     def key(self) -> dict[str, KeyValue]:
         """A copy of the whole partition key, with the ids of a tuple joined."""
-        return dict(self._key)
+        return dict(self._spec.key)
 
     @property
     def format(self) -> str:
         """The name of the values' format."""
-        return self._format.name
+        return self._spec.format.name
 
     async def aget(self, limit: int | None = None, up_to: str | None = None) -> list[Any]:
         """Return the session's values, oldest first, or an empty list if the session does not exist or has expired.

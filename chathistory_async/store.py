@@ -14,21 +14,22 @@ from ._aws.clients import Clients, FastPathStatus
 from ._aws.credentials import AnySession
 from ._aws.sdk import ClientOptions
 from ._aws.table import Index, Table
-from ._codec.format import LANGCHAIN_NAME
+from ._codec.format import LANGCHAIN_NAME, Format
 from ._codec.json_values import json_format
 from ._codec.keys import KeyValue, check_key_size, encode_key, join_key, split_key
 from ._codec.plain import Default, check_default
 from ._item_collection.layout import ItemCollection
+from ._migration.outcome import MigrationResult
 from ._opening import (
     IDEMPOTENCY_SECONDS,
     Indexed,
     Key,
     Layout,
+    SessionSpec,
     Settings,
     cipher_type,
     layout_of,
     layout_with,
-    open_session,
 )
 from ._session import Access
 from ._session_index.listing import PurgeResult, SessionPage, Sessions
@@ -42,7 +43,8 @@ from .errors import ConfigurationError, LayoutError, SessionRef
 from .json_session import JsonSession
 
 if TYPE_CHECKING:
-    from ._migration.run import MigrationResult, Source, Target
+    from ._migration.source import Source
+    from ._migration.target import Target
     from .history import DynamoDBChatMessageHistory
 
 
@@ -204,13 +206,11 @@ class ChatHistoryStore:
                 is not the tuple that ``key_parts`` requires; or ``owner`` is empty, longer than 2,048 bytes, or given
                 without ``session_index``.
         """
+        from ._codec.messages import LANGCHAIN
         from .history import DynamoDBChatMessageHistory
 
-        whole_key = join_key(key or {self._primary_key_name: session_id}, self._key_parts)
-        layout = layout_with(self._layout, encode_key(whole_key))
-        return DynamoDBChatMessageHistory._in_store(
-            session_id, whole_key, layout, self._settings, self._index_of(owner)
-        )
+        spec = self._spec(self._whole_key(session_id, key), LANGCHAIN, self._index_of(owner))
+        return DynamoDBChatMessageHistory._in_store(session_id, spec)
 
     def json_session(
         self, session_id: str, *, key: Key | None = None, owner: str | None = None, format: str = "json"
@@ -234,11 +234,8 @@ class ChatHistoryStore:
         """
         if not isinstance(self._layout, ItemCollection):
             raise LayoutError("A JSON session needs a table with a sort key", SessionRef(self._layout.table_name))
-        whole_key = join_key(key or {self._primary_key_name: session_id}, self._key_parts)
-        layout = layout_with(self._layout, encode_key(whole_key))
-        return JsonSession._in_store(
-            session_id, whole_key, layout, self._settings, json_format(format), self._index_of(owner)
-        )
+        spec = self._spec(self._whole_key(session_id, key), json_format(format), self._index_of(owner))
+        return JsonSession._in_store(session_id, spec)
 
     def _index_of(self, owner: str | None) -> Indexed | None:
         if owner is not None and not self._session_index:
@@ -536,7 +533,9 @@ class ChatHistoryStore:
                 if the error would affect the other sessions too; sessions that are being copied are left as if the
                 process had been killed. An error of a single session is reported in its ``MigrationResult``.
         """
-        from ._migration.run import Source, Target, migrate
+        from ._migration.run import migrate
+        from ._migration.source import Source
+        from ._migration.target import Target
 
         to, out_of = self._layout, source._layout
         if not isinstance(to, ItemCollection):
@@ -581,7 +580,7 @@ class ChatHistoryStore:
             raise LayoutError(
                 'Scanning needs a ChatHistoryStore(..., layout="single_item")', SessionRef(self._layout.table_name)
             )
-        from ._migration.run import scan_session_ids
+        from ._migration.source import scan_session_ids
 
         return scan_session_ids(self._layout, self._settings.clients)
 
@@ -651,14 +650,20 @@ class ChatHistoryStore:
 
     def _indexed(self, session_id: str, key: Key | None) -> IndexedSession:
         self._check_indexed()
-        return self._indexed_session(join_key(key or {self._primary_key_name: session_id}, self._key_parts))
+        return self._indexed_session(self._whole_key(session_id, key))
 
     def _indexed_session(self, whole_key: Mapping[str, KeyValue]) -> IndexedSession:
-        layout = layout_with(self._layout, encode_key(whole_key))
         # Any format will do: the index knows sessions of all formats, and reads no values.
-        opened = open_session(self._settings, layout, whole_key, json_format(), Indexed(None))
+        opened = self._spec(whole_key, json_format(), Indexed(None)).open()
         assert opened.indexed is not None  # noqa: S101  # it was opened with an index
         return opened.indexed
+
+    def _whole_key(self, session_id: str, key: Key | None) -> Mapping[str, KeyValue]:
+        return join_key(key or {self._primary_key_name: session_id}, self._key_parts)
+
+    def _spec(self, whole_key: Mapping[str, KeyValue], format_: Format, in_index: Indexed | None) -> SessionSpec:
+        layout = layout_with(self._layout, encode_key(whole_key))
+        return SessionSpec(self._settings, layout, whole_key, format_, in_index)
 
     def _check_indexed(self) -> None:
         if not self._session_index:

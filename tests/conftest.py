@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
+import asyncio.constants
 import os
+import random
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, MutableMapping
@@ -24,6 +27,10 @@ from chathistory_async._sync.bridge import run
 ENGINE = pytest.StashKey[Engine]()
 STOP = pytest.StashKey[Any]()
 EMBEDDED = "the embedded engine cannot honestly hold this: "
+
+# asyncio's debug mode keeps the stack of each future, handle and coroutine. Ten frames of each took a quarter of the
+# suite's CPU.
+asyncio.constants.DEBUG_STACK_DEPTH = 1  # type: ignore[misc]  # typeshed has it as a constant
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -310,6 +317,22 @@ def store_through(new_store: NewStore, proxy: Proxy) -> NewStore:
         return new_store(endpoint_url=proxy.url, config=config, **options)
 
     return store_through
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the library and the SDK wait, the longest that chance allows; nobody waits in fact."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def record(seconds: float, *arguments: Any) -> None:
+        if seconds:
+            pauses.append(seconds)
+        await sleep(0, *arguments)
+
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(asyncio, "sleep", record)
+    return pauses
 
 
 @pytest.fixture

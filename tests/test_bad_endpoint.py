@@ -223,7 +223,7 @@ class TestLongestCall:
         self, make: Make, monkeypatch: pytest.MonkeyPatch, config: Config | None, seconds: float | None
     ) -> None:
         monkeypatch.undo()
-        async with make(config=config)._settings.clients.acquire() as client:
+        async with make(config=config)._spec.settings.clients.acquire() as client:
             assert client.longest_call_seconds == (seconds if seconds is None else pytest.approx(seconds))
 
 

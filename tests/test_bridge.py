@@ -573,7 +573,7 @@ class TestFork:
         code = """
         from chathistory_async._aws import clients as client_module
         history.messages
-        clients = history._settings.clients
+        clients = history._spec.settings.clients
         held = [bridge._lock, client_module._shared_lock, clients._lock]
         [lock.acquire() for lock in held]
         child = os.fork()

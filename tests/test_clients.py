@@ -41,7 +41,7 @@ async def send(history: DynamoDBChatMessageHistory) -> None:
 
 
 async def client_of(history: DynamoDBChatMessageHistory) -> Any:
-    async with history._settings.clients.acquire() as client:
+    async with history._spec.settings.clients.acquire() as client:
         return client.client
 
 

@@ -20,6 +20,7 @@ from langchain_core.messages import (
     BaseMessage,
     ChatMessage,
     HumanMessage,
+    RemoveMessage,
     ToolMessage,
     messages_from_dict,
     messages_to_dict,
@@ -120,11 +121,12 @@ class TestRebuilding:
 
     def test_is_not_short_for_a_class_that_is_built_in_another_way(self) -> None:
         class Later(HumanMessage):
-            def __init__(self, content: str, content_blocks: Any = None, *, other: int = 0, **kwargs: Any) -> None:
-                super().__init__(content, content_blocks, **kwargs)
+            def __init__(self, content: Any, **kwargs: Any) -> None:
+                super().__init__(f"{content}!", **kwargs)
 
         assert _is_built_by_validation(HumanMessage)
         assert not _is_built_by_validation(Later)
+        assert not _is_built_by_validation(RemoveMessage)
 
 
 @pytest.mark.parametrize("message", EVERY_TYPE, ids=described)

@@ -221,6 +221,27 @@ class TestHealing:
         assert (info.title, info.message_count) == ("new", 3)
         assert info.created_at <= info.last_active_at
 
+    @pytest.mark.parametrize("overtaken", [False, True])
+    async def test_is_followed_by_a_pause_only_if_another_writer_was_faster(
+        self,
+        store_through: NewStore,
+        sessions: list[str],
+        damage: Damage,
+        proxy: Proxy,
+        pauses: list[float],
+        overtaken: bool,
+    ) -> None:
+        def schedule(seen: Seen) -> Fault:
+            if overtaken and proxy.operations().count("UpdateItem") == 1:
+                damage(sessions[1], "Revision", {"S": "another writer's"})
+            return Fault.NONE
+
+        damage(sessions[1], "MessageCount", {"S": "1"})
+        proxy.schedule = schedule
+        await store_through().set_title(sessions[1], "new")
+        assert proxy.operations() == ["GetItem", "UpdateItem"] * (3 if overtaken else 2)
+        assert len(pauses) == overtaken
+
     async def test_of_metadata_is_the_users(self, new_store: NewStore, sessions: list[str], damage: Damage) -> None:
         store = new_store()
         damage(sessions[1], "Metadata", {"S": "{"})

@@ -335,7 +335,7 @@ async def test_what_dynamodb_says_of_a_request_is_told_without_a_value_of_it(
 
 @pytest.mark.real_engine("moto accepts it")
 async def test_what_an_engine_says_of_a_request_is_told(make: Make) -> None:
-    clients = make()._settings.clients
+    clients = make()._spec.settings.clients
     parameters = {"TableName": make().table_name, "Item": {"SessionId": {"S": "x"}, "tags": {"SS": [SECRET, SECRET]}}}
     with pytest.raises(ServiceError, match=r"HTTP status 400 \(ValidationException: \w") as caught:
         await call(clients, Request("put_item", parameters), SessionRef("table"))
@@ -590,4 +590,4 @@ async def test_nothing_that_the_library_logs_or_shows_holds_content(
     ours = [record for record in caplog.records if record.name.startswith("chathistory_async")]
     assert SECRET not in "".join(record.getMessage() for record in ours)
     assert SECRET not in repr(history)
-    assert SECRET not in repr(history._session) + repr(history._layout)
+    assert SECRET not in repr(history._session) + repr(history._spec.layout)

@@ -111,7 +111,7 @@ async def chat(history: Variant) -> None:
 
 @asynccontextmanager
 async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[ReadyClient]:
-    async with history._settings.clients.acquire() as client:
+    async with history._spec.settings.clients.acquire() as client:
         yield client
 
 
@@ -214,7 +214,7 @@ async def client() -> AsyncIterator[Any]:
 
 @pytest.fixture
 def guard(client: Any) -> Guard:
-    guard = Guard(client, ["GetItem", "PutItem"])
+    guard = Guard(client, {"get_item": "GetItem", "put_item": "PutItem"})
     assert guard.found() is None
     return guard
 
@@ -315,7 +315,7 @@ class TestOfTheSdk:
 
     @pytest.mark.parametrize("strange", [SimpleNamespace(), mock.Mock()], ids=["nothing", "anything"])
     def test_what_is_not_known_counts_as_found(self, strange: Any) -> None:
-        assert Guard(strange, ["GetItem"]).found() is not None
+        assert Guard(strange, {"get_item": "GetItem"}).found() is not None
 
 
 class TestStatus:

@@ -227,7 +227,8 @@ class TestCopies:
         await history.aadd_messages(humans(1))
         other = COPIES[how](history)
         assert settings(other) == settings(history)
-        assert other._settings.clients.options.configuration() == history._settings.clients.options.configuration()
+        options = [handle._spec.settings.clients.options for handle in (history, other)]
+        assert options[0].configuration() == options[1].configuration()
         await other.aadd_messages([HumanMessage("2", additional_kwargs={"lock": threading.Lock()})])
         assert await history.aget_messages() == await other.aget_messages()
         assert (await history.aget_messages())[1].additional_kwargs == {"lock": "a plain form"}
@@ -272,7 +273,7 @@ class TestCopies:
         other = COPIES[how](session)
         assert type(other) is JsonSession
         assert (other.session_id, other.key, other.format) == (session.session_id, session.key, session.format)
-        assert (other._settings.kms_key_id, other._index) == (kms_key, session._index)
+        assert (other._spec.settings.kms_key_id, other._spec.in_index) == (kms_key, session._spec.in_index)
         assert repr(other) == repr(session)
 
     async def test_of_a_store_have_its_settings_and_no_client_of_its(
@@ -313,7 +314,8 @@ class TestCopies:
                     COPIES[how](original)
                 continue
             other = COPIES[how](original)
-            assert other._settings.clients.options.session is session
+            kept = other._settings if isinstance(other, ChatHistoryStore) else other._spec.settings
+            assert kept.clients.options.session is session
 
 
 async def test_deep_copies_of_a_handle_open_no_client(variant: type[Variant], make: Make) -> None:

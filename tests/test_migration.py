@@ -78,7 +78,7 @@ async def read(store: ChatHistoryStore, session_id: str) -> list[BaseMessage]:
 
 
 async def mark_deleted(target: ChatHistoryStore, session_id: str) -> None:
-    layout: Any = target.session(session_id)._layout
+    layout: Any = target.session(session_id)._spec.layout
     await call(target._settings.clients, Migration(layout).mark_deleted(), SessionRef(target._layout.table_name))
 
 
@@ -128,7 +128,7 @@ THREE = humans(1, 2, 3)
 @pytest.fixture
 def two_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record has room for two messages."""
-    monkeypatch.setattr("chathistory_async._migration.run._MESSAGES_IN_A_RECORD", 2)
+    monkeypatch.setattr("chathistory_async._migration.target._MESSAGES_IN_A_RECORD", 2)
 
 
 @pytest.fixture
@@ -226,6 +226,42 @@ class TestSessionIndex:
         await outcome(target, source, session_id)
         assert 3900 < expiry() - first < 4100
         assert (await self.counted(target, session_id))[0] == 3
+
+    # The session has no item yet, or one that expires before the first message, or after it.
+    @pytest.mark.parametrize("ttl", [None, 500, 2000])
+    @pytest.mark.parametrize("grows", [False, True])
+    async def test_expires_with_the_last_message_also_if_the_source_grows_meanwhile(
+        self,
+        table: str,
+        collection_table: str,
+        session_id: str,
+        proxy: Proxy,
+        items_in: Callable[[str], list[dict[str, Any]]],
+        pauses: list[float],
+        ttl: int | None,
+        grows: bool,
+    ) -> None:
+        def grow(seen: Seen) -> Fault:
+            if grows and seen.operation == "DeleteItem" and proxy.operations().count("DeleteItem") == 1:
+                DynamoDBChatMessageHistory(table, session_id, ttl=5000).add_messages(humans("meanwhile"))
+            return Fault.NONE
+
+        proxy.schedule = grow
+        if ttl is not None:
+            async with ChatHistoryStore(collection_table, session_index=True, ttl=ttl) as before:
+                await before.session(session_id).aadd_messages(humans("before"))
+        await DynamoDBChatMessageHistory(table, session_id, ttl=1000).aadd_messages(humans("first"))
+        async with (
+            ChatHistoryStore(table, layout="single_item", endpoint_url=proxy.url) as source,
+            ChatHistoryStore(collection_table, session_index=True, endpoint_url=proxy.url) as target,
+        ):
+            assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1 + grows, 1 + grows)
+        items = [item for item in items_in(collection_table) if "expireAt" in item]
+        expiries = {item["MessageId"]["S"]: int(item["expireAt"]["N"]) for item in items}
+        session_expiry = expiries.pop("session")
+        assert len(expiries) == 1 + grows + (ttl is not None)
+        assert session_expiry >= max(expiries.values())
+        assert len(pauses) == grows, "it pauses only after it has lost to another writer"
 
     @pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.CONFLICT])
     async def test_counts_once_where_a_request_is_retried(
@@ -595,7 +631,7 @@ class TestWhatIsDamaged:
         self, source: ChatHistoryStore, target: ChatHistoryStore, session_id: str, checkpoint: Checkpoint, error: str
     ) -> None:
         await source.session(session_id).aadd_messages(humans(1, 2))
-        layout: Any = target.session(session_id)._layout
+        layout: Any = target.session(session_id)._spec.layout
         made_up = checkpoint._changed()
         request = Migration(layout).advance(checkpoint, made_up, Digests(b"".join(made_up.copied), encrypted=False))
         await call(target._settings.clients, request, SessionRef(layout.table_name))

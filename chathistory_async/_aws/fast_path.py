@@ -21,7 +21,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -34,9 +34,18 @@ from .answers import has_shape
 from .fast_path_guard import Guard
 from .signing import Signer
 
-# The operations of a chat. BatchWriteItem is left out: its UnprocessedItems would hold base64 text, and botocore takes
-# bytes.
-_OPERATIONS = {"put_item", "update_item", "delete_item", "get_item", "query", "transact_write_items"}
+# The operations of a chat: the client's methods, and their names in the API. BatchWriteItem is left out: its
+# UnprocessedItems would hold base64 text, and botocore takes bytes.
+_OPERATIONS = {
+    "put_item": "PutItem",
+    "update_item": "UpdateItem",
+    "delete_item": "DeleteItem",
+    "get_item": "GetItem",
+    "query": "Query",
+    "transact_write_items": "TransactWriteItems",
+}
+# The API version of DynamoDB, as the header X-Amz-Target has it.
+_TARGET_PREFIX = "DynamoDB_20120810"
 # Members of a response that keep their JSON form. For an item of 1,000 messages, botocore's parser holds the loop for
 # 30 to 85 ms, and orjson for 2 to 5 ms.
 ITEMS: Mapping[str, type] = {"Item": dict, "Items": list}
@@ -102,9 +111,7 @@ class FastPath:
         # The SDK sends the same header. aiohttp would request compression, and DynamoDB's checksum is of the compressed
         # body.
         self._headers = {"accept-encoding": "identity", "user-agent": user_agent}
-        names = _api_names(client)
-        self._models = {name: meta.service_model.operation_model(api_name) for name, api_name in names.items()}
-        self._target_prefix = meta.service_model.metadata["targetPrefix"]
+        self._models = {name: meta.service_model.operation_model(api_name) for name, api_name in _OPERATIONS.items()}
         self._opens_at = 0.0
         self._is_known = True
 
@@ -146,7 +153,7 @@ class FastPath:
     async def _attempt(self, model: Any, body: bytes) -> dict[str, Any] | None:
         """Send a request once. Return the response, or None if the SDK's client has to send the request again."""
         try:
-            answer = await self._exchange(f"{self._target_prefix}.{model.name}", body)
+            answer = await self._exchange(f"{_TARGET_PREFIX}.{model.name}", body)
         except Exception:
             # The credentials cannot be refreshed.
             raise
@@ -215,7 +222,7 @@ async def fast_path_beside(client: Any, session: Any, tell: Callable[[str], None
     """
     with _unknown_is_off():
         _check_configuration(client.meta)
-        guard = Guard(client, _api_names(client).values())
+        guard = Guard(client, _OPERATIONS)
         if found := guard.found():
             raise NoFastPath(found)
         http = await _aiohttp_session(client)
@@ -224,11 +231,11 @@ async def fast_path_beside(client: Any, session: Any, tell: Callable[[str], None
         raise NoFastPath("there are no credentials")
     # An error here fails this call only, and the next call tries again. It must not turn the fast path off for good.
     await credentials.get_frozen_credentials()
-    # While the SDK signs a request, it records features in this context. The User-Agent names those features.
     with _unknown_is_off(BotoCoreError, ClientError, ValueError), start_as_current_context():
-        signer = await _signer_of(client)
+        # While the SDK signs a request, it records features in this context. The User-Agent names those features.
+        await client.generate_presigned_url("list_tables")
         user_agent = client._user_agent_creator.to_string()
-        return FastPath(client, http, credentials, signer, user_agent, guard, tell)
+        return FastPath(client, http, credentials, _signer_of(client.meta), user_agent, guard, tell)
 
 
 async def send_by_sdk(client: Any, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -295,6 +302,11 @@ def _check_configuration(meta: Any) -> None:
         raise NoFastPath("the SDK adapts its rate to all attempts in the retry mode adaptive")
     if meta.config.signature_version is UNSIGNED:
         raise NoFastPath("requests are not signed")
+    if meta.config.signature_version != "v4":
+        raise NoFastPath("requests are not signed with Signature Version 4")
+    # This is the only region whose requests the SDK may sign for another region.
+    if meta.region_name == "local":
+        raise NoFastPath("the SDK chooses what requests of the region 'local' are signed for")
 
 
 async def _aiohttp_session(client: Any) -> aiohttp.ClientSession:
@@ -313,24 +325,14 @@ async def _aiohttp_session(client: Any) -> aiohttp.ClientSession:
     return session
 
 
-def _api_names(client: Any) -> dict[str, str]:
-    return {name: client.meta.method_to_api_mapping[name] for name in _OPERATIONS}
-
-
 def _without_frames(error: BaseException) -> BaseException:
     """Return an error without its traceback, and without the error that was being handled when it was raised."""
     error.__context__ = None
     return error.with_traceback(None)
 
 
-async def _signer_of(client: Any) -> Signer:
-    """Return a signer for the client's region and service, which are read from a URL that the client signs."""
-    signed = urlsplit(await client.generate_presigned_url("list_tables"))
-    query = dict(parse_qsl(signed.query))
-    if query["X-Amz-Algorithm"] != "AWS4-HMAC-SHA256":
-        raise LookupError("the client has a different signer")
-    region, service = query["X-Amz-Credential"].split("/")[2:4]
-    return Signer(service, region, _host(client.meta.endpoint_url))
+def _signer_of(meta: Any) -> Signer:
+    return Signer(meta.service_model.signing_name, meta.region_name, _host(meta.endpoint_url))
 
 
 def _host(url: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -61,12 +61,14 @@ class Guard:
 
     Args:
         client: the SDK's client.
-        operations: the API names of the operations that the fast path sends.
+        operations: the operations that the fast path sends: the client's methods, and their names in the API.
     """
 
-    def __init__(self, client: Any, operations: Iterable[str]) -> None:
+    def __init__(self, client: Any, operations: Mapping[str, str]) -> None:
         self._client = client
-        self._operations = tuple(operations)
+        self._operations = operations
+        # The methods that a call goes through in the class that the SDK made for this client.
+        self._own_methods = [*operations, *(name for kind, name in _METHODS if kind is AioBaseClient)]
         self._last: tuple[list[object], str | None] = [], None
 
     def found(self) -> str | None:
@@ -84,15 +86,6 @@ class Guard:
         except (AttributeError, LookupError, TypeError):
             return _UNKNOWN
         return found
-
-    @functools.cached_property
-    def _own_methods(self) -> list[str]:
-        """Return the names of the methods that a call goes through in the class that the SDK made for this client."""
-        names = self._client.meta.method_to_api_mapping.items()
-        return [
-            *(name for name, api_name in names if api_name in self._operations),
-            *(name for kind, name in _METHODS if kind is AioBaseClient),
-        ]
 
     def _state(self) -> list[object]:
         """Return objects, of which at least one is a different one after something was patched or registered."""
@@ -140,7 +133,7 @@ class Guard:
                     yield f"{type(part).__name__}.{name} is replaced on the instance, by {_origin(value)}"
         service = client.meta.service_model.service_id.hyphenize()
         for event in _EVENTS:
-            for operation in self._operations:
+            for operation in self._operations.values():
                 for handler in emitter._handlers.prefix_search(f"{event}.{service}.{operation}") or ():
                     yield from _foreign(handler, f"{event} has an event handler")
         if _recorder._enabled:

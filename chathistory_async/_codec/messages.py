@@ -7,7 +7,6 @@ is stored as a mark (see ``json_text``). Errors name the path to the refused val
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -233,14 +232,36 @@ def rebuild(form: Any) -> BaseMessage:
     return message
 
 
+def _validated(kind: type[BaseMessage], data: dict[str, Any]) -> BaseMessage:
+    message = object.__new__(kind)
+    kind.__pydantic_validator__.validate_python(data, self_instance=message)
+    return message
+
+
+# Together they have every field that a constructor or a validator of langchain-core treats specially.
+_SAMPLES: list[dict[str, Any]] = [
+    {"content": "text", "name": "name", "role": "role", "tool_call_id": "call"},
+    {
+        "content": ["text", {"type": "text", "text": "more"}],
+        "additional_kwargs": {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]},
+        "tool_calls": [],
+        "name": "name",
+        "role": "role",
+        "tool_call_id": "call",
+        "id": "id",
+    },
+]
+
+
 def _is_built_by_validation(kind: type[BaseMessage]) -> bool:
-    # True for all classes but RemoveMessage, in the known versions of langchain-core.
-    constructor = list(inspect.signature(kind.__init__).parameters)
-    return (
-        constructor == ["self", "content", "content_blocks", "kwargs"]
-        and kind.__new__ is object.__new__
-        and hasattr(kind, "__pydantic_validator__")
-    )
+    """Return whether pydantic's validation builds what the constructor builds, for each of the samples.
+
+    In the known versions of langchain-core this is so for all classes but RemoveMessage, which takes no content.
+    """
+    try:
+        return all(_validated(kind, dict(sample)) == kind(**sample) for sample in _SAMPLES)
+    except (ValueError, TypeError, AttributeError):
+        return False
 
 
 _KINDS: dict[str, tuple[type[BaseMessage], Callable[..., object]]] = {
@@ -281,11 +302,20 @@ def _faults(error: ValidationError) -> Iterable[Mapping[str, Any]]:
     return error.errors(include_input=False, include_context=False, include_url=False)
 
 
+# Functions with names, because a handle is pickled with its format.
+def _type_of(message: BaseMessage) -> str:
+    return message.type
+
+
+def _begins_turn(message: BaseMessage) -> bool:
+    return isinstance(message, HumanMessage)
+
+
 LANGCHAIN = Format(
     name=LANGCHAIN_NAME,
     encode=encode_json,
     decode=decode_json,
     decode_array=_decode_array,
-    type_of=lambda message: message.type,
-    begins_turn=lambda message: isinstance(message, HumanMessage),
+    type_of=_type_of,
+    begins_turn=_begins_turn,
 )

@@ -27,7 +27,7 @@ from .._item_collection.writer import (
     was_refused,
 )
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled, transaction
-from .._session import Access, now
+from .._session import Access, Attempts, now
 from ..errors import ChatHistoryError, FormatError, ServiceError, SessionRef, UndecodableItemError
 from .flags import counts_all, flags_over, may_count_all, new_flag
 from .owner_index import INDEX_NAME, query_sessions
@@ -89,14 +89,14 @@ class CountingWriter:
             revision = f"{token}-{attempts.number}"
             actions = [*record.actions(self._layout), self._count_added(record, revision, seen, is_first=is_first)]
             try:
-                await self._send(transaction(actions, revision), maybe_stored=attempts.maybe_stored)
+                await self._send(transaction(actions, revision), attempts)
             except TransactionCanceled as canceled:
                 if was_refused(record, canceled.reasons):
                     return check_stored(self._access, self._layout, record, canceled.reasons)
                 attempts.maybe_stored = canceled.sent_before
                 seen = canceled.reasons[-1].get("Item")
                 check_format(self._access, self._summary, seen)
-                if seen is not None and await self.repair(seen):
+                if seen is not None and await self.repair(seen, attempts):
                     seen = None
             else:
                 return None
@@ -116,13 +116,13 @@ class CountingWriter:
             counting = self._summary.count_on(-removed, now(), token)
             request = transaction([*actions, counting], f"{token}-{attempts.number}")
             try:
-                await self._send(request, maybe_stored=attempts.maybe_stored)
+                await self._send(request, attempts)
             except TransactionCanceled as canceled:
                 attempts.maybe_stored = canceled.sent_before
                 if canceled.reasons[0].get("Code") == CONDITION_FAILED:
                     raise NotWritten(canceled.reasons[0].get("Item"), sent_before=canceled.sent_before) from None
                 found = canceled.reasons[-1].get("Item")
-                if found is None or not await self.repair(found):
+                if found is None or not await self.repair(found, attempts):
                     # The session has no item, or an expired one. It may have been written before there was an index.
                     await self._writer.change(actions, token, removed)
                     return
@@ -157,14 +157,20 @@ class CountingWriter:
         item: Item | None = (await self._access.call(self._summary.get())).get("Item")
         return item
 
-    async def repair(self, item: Item) -> bool:
-        """Repair the session's item if it is damaged, and return whether it was damaged."""
+    async def repair(self, item: Item, attempts: Attempts) -> bool:
+        """Repair the session's item if it is damaged, and return whether it was damaged.
+
+        Args:
+            item: the session's item, because of which an attempt fails.
+            attempts: the attempts of the caller's operation. After a repair, the next one begins at once.
+        """
         request = self._summary.repair(item, now(), new_token())
         if request is None:
             return False
         # If another writer has changed the item meanwhile, the caller's next attempt reads it again.
         with suppress(ConditionFailed):
             await self._access.call(request)
+            attempts.lost_to_nobody()
         return True
 
     async def count_and_heal(self, item: Item) -> int:
@@ -186,15 +192,19 @@ class CountingWriter:
             return self._summary.begin_anew(*added, is_first=is_first)
         return self._summary.count_added(*added, seen, is_first=is_first)
 
-    async def _send(self, request: Request, *, maybe_stored: bool = False) -> None:
-        """Send a transaction that counts. If it fails and the session's item is damaged, repair the item and resend."""
+    async def _send(self, request: Request, attempts: Attempts) -> None:
+        """Send a transaction that counts. If it fails and the session's item is damaged, repair the item and resend.
+
+        The second sending is an attempt of its own.
+        """
         try:
-            await self._access.call(request, maybe_stored=maybe_stored)
+            await self._access.call(request, maybe_stored=attempts.maybe_stored)
         except ServiceError:
             item = await self.item()
-            if item is None or not await self.repair(item):
+            if item is None or not await self.repair(item, attempts):
                 raise
-            await self._access.call(request, maybe_stored=maybe_stored)
+            await attempts.begin()
+            await self._access.call(request, maybe_stored=attempts.maybe_stored)
 
     async def _flag(self) -> str | None:
         """Add a flag to the session's item and return the flag, or return None if the session has no item."""
@@ -206,7 +216,7 @@ class CountingWriter:
             except ConditionFailed as failed:
                 if failed.item is None:
                     return None
-                if not await self.repair(failed.item):
+                if not await self.repair(failed.item, attempts):
                     # If another process has changed the flags meanwhile, there may be room for this one.
                     with suppress(ConditionFailed):
                         await self._access.call(self._summary.merge_flags(failed.item, now()))

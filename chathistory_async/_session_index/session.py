@@ -212,7 +212,7 @@ class IndexedSession:
             if was_changed_by(item, change_id):
                 # An attempt whose response was lost has stored the change.
                 return
-            if await self._writer.repair(item):
+            if await self._writer.repair(item, attempts):
                 continue
             request = self._summary.set_detail(name, await value_of(item), item, change_id, now())
             try:
