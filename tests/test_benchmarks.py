@@ -38,6 +38,7 @@ def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.stress
 def test_a_quick_run_tells_what_it_promises(importable: Path, engine: Engine) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", ",".join(CHEAP), "--no-report"]
     done = subprocess.run(

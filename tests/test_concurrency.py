@@ -26,8 +26,7 @@ from chathistory_async import DynamoDBChatMessageHistory
 VARIANTS = [
     *SINGLE_ITEM_VARIANTS,
     CollectionVariant,
-    IndexedVariant,
-    *in_stress(SyncCollectionVariant, EncryptedCollectionVariant),
+    *in_stress(IndexedVariant, SyncCollectionVariant, EncryptedCollectionVariant),
 ]
 
 

@@ -154,6 +154,7 @@ class TestAllAtOnce:
             with pytest.raises(type(error), match=re.escape(str(error))):
                 await store.get_session_info(session)
 
+    @pytest.mark.stress
     async def test_are_purged(self, new_store: NewStore, owner: str, damaged: dict[str, tuple[str, Any]]) -> None:
         assert await new_store().purge_owner(owner) == PurgeResult(len(damaged), 3 * len(damaged))
         assert await all_listed(new_store(), owner, 50) == ([], {})
@@ -163,6 +164,7 @@ class TestAllAtOnce:
         assert set(await asyncio.gather(*map(store.delete_session, damaged))) == {3}
         assert [await store.get_session_info(session) for session in damaged] == [None] * len(damaged)
 
+    @pytest.mark.stress
     async def test_take_appends_and_edits(
         self, new_store: NewStore, damage: Damage, damaged: dict[str, tuple[str, Any]]
     ) -> None:

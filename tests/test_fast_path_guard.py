@@ -27,6 +27,7 @@ from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from aws_xray_sdk.core import xray_recorder
 from aws_xray_sdk.ext.aiobotocore import patch as patch_for_xray
+from botocore import handlers
 from botocore.config import Config
 from botocore.history import get_global_history_recorder
 from botocore.stub import Stubber
@@ -173,6 +174,17 @@ class TestEventHandlers:
         await chat(variant(history))
         assert [event.split(".")[2] for event in events] == proxy.operations()
         assert f"has an event handler, by {__name__}" in str(history.fast_path_status.reason)
+
+    async def test_that_a_mock_adds_to_the_sdks_list_are_called_by_the_next_client(
+        self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await make(endpoint_url=proxy.url).aget_messages()
+        events: list[str] = []
+        added = [*handlers.BUILTIN_HANDLERS, ("before-send.dynamodb.*", heard(events))]
+        monkeypatch.setattr(handlers, "BUILTIN_HANDLERS", added)
+        await make(endpoint_url=proxy.url, config=Config(read_timeout=9)).aget_messages()
+        assert len(events) == 1
+        assert [seen.by_sdk for seen in proxy.seen] == [False, True]
 
     async def test_that_come_later_are_called_and_may_go_again(self, make: Make, proxy: Proxy) -> None:
         history, events = make(endpoint_url=proxy.url), list[str]()

@@ -30,11 +30,10 @@ from chathistory_async import ChatHistoryError, DynamoDBChatMessageHistory
 
 VARIANTS = [
     AsyncVariant,
-    SdkVariant,
     CollectionVariant,
-    SdkCollectionVariant,
     IndexedVariant,
-    *in_stress(SyncVariant, EncryptedVariant, SyncCollectionVariant, EncryptedCollectionVariant),
+    *in_stress(SdkVariant, SyncVariant, EncryptedVariant),
+    *in_stress(SdkCollectionVariant, SyncCollectionVariant, EncryptedCollectionVariant),
 ]
 pytestmark = pytest.mark.usefixtures("fast_path_always_open")
 WRITERS = 8

@@ -773,7 +773,7 @@ class TestClear:
 
 
 class TestHistorySize:
-    @pytest.mark.parametrize("size", [1, 5, pytest.param(20, marks=pytest.mark.stress)])
+    @pytest.mark.parametrize("size", [1, *(pytest.param(size, marks=pytest.mark.stress) for size in (5, 20))])
     async def test_stored_messages_stay_within_a_slack(
         self, variant: type[Variant], make: Make, stored: Any, size: int
     ) -> None:
@@ -866,7 +866,8 @@ class TestCost:
         await asyncio.gather(*(add(start, 2) for start in range(messages - 100, messages, 2)))
 
     @pytest.mark.timeout(400)
-    async def test_does_not_grow_with_the_session(self, make: Make, proxy: Proxy) -> None:
+    @pytest.mark.parametrize("messages", [10_000, pytest.param(100_000, marks=pytest.mark.stress)])
+    async def test_does_not_grow_with_the_session(self, make: Make, proxy: Proxy, messages: int) -> None:
         proxy.measure = True
         await self.fill(make, 100)
         # The first append reads once more.
@@ -879,7 +880,7 @@ class TestCost:
             "first page": ["Query"],
         }
         assert all(sum(units) > 0 for _, units in at_100.values())
-        await self.fill(make, 100_000)
+        await self.fill(make, messages)
         await make(endpoint_url=proxy.url).aadd_messages(humans("first"))
         assert await self.costs(make, proxy) == at_100
 

@@ -1481,7 +1481,7 @@ class Writers:
 
 # 64 seconds on two cores that eight programs shared.
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("number", [40, pytest.param(500, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("number", [24, pytest.param(500, marks=pytest.mark.stress)])
 def test_many_sessions_while_writers_append_killed_halfway_and_run_again(dynamodb: Any, number: int) -> None:
     sessions = [f"session-{index:03}" for index in range(number)]
     with created_table(layout="single_item") as old, created_table() as new:

@@ -333,11 +333,13 @@ def found_by_mypy(tmp_path_factory: pytest.TempPathFactory) -> str:
     return subprocess.run(program, capture_output=True, text=True, check=False, cwd=folder).stdout
 
 
+@pytest.mark.stress
 def test_the_types_are_those_that_users_see(found_by_mypy: str) -> None:
     assert "checked 2 source files" in found_by_mypy
     assert "use.py" not in found_by_mypy.replace("misuse.py", ""), found_by_mypy
 
 
+@pytest.mark.stress
 def test_misuse_is_seen_by_a_type_checker(found_by_mypy: str) -> None:
     for number, (misuse, code) in enumerate(MISUSES.items(), start=2):
         [line] = [line for line in found_by_mypy.splitlines() if f"misuse.py:{number}:" in line and "error" in line]

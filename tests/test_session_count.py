@@ -318,7 +318,7 @@ class TestANewSession:
 
 
 class TestACancelledSweep:
-    # moto answers one request at a time, and copies the table for each transaction.
+    @pytest.mark.stress
     async def test_at_any_request_leaves_a_count_that_is_right(
         self,
         sweep: Session,
@@ -460,6 +460,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.stress
 async def test_a_clear_that_is_killed_at_any_request(
     store: ChatHistoryStore, collection_table: str, session_id: str, owner: str, proxy: Proxy, check: Any
 ) -> None:

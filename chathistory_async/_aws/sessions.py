@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 from collections.abc import Callable
 from typing import TypeAlias, Union
@@ -10,7 +11,9 @@ from typing import TypeAlias, Union
 import aioboto3
 import boto3
 from aiobotocore.credentials import AioCredentialResolver, AioCredentials
+from aiobotocore.hooks import AioHierarchicalEmitter
 from aiobotocore.session import AioSession
+from botocore import handlers
 from botocore.config import Config
 from botocore.credentials import Credentials, ReadOnlyCredentials, RefreshableCredentials
 from botocore.loaders import Loader, create_loader
@@ -50,14 +53,24 @@ _regions: dict[tuple[str, str], list[str]] = {}
 
 
 def _core_session(profile: str | None = None) -> AioSession:
-    core = AioSession(profile=profile)
+    # A mock such as moto's adds its handler to the SDK's list.
+    event_hooks = copy.copy(_with_builtin_handlers(tuple(map(tuple, handlers.BUILTIN_HANDLERS))))
+    core = AioSession(event_hooks=event_hooks, include_builtin_handlers=False, profile=profile)
     core.register_component("data_loader", _loader(core.get_config_variable("data_path")))
     return core
 
 
+@functools.lru_cache(1)
+def _with_builtin_handlers(_: tuple[object, ...]) -> AioHierarchicalEmitter:
+    # To register them takes 13 ms, and to copy this takes 1 ms. Without them a session and its client take 9 ms.
+    event_hooks = AioHierarchicalEmitter()
+    AioSession(event_hooks=event_hooks)
+    return event_hooks
+
+
 @functools.cache
 def _loader(data_path: str | None) -> Loader:
-    # A loader keeps the service models that it has parsed. A client takes 10 ms to make with them, 50 to 90 ms without.
+    # A loader keeps the service models that it has parsed. Without them a client takes 40 to 80 ms longer to make.
     return create_loader(data_path)
 
 
