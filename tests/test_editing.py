@@ -371,8 +371,8 @@ class TestPopping:
         popped = await asyncio.gather(*(make(endpoint_url=proxy.url).apop_message() for _ in range(20)))
         contents = sorted(int(str(message.content)) for message in popped if message is not None)
         assert contents == list(range(15))
-        # A read and a removal each, and the turns that are lost: 75 to 103 on an idle machine, 151 on a busy one. Without
-        # growing pauses it is 300 and more.
+        # A read and a removal each, and the turns that are lost: 75 to 103 on an idle machine, 151 on a busy one.
+        # Without growing pauses it is 300 and more.
         assert len(proxy.seen) <= 200
 
     async def test_takes_two_requests(self, through: Through, make: Make, proxy: Proxy, removal: str) -> None:
