@@ -5,9 +5,9 @@ client sends it, with that client's pool, TLS and time-outs. A response is accep
 a success, or an error after which nothing is stored and the SDK would not retry (``_FINAL_ERRORS``). In every other
 case the SDK's client sends the request again, with its own errors and retries.
 
-A put takes 0.28 of the CPU time of a plain aioboto3 client, an update 0.27, a get 0.27 and a query of 20 items 0.26.
-Against aiodynamo the ratios are 0.74, 0.68, 0.75 and 0.67. These are medians of 30 paired ratios, against a server of
-canned responses on the same core (aioboto3 15.5.0 without awscrt, aiodynamo 26.4, CPython 3.11). See ``benchmarks/``.
+A put takes 0.29 of the CPU time of a plain aioboto3 client, an update 0.27, a get 0.27 and a query of 20 items 0.28.
+Against aiodynamo the ratios are 0.86, 0.77, 0.86 and 0.81. These are medians of paired ratios, against a server of canned
+responses on the same core (aioboto3 15.5.0 without awscrt, aiodynamo 26.4, CPython 3.12). See ``benchmarks/``.
 """
 
 from __future__ import annotations
