@@ -298,7 +298,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         A single item takes one ``GetItem``. An item collection takes one ``Query`` for each megabyte; with ``limit`` or
         ``history_size``, the query reads the latest messages without the others. With ``kms_key_id``, each data key
         that this process has not cached in the last five minutes takes one KMS ``Decrypt``. Long histories are
-        decrypted and decoded in slices, and the event loop runs other tasks between the slices.
+        decrypted and decoded in slices, and the event loop runs other tasks between the slices. Each append is read
+        whole or not at all. A read of several pages is no snapshot: messages that are appended or deleted meanwhile may
+        be in it or not.
 
         Args:
             limit: the maximum number of messages, counted from the latest; None for all messages that ``history_size``
@@ -368,7 +370,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
         An empty sequence writes nothing. If the call is cancelled, or fails with ``EndpointError``, ``ServiceError``,
         ``ThrottledError`` or ``WriteOutcomeUnknownError``, the batch may have been stored. If it was stored, it was
-        stored whole.
+        stored whole. Before you repeat such a call, read the session, or give both calls the same ``idempotency_key``.
 
         In a single item: usually one ``UpdateItem`` that does not read. A second write is needed if the session has
         expired; if the session outgrew ``history_size`` unseen by this handle; if the session has had over 255 writes
@@ -559,7 +561,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     async def aclear(self) -> None:
         """Delete the session's messages; in a single item, also all attributes that other programs have put there.
 
-        A retry never deletes messages that were added after the deletion.
+        A retry never deletes messages that were added after the deletion. Messages that are appended while the call
+        runs are deleted or kept.
 
         In a single item: a ``GetItem`` and, if the item exists, a ``DeleteItem``. If AWS receives a request of
         ``aadd_messages`` only after this call, the request may store its batch again; ``aadd_messages`` describes that
