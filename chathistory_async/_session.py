@@ -186,7 +186,7 @@ class Attempts:
 
     Before an attempt there is a random pause (full jitter). Its limit begins at 4 times the duration of the last
     attempt, grows fourfold with each pause, and is at most 1 s: after a pause shorter than an attempt, all the
-    writers that lost to the same one would collide again. There is no pause after an attempt that lost to nobody.
+    writers that lost to the same one would collide again. No pause follows an attempt that failed without a conflict.
 
     Args:
         access: the session.
@@ -222,9 +222,9 @@ class Attempts:
         self.number += 1
         self._began = time.perf_counter()
 
-    def lost_to_nobody(self) -> None:
-        """Note that the current attempt has failed, but not because of another writer. The next one begins at once."""
-        self._at_once += 1
+    def retry_at_once(self) -> None:
+        """Begin the next attempt without a pause, because the current one failed without a conflict."""
+        self._at_once = max(self._at_once, 1)
 
     async def _pause(self) -> None:
         self._pauses += 1
@@ -313,7 +313,7 @@ def leaves_nothing_opened(
 
 def check_sequence(values: object, method: str, what: str) -> None:
     """Raise TypeError if a caller gives one message or value instead of a sequence."""
-    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
+    if not isinstance(values, Sequence) or isinstance(values, (str, bytes, bytearray, memoryview)):
         raise TypeError(f"{method} takes a sequence of {what}s: put the one {what} in a list")
 
 

@@ -298,9 +298,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         A single item takes one ``GetItem``. An item collection takes one ``Query`` for each megabyte; with ``limit`` or
         ``history_size``, the query reads the latest messages without the others. With ``kms_key_id``, each data key
         that this process has not cached in the last five minutes takes one KMS ``Decrypt``. Long histories are
-        decrypted and decoded in slices, and the event loop runs other tasks between the slices. Each append is read
-        whole or not at all. A read of several pages is no snapshot: messages that are appended or deleted meanwhile may
-        be in it or not.
+        decrypted and decoded in slices, and the event loop runs other tasks between the slices. A batch
+        that is appended meanwhile is read whole or not at all, unless ``limit``, ``up_to`` or ``history_size`` cuts it.
+        A read of several pages is not a snapshot: it may miss messages that are appended or deleted meanwhile.
 
         Args:
             limit: the maximum number of messages, counted from the latest; None for all messages that ``history_size``
@@ -561,8 +561,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     async def aclear(self) -> None:
         """Delete the session's messages; in a single item, also all attributes that other programs have put there.
 
-        A retry never deletes messages that were added after the deletion. Messages that are appended while the call
-        runs are deleted or kept.
+        A retry never deletes messages that were added after the deletion. A batch that is appended while the call
+        runs is deleted or kept.
 
         In a single item: a ``GetItem`` and, if the item exists, a ``DeleteItem``. If AWS receives a request of
         ``aadd_messages`` only after this call, the request may store its batch again; ``aadd_messages`` describes that

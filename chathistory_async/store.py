@@ -104,7 +104,8 @@ class ChatHistoryStore:
             much, plus four write units: DynamoDB bills transactions twice, and bills the session's item and its entry
             in the owner's index. Concurrent writers of one session conflict and retry. Every store that writes to the
             table should have ``session_index=True``. A session that had messages before is listed from its next append
-            on; its earlier messages are counted at the first request for its count. Needs an item collection, and the
+            on; its earlier messages are counted at the first request for its count. Its item expires with the messages
+            of that append, although earlier messages may expire later or never. Needs an item collection, and the
             global secondary index ``SessionsByOwner`` that ``create_table`` makes. The store's first append queries
             that index and raises ``KeySchemaError`` if it is missing.
         fast_path: whether calls to DynamoDB may take the fast path; as for ``DynamoDBChatMessageHistory``.

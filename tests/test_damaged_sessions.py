@@ -154,7 +154,6 @@ class TestAllAtOnce:
             with pytest.raises(type(error), match=re.escape(str(error))):
                 await store.get_session_info(session)
 
-    @pytest.mark.stress
     async def test_are_purged(self, new_store: NewStore, owner: str, damaged: dict[str, tuple[str, Any]]) -> None:
         assert await new_store().purge_owner(owner) == PurgeResult(len(damaged), 3 * len(damaged))
         assert await all_listed(new_store(), owner, 50) == ([], {})
@@ -243,6 +242,18 @@ class TestHealing:
         await store_through().set_title(sessions[1], "new")
         assert proxy.operations() == ["GetItem", "UpdateItem"] * (3 if overtaken else 2)
         assert len(pauses) == overtaken
+
+    async def test_spares_the_next_attempt_its_pause_and_no_other(
+        self, new_store: NewStore, sessions: list[str], pauses: list[float]
+    ) -> None:
+        history: Any = new_store().session(sessions[0])
+        attempts = history._session.access.attempts()
+        await attempts.begin()
+        attempts.retry_at_once()
+        await attempts.begin()
+        assert pauses == []
+        await attempts.begin()
+        assert len(pauses) == 1
 
     async def test_of_metadata_is_the_users(self, new_store: NewStore, sessions: list[str], damage: Damage) -> None:
         store = new_store()

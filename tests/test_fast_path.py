@@ -31,6 +31,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioRefreshableCredentials
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
+from aiobotocore.signers import AioRequestSigner
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials, RefreshableCredentials
 from botocore.exceptions import ClientError, CredentialRetrievalError
@@ -192,12 +193,20 @@ class TestOff:
             assert reason in await reason_against(client)
 
     @pytest.mark.parametrize(
-        ("signed", "reason"),
-        [({"config": Config(signature_version="v4a")}, "Version 4"), ({"region_name": "local"}, "'local'")],
+        "signed",
+        [
+            "?X-Amz-Algorithm=AWS4-ECDSA-P256-SHA256&X-Amz-Credential=AK/20260101/dynamodb/aws4_request",
+            "?Signature=x",
+            "",
+        ],
     )
-    async def test_where_the_sdk_signs_otherwise(self, signed: dict[str, Any], reason: str) -> None:
-        async with sdk_client(**signed) as client:
-            assert reason in await reason_against(client)
+    async def test_where_the_sdk_signs_otherwise(self, monkeypatch: pytest.MonkeyPatch, signed: str) -> None:
+        async def generate_presigned_url(*_: object, **__: object) -> str:
+            return f"https://dynamodb.us-east-1.amazonaws.com/{signed}"
+
+        monkeypatch.setattr(AioRequestSigner, "generate_presigned_url", generate_presigned_url)
+        async with sdk_client() as client:
+            assert "not the known ones" in await reason_against(client)
 
     async def test_where_what_it_sends_with_changes(
         self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
@@ -282,9 +291,10 @@ class TestUserAgent:
 
 
 class TestRegion:
-    @pytest.mark.parametrize("region", ["eu-west-1", "fips-us-east-1", "cn-north-1"])
-    async def test_is_the_one_that_the_sdk_signs_for(self, region: str) -> None:
-        async with sdk_client(region_name=region) as client:
+    @pytest.mark.parametrize("endpoint_url", [None, "http://localhost:8000"])
+    @pytest.mark.parametrize("region", ["eu-west-1", "fips-us-east-1", "cn-north-1", "local"])
+    async def test_is_the_one_that_the_sdk_signs_for(self, region: str, endpoint_url: str | None) -> None:
+        async with sdk_client(region_name=region, endpoint_url=endpoint_url) as client:
             fast_path = await fast_path_beside(client, aioboto3.Session(), pytest.fail)
             theirs = await client.generate_presigned_url("list_tables")
             assert f"%2F{fast_path._signer.region}%2F{fast_path._signer.service}%2F" in theirs
@@ -629,8 +639,11 @@ class TestTracebacks:
             await history(silent).add(humans(1))
         self.check(caught.value, "chathistory_async")
 
-    async def test_of_a_cancellation_have_none_at_all(self, history: Callable[..., Variant], silent: str) -> None:
-        one: Any = history(silent)
+    @pytest.mark.parametrize("fast_path", [True, False])
+    async def test_of_a_cancellation_have_none_at_all(
+        self, history: Callable[..., Variant], silent: str, fast_path: bool
+    ) -> None:
+        one: Any = history(silent, fast_path=fast_path)
         async with lent_to(one.history):
             pass
         task = asyncio.create_task(one.add(humans(1)))

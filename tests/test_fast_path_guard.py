@@ -19,6 +19,7 @@ from unittest import mock
 import aioboto3
 import aiobotocore.client
 import aiobotocore.endpoint
+import botocore
 import pytest
 import wrapt
 from aiobotocore.client import AioBaseClient
@@ -185,6 +186,22 @@ class TestEventHandlers:
         await make(endpoint_url=proxy.url, config=Config(read_timeout=9)).aget_messages()
         assert len(events) == 1
         assert [seen.by_sdk for seen in proxy.seen] == [False, True]
+
+    async def test_of_an_initializer_are_called_once_while_it_is_registered(self, make: Make, proxy: Proxy) -> None:
+        events = list[str]()
+        handler = heard(events)
+
+        def initialize(session: Any) -> None:
+            session.register("before-send.dynamodb.*", handler)
+
+        botocore.register_initializer(initialize)
+        try:
+            await make(endpoint_url=proxy.url).aget_messages()
+        finally:
+            botocore.unregister_initializer(initialize)
+        assert len(events) == 1
+        await make(endpoint_url=proxy.url, config=Config(read_timeout=9)).aget_messages()
+        assert len(events) == 1
 
     async def test_that_come_later_are_called_and_may_go_again(self, make: Make, proxy: Proxy) -> None:
         history, events = make(endpoint_url=proxy.url), list[str]()

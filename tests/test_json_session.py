@@ -190,7 +190,7 @@ class TestMethods:
         await asyncio.to_thread(use, open_session())
 
     async def test_refuse_one_value_where_several_are_expected(self, open_session: Open) -> None:
-        for wrong in ({"a": 1}, "text", b"x", 5):
+        for wrong in ({"a": 1}, "text", b"x", bytearray(b"x"), 5):
             with pytest.raises(TypeError, match="aadd takes a sequence of values: put the one value in a list"):
                 await open_session().aadd(wrong)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="adelete takes an iterable of ids"):

@@ -263,6 +263,21 @@ class TestSessionIndex:
         assert session_expiry >= max(expiries.values())
         assert len(pauses) == grows, "it pauses only after it has lost to another writer"
 
+    async def test_never_expires_if_the_copies_never_do(
+        self, table: str, collection_table: str, session_id: str, items_in: Callable[[str], list[dict[str, Any]]]
+    ) -> None:
+        async with ChatHistoryStore(collection_table, session_index=True, ttl=500) as before:
+            await before.session(session_id).aadd_messages(humans("before"))
+        async with (
+            ChatHistoryStore(table, layout="single_item") as source,
+            ChatHistoryStore(collection_table, session_index=True) as target,
+        ):
+            await source.session(session_id).aadd_messages(humans("first"))
+            assert await outcome(target, source, session_id) == ("copied", 1, 1)
+        expiring = [item["MessageId"]["S"] for item in items_in(collection_table) if "expireAt" in item]
+        assert len(expiring) == 1
+        assert "session" not in expiring
+
     @pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.CONFLICT])
     async def test_counts_once_where_a_request_is_retried(
         self, source: ChatHistoryStore, collection_table: str, session_id: str, proxy: Proxy, fault: Fault
@@ -1481,7 +1496,7 @@ class Writers:
 
 # 64 seconds on two cores that eight programs shared.
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("number", [24, pytest.param(500, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("number", [12, pytest.param(500, marks=pytest.mark.stress)])
 def test_many_sessions_while_writers_append_killed_halfway_and_run_again(dynamodb: Any, number: int) -> None:
     sessions = [f"session-{index:03}" for index in range(number)]
     with created_table(layout="single_item") as old, created_table() as new:

@@ -265,85 +265,8 @@ def test_synchronous_methods_are_one_line_each(method: Any) -> None:
     assert "run(self.a" in body[0] or body == ["return iterate(self.aiter())"]
 
 
-USE = """
-from typing import assert_type  # Python 3.11
-from langchain_core.chat_history import BaseChatMessageHistory
-from langchain_core.messages import BaseMessage, HumanMessage
-from chathistory_async import (
-    ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, JsonSession, MigrationResult, Page, ValuePage
-)
-from chathistory_async.local import local_engine
-
-
-def get_session_history(session_id: str) -> BaseChatMessageHistory:
-    return DynamoDBChatMessageHistory("t", session_id, ttl=5, key={"a": "b", "c": 1})
-
-
-async def use() -> None:
-    async with local_engine() as url, ChatHistoryStore("t", endpoint_url=url) as store:
-        assert_type(url, str)
-        assert_type(store, ChatHistoryStore)
-        history = store.session("s")
-        assert_type(history, DynamoDBChatMessageHistory)
-        assert_type(await history.aget_messages(), list[BaseMessage])
-        assert_type(history.messages, list[BaseMessage])
-        assert_type(history.ttl, int | None)
-        page = await history.apage(5)
-        assert_type(page, Page)
-        assert_type(page.messages[0].message, BaseMessage)
-        assert_type([message async for message in history.aiter()], list[BaseMessage])
-        assert_type([message for message in history.iter()], list[BaseMessage])
-        assert_type(await history.apop_message(), BaseMessage | None)
-        values = store.json_session("j", format="other")
-        assert_type(values, JsonSession)
-        await values.aadd([{"a": 1}, 2], idempotency_key="k")
-        assert_type(await values.apage(), ValuePage)
-        history.add_messages([HumanMessage("x")])
-        old = ChatHistoryStore("old", endpoint_url=url, layout="single_item")
-        moved = [session async for session in store.migrate_from(old, old.scan_session_ids(), dry_run=True)]
-        assert_type(moved, list[MigrationResult])
-    async with DynamoDBChatMessageHistory("t", "s") as single:
-        assert_type(single, DynamoDBChatMessageHistory)
-    try:
-        single.clear()
-    except ChatHistoryError as error:
-        assert_type(error.table_name, str | None)
-"""
-
-MISUSES = {
-    "DynamoDBChatMessageHistory('t')": "call-arg",
-    "DynamoDBChatMessageHistory('t', 's', ttl='1')": "arg-type",
-    "DynamoDBChatMessageHistory('t', 's', region='r')": "call-arg",
-    "DynamoDBChatMessageHistory('t', 's', key={'a': 1.5})": "dict-item",
-    "DynamoDBChatMessageHistory('t', 's').ttl = 5": "misc",
-    "DynamoDBChatMessageHistory('t', 's').add_messages('x')": "arg-type",
-    "ChatHistoryStore('t', 'http://x')": "call-arg",
-}
-
-
-@pytest.fixture(scope="module")
-def found_by_mypy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The output of mypy for both programs. One run for both, because mypy takes 15 s to read what they import."""
-    folder = tmp_path_factory.mktemp("programs")
-    folder.joinpath("use.py").write_text(USE)
-    misuse = ["from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory", *MISUSES]
-    folder.joinpath("misuse.py").write_text("\n".join(misuse))
-    command = [sys.executable, "-m", "mypy", "--strict", "--python-version", "3.12", "--cache-dir", str(folder)]
-    program = [*command, "use.py", "misuse.py"]
-    return subprocess.run(program, capture_output=True, text=True, check=False, cwd=folder).stdout
-
-
-@pytest.mark.stress
-def test_the_types_are_those_that_users_see(found_by_mypy: str) -> None:
-    assert "checked 2 source files" in found_by_mypy
-    assert "use.py" not in found_by_mypy.replace("misuse.py", ""), found_by_mypy
-
-
-@pytest.mark.stress
-def test_misuse_is_seen_by_a_type_checker(found_by_mypy: str) -> None:
-    for number, (misuse, code) in enumerate(MISUSES.items(), start=2):
-        [line] = [line for line in found_by_mypy.splitlines() if f"misuse.py:{number}:" in line and "error" in line]
-        assert f"[{code}]" in line, (misuse, line)
+def test_the_package_says_that_it_is_typed() -> None:
+    assert PACKAGE.joinpath("py.typed").exists()
 
 
 def test_the_package_says_what_it_needs() -> None:

@@ -145,6 +145,8 @@ async def _send(clients: Clients, request: Request, ref: SessionRef, deadline: _
             response = await client.send(request.operation, request.parameters)
     except _SDK_ERRORS as error:
         raise _mapped(error, ref, request.service, request.parameters) from _without_frames(error, handled)
+    except _ENDS_OF_TASKS as error:
+        raise _without_frames(error, handled) from None
     try:
         check_answer(*request[:2], response, large=request.large)
     except NotAnAnswer:
@@ -213,6 +215,8 @@ async def _region_of(clients: Clients, service: Service, ref: SessionRef) -> str
             region: str = client.client.meta.region_name
     except _SDK_ERRORS as error:
         raise _mapped(error, ref, service) from _without_frames(error, handled)
+    except _ENDS_OF_TASKS as error:
+        raise _without_frames(error, handled) from None
     return region
 
 
@@ -247,8 +251,12 @@ _SDK_ERRORS = (
 )
 
 
+# Exceptions that end the task which sends a request. They are raised as they are.
+_ENDS_OF_TASKS = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+
+
 def _without_frames(error: BaseException, handled: BaseException | None) -> BaseException:
-    """Return an SDK error, and remove the frames and the undecodable input from it and from the errors below it.
+    """Return an error, and remove the frames and the undecodable input from it and from the errors below it.
 
     The locals of frames hold the request's headers and with them credentials, and error trackers record locals. If a
     credential provider's response cannot be decoded, the error holds that response as its input.

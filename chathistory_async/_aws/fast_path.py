@@ -5,9 +5,8 @@ client sends it, with that client's pool, TLS and time-outs. A response is accep
 a success, or an error after which nothing is stored and the SDK would not retry (``_FINAL_ERRORS``). In every other
 case the SDK's client sends the request again, with its own errors and retries.
 
-A put takes 0.29 of the CPU time of a plain aioboto3 client, an update 0.27, a get 0.27 and a query of 20 items 0.28.
-Against aiodynamo the ratios are 0.86, 0.77, 0.86 and 0.81. These are medians of paired ratios, against a server of canned
-responses on the same core (aioboto3 15.5.0 without awscrt, aiodynamo 26.4, CPython 3.12). See ``benchmarks/``.
+A small call takes 0.27 to 0.29 of the CPU time of a plain aioboto3 client, and 0.77 to 0.86 of aiodynamo's: see
+``benchmarks/``.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import aiohttp
 import orjson
@@ -233,9 +232,9 @@ async def fast_path_beside(client: Any, session: Any, tell: Callable[[str], None
     await credentials.get_frozen_credentials()
     with _unknown_is_off(BotoCoreError, ClientError, ValueError), start_as_current_context():
         # While the SDK signs a request, it records features in this context. The User-Agent names those features.
-        await client.generate_presigned_url("list_tables")
+        signer = await _signer_of(client)
         user_agent = client._user_agent_creator.to_string()
-        return FastPath(client, http, credentials, _signer_of(client.meta), user_agent, guard, tell)
+        return FastPath(client, http, credentials, signer, user_agent, guard, tell)
 
 
 async def send_by_sdk(client: Any, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -302,11 +301,6 @@ def _check_configuration(meta: Any) -> None:
         raise NoFastPath("the SDK adapts its rate to all attempts in the retry mode adaptive")
     if meta.config.signature_version is UNSIGNED:
         raise NoFastPath("requests are not signed")
-    if meta.config.signature_version != "v4":
-        raise NoFastPath("requests are not signed with Signature Version 4")
-    # This is the only region whose requests the SDK may sign for another region.
-    if meta.region_name == "local":
-        raise NoFastPath("the SDK chooses what requests of the region 'local' are signed for")
 
 
 async def _aiohttp_session(client: Any) -> aiohttp.ClientSession:
@@ -331,8 +325,18 @@ def _without_frames(error: BaseException) -> BaseException:
     return error.with_traceback(None)
 
 
-def _signer_of(meta: Any) -> Signer:
-    return Signer(meta.service_model.signing_name, meta.region_name, _host(meta.endpoint_url))
+async def _signer_of(client: Any) -> Signer:
+    """Return a signer for the client's region and service, which are read from a URL that the client signs.
+
+    ``meta.region_name`` may differ: the SDK signs requests of the region "local" for us-east-1, unless an endpoint is
+    configured.
+    """
+    signed = urlsplit(await client.generate_presigned_url("list_tables"))
+    query = dict(parse_qsl(signed.query))
+    if query["X-Amz-Algorithm"] != "AWS4-HMAC-SHA256":
+        raise LookupError("the client has a different signer")
+    region, service = query["X-Amz-Credential"].split("/")[2:4]
+    return Signer(service, region, _host(client.meta.endpoint_url))
 
 
 def _host(url: str) -> str:

@@ -238,13 +238,20 @@ def _validated(kind: type[BaseMessage], data: dict[str, Any]) -> BaseMessage:
     return message
 
 
-# Together they have every field that a constructor or a validator of langchain-core treats specially.
+# Together they have the fields that constructors and validators of langchain-core treat specially.
 _SAMPLES: list[dict[str, Any]] = [
     {"content": "text", "name": "name", "role": "role", "tool_call_id": "call"},
     {
         "content": ["text", {"type": "text", "text": "more"}],
         "additional_kwargs": {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]},
+        "response_metadata": {"model_provider": "openai", "output_version": "v1"},
+        "usage_metadata": {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
         "tool_calls": [],
+        "invalid_tool_calls": [],
+        "tool_call_chunks": [{"name": "f", "args": "{", "id": "1", "index": 0, "type": "tool_call_chunk"}],
+        "chunk_position": "last",
+        "artifact": {"rows": [1]},
+        "status": "error",
         "name": "name",
         "role": "role",
         "tool_call_id": "call",
@@ -259,9 +266,10 @@ def _is_built_by_validation(kind: type[BaseMessage]) -> bool:
     In the known versions of langchain-core this is so for all classes but RemoveMessage, which takes no content.
     """
     try:
-        return all(_validated(kind, dict(sample)) == kind(**sample) for sample in _SAMPLES)
+        are_equal = all(_validated(kind, dict(sample)) == kind(**sample) for sample in _SAMPLES)
     except (ValueError, TypeError, AttributeError):
         return False
+    return are_equal and kind.__new__ is object.__new__
 
 
 _KINDS: dict[str, tuple[type[BaseMessage], Callable[..., object]]] = {

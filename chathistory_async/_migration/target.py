@@ -175,7 +175,7 @@ class Target:
         flag = None if self._is_empty else new_flag(at + TOMBSTONE_SECONDS)
         begin = self._summary.begin_anew(number, first, at, revision, expiry, is_first=self._is_empty, flag=flag)
         extend = [] if expiry is None else [[self._summary.count_on(number, at, revision, expiry)]]
-        return [[begin], *extend, [self._summary.count_on(number, at, revision)]]
+        return [[begin], *extend, [self._summary.count_on(number, at, revision, never_expires=expiry is None)]]
 
     async def verify(self, originals: Mapping[int, BaseMessage], checkpoint: Checkpoint, new: int) -> Checkpoint:
         """Compare messages with their copies, and store and return the checkpoint that counts them as verified.

@@ -170,7 +170,7 @@ class CountingWriter:
         # If another writer has changed the item meanwhile, the caller's next attempt reads it again.
         with suppress(ConditionFailed):
             await self._access.call(request)
-            attempts.lost_to_nobody()
+            attempts.retry_at_once()
         return True
 
     async def count_and_heal(self, item: Item) -> int:
@@ -203,8 +203,10 @@ class CountingWriter:
             item = await self.item()
             if item is None or not await self.repair(item, attempts):
                 raise
-            await attempts.begin()
-            await self._access.call(request, maybe_stored=attempts.maybe_stored)
+        else:
+            return
+        await attempts.begin()
+        await self._access.call(request, maybe_stored=attempts.maybe_stored)
 
     async def _flag(self) -> str | None:
         """Add a flag to the session's item and return the flag, or return None if the session has no item."""

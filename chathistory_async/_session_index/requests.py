@@ -191,7 +191,9 @@ class SessionItem:
             change, values[":flags"] = f"{change} ADD #recount :flags", {"SS": [flag]}
         return {"Update": self._update(change, _NEW, values | time_values(now))}
 
-    def count_on(self, change: int, now: int, revision: str, expiry: str | None = None) -> dict[str, Any]:
+    def count_on(
+        self, change: int, now: int, revision: str, expiry: str | None = None, *, never_expires: bool = False
+    ) -> dict[str, Any]:
         """Return the action that counts messages which the same transaction removes, or stores before all others.
 
         The condition fails if
@@ -205,6 +207,7 @@ class SessionItem:
             now: the time, in seconds since the epoch.
             revision: the id of this write.
             expiry: the item's new expiry, in seconds since the epoch, or None to leave it.
+            never_expires: whether the item must not expire, because messages that are stored never do.
         """
         sets, conditions = ["#count = #count + :change", "#revision = :revision"], [_THERE]
         values: dict[str, AttributeValue] = {":change": number_value(change), ":revision": {"S": revision}}
@@ -218,8 +221,8 @@ class SessionItem:
             sets.append("#expiry = :expiry")
             conditions.append("#expiry < :expiry")
             values[":expiry"] = {"N": expiry}
-        condition = " AND ".join(conditions)
-        return {"Update": self._update(f"SET {', '.join(sets)}", condition, values | time_values(now))}
+        update = f"SET {', '.join(sets)}{' REMOVE #expiry' if never_expires else ''}"
+        return {"Update": self._update(update, " AND ".join(conditions), values | time_values(now))}
 
     def extend(self, now: int) -> Request | None:
         """Return the request that extends an item's expiry to that of messages written now; None if these never expire.
