@@ -29,7 +29,7 @@ EMBEDDED = "the embedded engine cannot honestly hold this: "
 
 # In debug mode the futures, tasks and handles keep the stacks of their creation, which took a third of the suite's CPU.
 # They ask get_debug(). The loop's own checks, of the calling thread and of slow callbacks, do not.
-asyncio.BaseEventLoop.get_debug = lambda _: False  # type: ignore[method-assign]
+asyncio.BaseEventLoop.get_debug = lambda self: False  # type: ignore[method-assign]
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "test",
