@@ -1,4 +1,4 @@
-"""Opens the session of a handle by its settings: the session's layout, codec, encryption and index."""
+"""Builds the session of a handle: its layout, format, encryption and index."""
 
 from __future__ import annotations
 
@@ -77,14 +77,16 @@ class Settings:
 
 
 class Opened(NamedTuple):
-    """A session, and its entry in the session index; None without an index."""
+    """A session, and its summary in the session index; None without an index."""
 
     session: Session[Any]
     indexed: IndexedSession | None
 
 
 class SessionSpec(NamedTuple):
-    """The session that a handle is a handle on. A copy of the handle, or a pickle, carries it and opens it anew.
+    """Everything that is needed to open a handle's session.
+
+    A copy or a pickle of the handle keeps it, and opens the session again.
 
     A NamedTuple, because a frozen dataclass takes a microsecond longer to make.
 

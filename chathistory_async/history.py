@@ -193,7 +193,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         return history
 
     def _begin(self, session_id: str, spec: SessionSpec) -> None:
-        """Become an open handle on a session. Nothing that this method makes is shared with a copy of the handle."""
+        """Open the handle on a session. A copy of the handle has its own session and lifetime."""
         self._session_id = session_id
         self._spec = spec
         opened = spec.open()

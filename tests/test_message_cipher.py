@@ -119,8 +119,8 @@ class TestNothingIsStoredInTheClear:
         secrets = [SECRET.encode()]
         for history in (writer, reader):
             cache = cipher_of(history)._keys._cache
-            secrets += [key.plaintext for key in cache._opened.values()]
-            shown += repr([*cache._opened.values(), *cache._in_use.values()])
+            secrets += [key.plaintext for key in cache._decrypted.values()]
+            shown += repr([*cache._decrypted.values(), *cache._in_use.values()])
         assert len(set(secrets)) >= 3
         for secret in secrets:
             forms = [repr(secret)[2:-1], secret.hex(), base64.b64encode(secret).decode().rstrip("=")]
@@ -225,7 +225,7 @@ class TestTampering:
 
     async def test_leaves_nothing_of_it_in_what_error_trackers_record(self, make: Make) -> None:
         [encrypted] = await cipher_of(make()).encrypt(bound(SECRET.encode() * 10_000))
-        keys = [key.plaintext for key in cipher_of(make())._keys._cache._opened.values()]
+        keys = [key.plaintext for key in cipher_of(make())._keys._cache._decrypted.values()]
         for position in (100, len(encrypted) - 60, len(encrypted) - 1):
             flipped = bytearray(encrypted)
             flipped[position] ^= 1
@@ -258,7 +258,9 @@ class TestTampering:
         history = make()
         [encrypted] = await cipher_of(history).encrypt(bound(b"x"))
         [key] = [
-            key for key in cipher_of(history)._keys._cache._opened.values() if key.encrypted_key.ciphertext in encrypted
+            key
+            for key in cipher_of(history)._keys._cache._decrypted.values()
+            if key.encrypted_key.ciphertext in encrypted
         ]
         info = MasterKeyInfo("somebody", key.encrypted_key.key_arn)
         keys = RawKeys(SDKDataKey(info, key.plaintext, key.encrypted_key.ciphertext))

@@ -42,7 +42,7 @@ from chathistory_async._codec.attribute_values import size_of
 from chathistory_async._codec.message_attribute_values import decode_message, encode_message
 from chathistory_async._codec.messages import decode_json
 from chathistory_async._item_collection.sort_keys import MAX_MOVED, SortKey, parse_id
-from chathistory_async._migration.checkpoint import Checkpoint, Digests, Migration, known_of
+from chathistory_async._migration.checkpoint import Checkpoint, CheckpointItem, Digests, known_of
 from chathistory_async._request import ConditionFailed
 from chathistory_async._sync.bridge import run
 from chathistory_async.errors import SessionRef
@@ -79,7 +79,7 @@ async def read(store: ChatHistoryStore, session_id: str) -> list[BaseMessage]:
 
 async def mark_deleted(target: ChatHistoryStore, session_id: str) -> None:
     layout: Any = target.session(session_id)._spec.layout
-    await call(target._settings.clients, Migration(layout).mark_deleted(), SessionRef(target._layout.table_name))
+    await call(target._settings.clients, CheckpointItem(layout).mark_deleted(), SessionRef(target._layout.table_name))
 
 
 async def test_what_dynamodb_has_no_form_for_is_copied_compared_and_recognised(
@@ -633,7 +633,9 @@ class TestWhatIsDamaged:
         await source.session(session_id).aadd_messages(humans(1, 2))
         layout: Any = target.session(session_id)._spec.layout
         made_up = checkpoint._changed()
-        request = Migration(layout).advance(checkpoint, made_up, Digests(b"".join(made_up.copied), encrypted=False))
+        request = CheckpointItem(layout).advance(
+            checkpoint, made_up, Digests(b"".join(made_up.copied), encrypted=False)
+        )
         await call(target._settings.clients, request, SessionRef(layout.table_name))
         await self.all_fail(target, source, [session_id], error)
 

@@ -27,7 +27,7 @@ from ..errors import (
     ThrottledError,
     write_conflict,
 )
-from .answers import NotAnAnswer, check_answer, check_refusal
+from .answers import NotAnAnswer, check_answer, check_error_answer
 from .clients import Clients
 from .errors import from_botocore, from_cancelled_transaction, not_an_answer
 from .redaction import without_values
@@ -284,7 +284,7 @@ def _mapped(
         code = answer["Error"].get("Code")
         sent_before = answer.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
         try:
-            check_refusal(parameters, answer)
+            check_error_answer(parameters, answer)
         except NotAnAnswer:
             return not_an_answer(ref)
         if code == "ConditionalCheckFailedException" and "ConditionExpression" in parameters:

@@ -1,4 +1,4 @@
-"""The checkpoint of a session's move from a single item into an item collection, and its requests. Without I/O.
+"""The checkpoint of a session's migration from a single item into an item collection, and its requests. Pure: no I/O.
 
 A session's partition holds the records that were copied and one more item, the checkpoint. The checkpoint's sort key is
 outside the range of the records' sort keys. The checkpoint holds the sort keys of the copied messages, their number,
@@ -8,7 +8,7 @@ all of these. A checkpoint that does not match its checksum is refused, because 
 Exactly once. One transaction stores messages and the checkpoint that counts them, on condition that the checkpoint has
 not changed since it was read. So a process that is killed, that repeats a request, or that runs beside another process
 stores all messages that its checkpoint counts, or nothing. The checkpoint counts every message that was copied,
-including messages that users have removed since. So no message is copied twice.
+including messages that were removed, trimmed or have expired since. So no message is copied twice.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _GONE, _DELETED, _CHECK = "Gone", "Deleted", "Check"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The progress of a session's move.
+    """The progress of a session's migration.
 
     Attributes:
         base: the sort key of the first record that was copied. The other records have the same nonce. The tick of a
@@ -182,8 +182,8 @@ class Digests(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Migration:
-    """The requests that read or write a session's checkpoint, alone or together with messages."""
+class CheckpointItem:
+    """The item that holds a session's checkpoint: the requests that read or write it, alone or with messages."""
 
     layout: ItemCollection
 

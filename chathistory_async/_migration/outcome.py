@@ -48,7 +48,7 @@ class ConcurrentChange(Exception):
 
 
 class Ended(Exception):
-    """The move of a session has ended, with an outcome and possibly a reason."""
+    """The migration of a session has ended, with an outcome and possibly a reason."""
 
     def __init__(self, outcome: Outcome, reason: str | None = None) -> None:
         super().__init__()

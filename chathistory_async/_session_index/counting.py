@@ -24,7 +24,7 @@ from .._item_collection.writer import (
     Writer,
     check_age,
     check_stored,
-    was_refused,
+    condition_failed,
 )
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled, transaction
 from .._session import Access, Attempts, now
@@ -91,7 +91,7 @@ class CountingWriter:
             try:
                 await self._send(transaction(actions, revision), attempts)
             except TransactionCanceled as canceled:
-                if was_refused(record, canceled.reasons):
+                if condition_failed(record, canceled.reasons):
                     return check_stored(self._access, self._layout, record, canceled.reasons)
                 attempts.maybe_stored = canceled.sent_before
                 seen = canceled.reasons[-1].get("Item")

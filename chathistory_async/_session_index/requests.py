@@ -247,7 +247,7 @@ class SessionItem:
         )
 
     def merge_flags(self, seen: Item, now: int) -> Request:
-        """Return the request that replaces all flags by one, whose lease ends with the last of theirs.
+        """Return the request that replaces all flags by one: see ``flags``.
 
         The condition fails if the flags have changed since the item was seen. The new flag belongs to no sweep, because
         no sweep knows when the other sweeps have finished. So the flag stays until its lease is over.

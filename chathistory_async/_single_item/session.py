@@ -14,7 +14,7 @@ from .._codec.messages import LANGCHAIN, decode_json
 from .._encryption.binding import Binding
 from .._idempotency import check_key, content_digest_of, key_digest_of, key_reused
 from .._request import ConditionFailed, Item
-from .._session import Access, Session, leaves_nothing_opened, now, reads_stored
+from .._session import Access, Session, leaves_no_plaintext, now, reads_stored
 from .._settings import check_positive
 from ..errors import (
     ChatHistoryError,
@@ -123,7 +123,7 @@ class SingleItemSession(Session[BaseMessage]):
             {"B": encrypted} for encrypted in await self.access.cipher.encrypt([(_BINDING, body) for body in bodies])
         ]
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     @reads_stored
     async def decode(self, elements: Sequence[AttributeValue], start: int) -> list[BaseMessage]:
         """Return the messages of an item's elements, from the position ``start`` on."""
