@@ -47,7 +47,7 @@ COLOURS = {
     ONE: _BLUE,
     TWO: _BLUE,
 }
-# Of a reading's stages, waiting in grey: nobody's CPU.
+# For the stages of a read. Waiting is grey, because it takes no CPU.
 STAGE_COLOURS = (_GREY, _SKY, _ORANGE, _BLUE)
 _STYLE: Any = {
     "font.size": 10,

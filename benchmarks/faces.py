@@ -107,7 +107,7 @@ async def _kms() -> AsyncIterator[dict[str, Any]]:
 
 
 class _User:
-    """Who appends to a session of a variant and reads it, and knows what was sent."""
+    """Appends to a session of a variant and reads it, and knows which messages were sent."""
 
     def __init__(self, peer: Peer, session: str) -> None:
         self.session = session

@@ -1,4 +1,4 @@
-"""What is to be reached, held against what was measured."""
+"""The targets, compared with the measurements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .put_peers import DYNAMOXY
 from .reading import IN_TWOS
 from .variants import AIOBOTO3, AIODYNAMO, ITEM_COLLECTION, OURS, SINGLE_ITEM, UPSTREAM
 
-# By the benchmark's name.
+# The rows of each benchmark, by its name.
 Results: TypeAlias = Mapping[str, Sequence[Row]]
 
 

@@ -39,7 +39,7 @@ from chathistory_async import (
 from chathistory_async._aws.credentials import SessionCredentials
 
 KINDS = [aioboto3.Session, AioSession, boto3.Session]
-# Of the asynchronous ones, which are alike here, one.
+# One of the asynchronous ones, which are alike here.
 TWO_KINDS = [aioboto3.Session, boto3.Session]
 
 
@@ -141,7 +141,7 @@ print(json.dumps({{"Version": 1, "AccessKeyId": "PROCESS", "SecretAccessKey": "s
 
 SECRET = "a secret key"
 _KEYS = f'"Version": 1, "AccessKeyId": "A", "SecretAccessKey": "{SECRET}"'
-# Of a credential_process: cut off, of another JSON type, of another encoding, with values of other types.
+# Output of a credential_process: cut off, of another JSON type, of another encoding, with values of other types.
 STRANGE = [
     f"{{{_KEYS}".encode(),
     f'["{SECRET}"]'.encode(),

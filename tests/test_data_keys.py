@@ -339,7 +339,7 @@ class TestFailures:
         forget(make())
 
     async def failures(self, kind: type[ChatHistoryError], make: Make, **options: Any) -> list[ChatHistoryError]:
-        """What a read and an append of a session with one message raise."""
+        """Return the errors that a read and an append of a session with one message raise."""
         history, errors = make(config=Config(retries={"total_max_attempts": 2}), **options), []
         for attempt in (history.aget_messages(), history.aadd_messages([HumanMessage(SECRET)])):
             with pytest.raises(kind) as caught:

@@ -1,4 +1,4 @@
-"""What is stored with a KMS key: nothing in the clear, in the AWS Encryption SDK's format, and for one session only."""
+"""Messages stored with a KMS key: nothing in the clear, in the AWS Encryption SDK's format, for one session only."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RawKeys(CryptoMaterialsManager):  # type: ignore[misc]  # the SDK is not t
         return EncryptionMaterials(SUITE, self.key, stored, request.encryption_context)
 
     def decrypt_materials(self, request: Any) -> Any:
-        raise AssertionError("nothing is opened with it")
+        raise AssertionError("nothing is decrypted with it")
 
 
 def cipher_of(history: DynamoDBChatMessageHistory) -> MessageCipher:

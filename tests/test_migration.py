@@ -319,7 +319,7 @@ class TestOutcomes:
         for name in ("m#", "m#0", *(f"m#00-{number:03}" for number in range(150))):
             item = {"SessionId": {"S": session_id}, "MessageId": {"S": name}, "Notes": {"S": "of somebody else's"}}
             dynamodb.put_item(TableName=collection_table, Item=item)
-        # Of a time that is older than what is copied gets by default.
+        # Its time is before that of the copies by default.
         key = {"SessionId": {"S": session_id}, "MessageId": {"S": str(SortKey(10**12 << 16, "0" * 16, 0))}}
         text = '{"type": "human", "data": {"content": "3"}}'
         dynamodb.put_item(TableName=collection_table, Item=key | {"History": {"S": text}})
@@ -1332,7 +1332,7 @@ async def test_all_sessions_of_a_table(target: ChatHistoryStore, session_id: str
         async with ChatHistoryStore(table, **options) as source:
             sessions = {f"{session_id}-{number}" for number in range(7)}
             for session in sessions:
-                # Of 350 KB each, so that it takes several pages.
+                # 350 KB each, so that the scan has several pages.
                 await source.session(session).aadd_messages(humans(session, "x" * 350_000))
             assert {session async for session in source.scan_session_ids()} == sessions
             scans = [seen.body for seen in proxy.seen if seen.operation == "Scan"]

@@ -1,4 +1,4 @@
-"""What users import: complete, sorted, documented and typed."""
+"""The names that users import: complete, sorted, documented and typed."""
 
 from __future__ import annotations
 

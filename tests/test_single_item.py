@@ -1,4 +1,4 @@
-"""What a history does in the single item beyond the contract: cost, time to live, keys, attributes of others."""
+"""A history in the single item, beyond the contract: cost, time to live, keys, attributes of others."""
 
 from __future__ import annotations
 
