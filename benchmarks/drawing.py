@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from .faces import ENCRYPTED, SYNC, UPSTREAM_SYNC
 from .footprint import STORE, STORE_WITHOUT, WITHOUT
 from .measure import Spread
 from .put_peers import AWS_SDK, DYNAMOXY, PYDYNOX
+from .sync_and_encryption import ENCRYPTED, SYNC, UPSTREAM_SYNC
 from .turns import ONE, PUT, TWO
 from .variants import AIOBOTO3, AIODYNAMO, FLOOR, LARGE_POOL, OURS, PLAIN_PATH, UPSTREAM
 
