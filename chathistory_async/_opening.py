@@ -111,7 +111,7 @@ class SessionSpec(NamedTuple):
             ValueError: ``key`` is not the tuple that the store's ``key_parts`` requires.
         """
         whole_key = join_key(key, self.settings.key_parts)
-        return self._replace(layout=layout_with(self.layout, encode_key(whole_key)), key=whole_key)
+        return self._replace(layout=layout_with(self.layout, whole_key), key=whole_key)
 
     def open(self) -> Opened:
         """Build the session. No I/O. Each call builds a new one."""
@@ -158,8 +158,9 @@ def cipher_type(kms_key_id: str | None) -> type[MessageCipher] | None:
     return MessageCipher
 
 
-def layout_with(layout: AnyLayout, key: dict[str, AttributeValue]) -> AnyLayout:
+def layout_with(layout: AnyLayout, whole_key: Mapping[str, KeyValue]) -> AnyLayout:
     """Return a copy of a layout with a different session's key."""
+    key = encode_key(whole_key)
     if key.keys() != layout.key.keys():
         return replace(layout, key=key)
     # replace() would check the names again, and that takes as long as the rest of making a handle.

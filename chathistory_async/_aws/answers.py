@@ -1,4 +1,4 @@
-"""Check that a response has the form that DynamoDB and KMS send. Pure functions.
+"""Check that a response has the form that DynamoDB and KMS send. Pure: no I/O.
 
 A response of a different form comes from a different server, such as a proxy, or is damaged.
 """

@@ -131,11 +131,11 @@ class ItemCollection:
         return Record(
             key,
             content,
-            _text_in(item, ENCODING),
+            _text_or_invalid(item, ENCODING),
             _number_in(item, PARTS, MAX_TRANSACTION_ITEMS) if key.is_first_part else 0,
             _number_in(item, COUNT, MAX_VALUES),
-            _text_in(item, POSITIONS),
-            _text_in(item, FORMAT),
+            _text_or_invalid(item, POSITIONS),
+            _text_or_invalid(item, FORMAT),
             _types_in(item),
             for_request(item[REVISION]) if REVISION in item else None,
             _removed_by(item),
@@ -190,7 +190,7 @@ def _removed_by(item: Item) -> str | None:
     return item[REMOVED_BY].get("S", "") if REMOVED_BY in item else None
 
 
-def _text_in(item: Item, name: str) -> str:
+def _text_or_invalid(item: Item, name: str) -> str:
     """Return an attribute's text, empty if there is no such attribute, or an invalid value if it is not text."""
     return item[name].get("S", _NOT_TEXT) if name in item else ""
 

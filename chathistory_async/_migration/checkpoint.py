@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._codec.attribute_values import AttributeValue, bytes_of
+from .._expressions import number_value, unchanged
 from .._item_collection.layout import MIGRATION, REVISION, ItemCollection, Items
 from .._item_collection.requests import put_items, query_keys
 from .._item_collection.sort_keys import MAX_MOVED, SortKey, parse
@@ -292,28 +293,22 @@ class CheckpointItem:
         return found is not None and found.get(REVISION) == {"S": checkpoint.revision}
 
     def _put(self, before: Checkpoint, after: Checkpoint, digests: Digests) -> dict[str, Any]:
-        condition: dict[str, Any] = {
-            "ConditionExpression": "attribute_not_exists(#revision)",
-            "ExpressionAttributeNames": {"#revision": REVISION},
-        }
-        if before.revision is not None:
-            condition |= {
-                "ConditionExpression": "#revision = :revision",
-                "ExpressionAttributeValues": {":revision": {"S": before.revision}},
-            }
-        return {
+        same, values = unchanged("#revision", None if before.revision is None else {"S": before.revision})
+        put = {
             "TableName": self.layout.table_name,
             "Item": self._item(after, digests),
+            "ConditionExpression": same,
+            "ExpressionAttributeNames": {"#revision": REVISION},
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-            **condition,
         }
+        return put | ({"ExpressionAttributeValues": values} if values else {})
 
     def _item(self, checkpoint: Checkpoint, digests: Digests) -> dict[str, AttributeValue]:
         state: dict[str, AttributeValue] = {
             _BASE: {"S": str(checkpoint.base)},
             _ENCRYPTED if digests.encrypted else _COPIED: {"B": digests.data},
-            _TOTAL: {"N": str(checkpoint.total)},
-            _VERIFIED: {"N": str(checkpoint.verified)},
+            _TOTAL: number_value(checkpoint.total),
+            _VERIFIED: number_value(checkpoint.verified),
             _CHECK: _check(checkpoint, digests),
         }
         if checkpoint.gone:

@@ -1,4 +1,4 @@
-"""The outcomes of moving a session from a single item into an item collection. Without I/O."""
+"""The outcomes of moving a session from a single item into an item collection. Pure: no I/O."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from .._aws.calls import call, pause
 from .._aws.clients import Clients
 from .._codec.format import LANGCHAIN_NAME
+from .._expressions import number_value
 from .._item_collection.idempotency import delete_markers, query_markers
 from .._item_collection.layout import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection
 from .._item_collection.reader import Reader
@@ -243,7 +244,7 @@ class CountingWriter:
         """
         number, earliest = counted
         of_all = may_count_all(seen, earliest, now())
-        is_said = seen.get(MESSAGE_COUNT) == {"N": str(number)} and counts_all(seen) >= of_all
+        is_said = seen.get(MESSAGE_COUNT) == number_value(number) and counts_all(seen) >= of_all
         if is_said and not flags:
             return True
         revision = new_token()
