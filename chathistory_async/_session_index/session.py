@@ -105,8 +105,7 @@ class IndexedSession:
         """
         with suppress(ConditionFailed):
             await self.access.call(CheckpointItem(self._layout).mark_deleted())
-        # The second attempt begins at once: a session without an item takes two, and nobody was faster.
-        messages, attempts = 0, self.access.attempts()
+        messages, attempts = 0, self.access.attempts(reads_first=True)
         while True:
             await attempts.begin()
             item = await self._writer.item()
@@ -114,7 +113,10 @@ class IndexedSession:
             await self._writer.forget_idempotency_keys()
             messages += swept
             if item is None and swept:
-                # The messages that were just swept may have been stored together with a new item.
+                # The messages that were just swept may have been stored together with a new item. If there never was
+                # an item, no other writer is the cause of the second attempt.
+                if attempts.number == 1:
+                    attempts.lost_to_nobody()
                 continue
             if item is None:
                 return messages or None
