@@ -20,7 +20,7 @@ from ._session import Access, Session
 from ._session_index.counting import CountingWriter
 from ._session_index.requests import SessionItem
 from ._session_index.session import IndexedSession
-from ._single_item.requests import SingleItem
+from ._single_item.layout import SingleItem
 from .errors import SessionRef
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from ._codec.messages import LANGCHAIN
 from ._codec.plain import Default, check_default
 from ._opening import Indexed, Key, SessionSpec, Settings, cipher_type, layout_of
 from ._session import Session, check_ids, check_sequence
-from ._single_item.requests import SingleItem
+from ._single_item.layout import SingleItem
 from ._sync.bridge import iterate, run
 from .errors import ClosedError
 

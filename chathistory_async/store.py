@@ -37,7 +37,7 @@ from ._session_index.owner_index import INDEX_NAME, KEY_SCHEMA
 from ._session_index.requests import SessionItem
 from ._session_index.session import IndexedSession, SessionInfo
 from ._settings import check_positive
-from ._single_item.requests import SingleItem
+from ._single_item.layout import SingleItem
 from ._sync.bridge import run
 from .errors import ConfigurationError, LayoutError, SessionRef
 from .json_session import JsonSession

@@ -34,8 +34,8 @@ from chathistory_async import (
     ChatHistoryStore,
     ConfigurationError,
     DynamoDBChatMessageHistory,
-    _single_flight,
 )
+from chathistory_async._aws import single_flight
 from chathistory_async._aws.credentials import SessionCredentials
 
 KINDS = [aioboto3.Session, AioSession, boto3.Session]
@@ -393,7 +393,7 @@ async def test_a_session_is_let_go_of(collection_table: str, aws: Aws) -> None:
 async def test_a_synchronous_call_does_not_wait_for_ever_for_the_loop_that_it_blocks(
     handle: Handle, aws: Aws, monkeypatch: pytest.MonkeyPatch, refreshed: bool
 ) -> None:
-    monkeypatch.setattr(_single_flight, "HELD_UP_SECONDS", 0.1)
+    monkeypatch.setattr(single_flight, "HELD_UP_SECONDS", 0.1)
     session = aioboto3.Session(profile_name="outer")
     if refreshed:
         aws.lifetime = timedelta(minutes=5)

@@ -21,8 +21,8 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError
 
-from .._single_flight import SingleFlight
 from .._sync.fork import after_fork_in_child
+from .single_flight import SingleFlight
 
 AnySession: TypeAlias = Union[boto3.Session, aioboto3.Session, AioSession]
 

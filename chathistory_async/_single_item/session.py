@@ -22,8 +22,8 @@ from ..errors import (
     UndecodableItemError,
     WriteOutcomeUnknownError,
 )
-from .changes import WRITES, Hint, Write
-from .requests import SingleItem
+from .layout import WRITES, Hint, SingleItem, Write
+from .requests import append_messages, delete_item, get_identity, get_messages
 
 # All messages have the same binding: an append does not read, so it cannot know the position of a message.
 _BINDING = Binding("message")
@@ -83,14 +83,14 @@ class SingleItemSession(Session[BaseMessage]):
     async def clear(self) -> None:
         """Delete the item that is stored now, and none that another writer creates afterwards."""
         layout = self._layout
-        response = await self.access.call(layout.read_identity())
+        response = await self.access.call(get_identity(layout))
         item = response.get("Item")
         attempts = self.access.attempts()
         while item is not None:
             await attempts.begin()
             identity = layout.identity(item)
             try:
-                await self.access.call(layout.delete(identity))
+                await self.access.call(delete_item(layout, identity))
             except ConditionFailed as failed:
                 # If the identity is known, the item with this identity is gone: a request of this call whose response
                 # was lost deleted it, or another writer did. An item that is there now was created later, and stays.
@@ -144,7 +144,7 @@ class SingleItemSession(Session[BaseMessage]):
         while True:
             await attempts.begin()
             try:
-                request = self._layout.append(batch, write, hint, now(), stored)
+                request = append_messages(self._layout, batch, write, hint, now(), stored)
                 await self.access.call(request, maybe_stored=attempts.maybe_stored)
             except ConditionFailed as failed:
                 attempts.maybe_stored = failed.sent_before
@@ -196,7 +196,7 @@ class SingleItemSession(Session[BaseMessage]):
         )
 
     async def _get(self, *, consistent: bool) -> Item | None:
-        response = await self.access.call(self._layout.read(consistent=consistent))
+        response = await self.access.call(get_messages(self._layout, consistent=consistent))
         item: Item | None = response.get("Item")
         return item
 
