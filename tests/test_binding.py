@@ -489,7 +489,7 @@ class TestMigration:
 class TestWhatWasOpenedBefore:
     """It is in no frame of the error that comes after it."""
 
-    async def test_the_page_that_cannot_be_opened(
+    async def test_the_page_that_cannot_be_decrypted(
         self, store: ChatHistoryStore, session_id: str, stored: Stored
     ) -> None:
         history = store.session(session_id)
@@ -547,7 +547,7 @@ class TestOfficialSdk:
         provider: StrictAwsKmsMasterKeyProvider,
         body_in: Callable[[bytes, dict[str, str]], bytes],
     ) -> None:
-        def opened(value: dict[str, Any], place: dict[str, str]) -> bytes:
+        def decrypted(value: dict[str, Any], place: dict[str, str]) -> bytes:
             plaintext, header = official.decrypt(source=value["B"], key_provider=provider)
             assert header.encryption_context == session.encryption_context
             with pytest.raises(ValueError, match="another place"):
@@ -556,10 +556,10 @@ class TestOfficialSdk:
 
         for item, text in zip(stored.message_items(), [SECRET, *LONG], strict=True):
             place = {"value": "record", "sort_key": item["MessageId"]["S"]}
-            assert json.loads(opened(item["History"], place))["data"]["content"] == text
+            assert json.loads(decrypted(item["History"], place))["data"]["content"] == text
         index = stored.items()["session"]
-        assert json.loads(opened(index["Title"], {"value": "title", "sort_key": "session"})) == FORGED
-        assert json.loads(opened(index["Metadata"], {"value": "metadata", "sort_key": "session"})) == FORGED
+        assert json.loads(decrypted(index["Title"], {"value": "title", "sort_key": "session"})) == FORGED
+        assert json.loads(decrypted(index["Metadata"], {"value": "metadata", "sort_key": "session"})) == FORGED
 
     async def test_encrypts_what_we_open(
         self, session: DynamoDBChatMessageHistory, stored: Stored, provider: StrictAwsKmsMasterKeyProvider

@@ -137,16 +137,16 @@ class TestOfficialSdk:
         history = make()
         messages = [*EVERY_TYPE, HumanMessage("x" * 100_000)]
         history.add_messages(messages)
-        opened = []
+        decrypted = []
         for element in item()["History"]["L"]:
             plaintext, header = official.decrypt(source=element["B"], key_provider=provider)
             assert header.algorithm is SUITE
             assert header.encryption_context == history.encryption_context
             line, body = plaintext.split(b"\n", 1)
             assert line == b'{"value":"message"}'
-            opened.append(json.loads(body))
-        assert [form["type"] for form in opened] == [message.type for message in messages]
-        assert [form["data"]["content"] for form in opened] == texts(messages)
+            decrypted.append(json.loads(body))
+        assert [form["type"] for form in decrypted] == [message.type for message in messages]
+        assert [form["data"]["content"] for form in decrypted] == texts(messages)
 
     def test_encrypts_what_we_open(self, make: Make, update: Any, provider: StrictAwsKmsMasterKeyProvider) -> None:
         history = make()
@@ -455,7 +455,7 @@ class TestParameter:
         )
 
 
-async def test_the_loop_goes_on_while_a_long_history_is_opened(make: Make) -> None:
+async def test_the_loop_goes_on_while_a_long_history_is_decrypted(make: Make) -> None:
     turns = 0
 
     async def other() -> None:
