@@ -18,7 +18,16 @@ from .setup import Setup
 from .stub import running_stub
 from .variants import Target, created_tables
 
-BENCHMARKS = ("small_calls", "session_length", "reading", "loop_holds", "footprint", "faces", "soak", "turns")
+BENCHMARKS = (
+    "small_calls",
+    "session_length",
+    "reading",
+    "loop_holds",
+    "footprint",
+    "sync_and_encryption",
+    "soak",
+    "turns",
+)
 OUT = Path(__file__).parent / "results"
 # No account of anybody's is used.
 _ENVIRONMENT = {

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from .faces import ENCRYPTED, SYNC, UPSTREAM_SYNC
 from .footprint import STORE, STORE_WITHOUT, WITHOUT
 from .measure import Spread
 from .put_peers import AWS_SDK, DYNAMOXY, PYDYNOX
+from .sync_and_encryption import ENCRYPTED, SYNC, UPSTREAM_SYNC
 from .turns import ONE, PUT, TWO
 from .variants import AIOBOTO3, AIODYNAMO, FLOOR, LARGE_POOL, OURS, PLAIN_PATH, UPSTREAM
 
@@ -47,7 +47,7 @@ COLOURS = {
     ONE: _BLUE,
     TWO: _BLUE,
 }
-# Of a reading's stages, waiting in grey: nobody's CPU.
+# For the stages of a read. Waiting is grey, because it takes no CPU.
 STAGE_COLOURS = (_GREY, _SKY, _ORANGE, _BLUE)
 _STYLE: Any = {
     "font.size": 10,

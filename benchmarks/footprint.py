@@ -1,4 +1,4 @@
-"""5. What a handle costs, in time and memory, and what importing costs."""
+"""5. The costs of a handle, in time and memory, and of importing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Measuring side by side: short blocks in shuffled rounds, medians with quartiles, ratios within a round.
 
-A machine changes its speed by a half for minutes at a time. What ran within one round ran at one speed, so it is the
+A machine changes its speed by a half for minutes at a time. Blocks of one round ran at one speed, so it is the
 ratios within rounds that can be trusted, and repeated.
 """
 
@@ -34,7 +34,7 @@ class Spread(NamedTuple):
 
 @dataclass
 class Row:
-    """What was measured of one variant in one case.
+    """The measurements of one variant in one case.
 
     Attributes:
         case: what was asked of it, the same for all variants that are compared.
@@ -65,7 +65,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 def ratio(one: Row, other: Row, name: str) -> Spread:
     """Return the median over the rounds of one row's value over the other's of the same round, and its quartiles."""
-    # What is a difference of two times may be zero in a round.
+    # A value that is the difference of two times may be zero in a round.
     return spread([value / base for value, base in zip(one.rounds[name], other.rounds[name], strict=True) if base])
 
 
@@ -164,7 +164,7 @@ async def interleave(
     with frozen_garbage():
         for _ in range(rounds):
             for name in random.sample(list(blocks), len(blocks)):
-                # What the others have left, such as the messages that they read, is not this one's to pay for either.
+                # A block does not pay for the garbage that the others have left, such as the messages that they read.
                 gc.collect()
                 gc.freeze()
                 await _time(blocks[name], timed[name])

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import faces, footprint, reading, turns
+from . import footprint, reading, turns
 from .drawing import (
     STAGE_COLOURS,
     Bar,
@@ -26,6 +26,7 @@ from .drawing import (
 from .measure import Row, Spread, find, ratio, spread
 from .put_peers import AWS_SDK, DYNAMOXY, PYDYNOX
 from .session_length import LATEST
+from .sync_and_encryption import ENCRYPTED, SHORT, SYNC, SYNC_METHODS, UPSTREAM_SYNC
 from .targets import LABELS, READING_LIMITS, Results
 from .variants import (
     AIOBOTO3,
@@ -194,7 +195,7 @@ def _one_session(rows: Rows) -> Iterator[Plot]:
     yield Plot(
         "one_session",
         f"When {crowd} write to one session at once, {which}",
-        "Each writer waits for its own appends. What is wrong is not compared for its speed.",
+        "Each writer waits for its own appends. A variant that is wrong is not compared for its speed.",
         figure,
     )
 
@@ -368,51 +369,51 @@ def _footprint(rows: Rows) -> Iterator[Plot]:
     )
 
 
-def _faces(rows: Rows) -> Iterator[Plot]:
+def _sync_methods(rows: Rows) -> Iterator[Plot]:
     figure, (append, read, added) = panels(3, height=2.7)
-    order = [(variant, layout) for variant in (OURS, faces.SYNC, faces.UPSTREAM_SYNC) for layout in _LAYOUTS]
+    order = [(variant, layout) for variant in (OURS, SYNC, UPSTREAM_SYNC) for layout in _LAYOUTS]
     for one, operation, title in ((append, "append", "append a message"), (read, "read", "read 20 messages")):
-        found = [row for variant, layout in order for row in _of(rows, variant, **_face(operation, layout))]
+        found = [row for variant, layout in order for row in _of(rows, variant, **_sync_case(operation, layout))]
         bars = _labelled(found, "wall_ms")
         draw_bars(one, title, "ms", bars)
     read.set_yticklabels([])
-    synchronous = _of(rows, faces.SYNC, compared="faces")
+    synchronous = _of(rows, SYNC, compared=SYNC_METHODS)
     bars = [
         Bar(row.variant, row.spread("added_ms"), row.wrong, f"{row.case['operation']}, {row.case['layout']}")
         for row in synchronous
     ]
-    draw_bars(added, "added by the sync face", "ms", bars, target=0.15)
+    draw_bars(added, "added by sync methods", "ms", bars, target=0.15)
     yield Plot(
-        "faces",
+        "sync_methods",
         f"A synchronous method adds {_range([bar.value.median for bar in bars])} ms to its async twin",
         "On the stub, one at a time. The target is at most 0.15 ms.",
         figure,
     )
 
 
-def _face(operation: str, layout: str) -> dict[str, str]:
-    return {"compared": "faces", "operation": operation, "layout": layout}
+def _sync_case(operation: str, layout: str) -> dict[str, str]:
+    return {"compared": SYNC_METHODS, "operation": operation, "layout": layout}
 
 
 def _encryption(rows: Rows) -> Iterator[Plot]:
-    if not _of(rows, faces.ENCRYPTED):
+    if not _of(rows, ENCRYPTED):
         return
     operations = ("append", "read", "first append")
     figure, axes = panels(len(operations), height=2.4)
     for one, operation in zip(axes, operations, strict=True):
         case = {"compared": "encryption", "operation": operation}
-        found = [row for variant in (OURS, faces.ENCRYPTED) for row in _of(rows, variant, **case)]
+        found = [row for variant in (OURS, ENCRYPTED) for row in _of(rows, variant, **case)]
         bars = _labelled(found, "cpu_ms")
         if operation == "read":
             plain = _known(rows, OURS, layout=ITEM_COLLECTION, **case).spread("cpu_ms").median
-            limited = found.index(_known(rows, faces.ENCRYPTED, layout=ITEM_COLLECTION, **case))
+            limited = found.index(_known(rows, ENCRYPTED, layout=ITEM_COLLECTION, **case))
             bars[limited] = replace(bars[limited], target=3.5 * plain)
         draw_bars(one, operation, "ms of CPU", bars)
         if one is not axes[0]:
             one.set_yticklabels([])
     factors = {
         operation: [
-            ratio(_known(rows, faces.ENCRYPTED, **case), _known(rows, OURS, **case), "cpu_ms").median
+            ratio(_known(rows, ENCRYPTED, **case), _known(rows, OURS, **case), "cpu_ms").median
             for layout in _LAYOUTS
             for case in ({"compared": "encryption", "operation": operation, "layout": layout},)
         ]
@@ -421,7 +422,7 @@ def _encryption(rows: Rows) -> Iterator[Plot]:
     yield Plot(
         "encryption",
         f"Encryption takes {_range(factors['append'])} times the CPU of an append, and {_range(factors['read'])} times"
-        f" that of reading {faces.SHORT} messages",
+        f" that of reading {SHORT} messages",
         "On DynamoDB Local, with moto as KMS. Data keys are in use, but for a session's first append, which gets one"
         " from KMS. The messages were appended in twos; the target is 3.5 times plain in the item collection.",
         figure,
@@ -526,8 +527,8 @@ _DRAWN: tuple[tuple[str, Callable[[Rows], Iterator[Plot]]], ...] = (
     ("reading", _reading),
     ("loop_holds", _holds),
     ("footprint", _footprint),
-    ("faces", _faces),
-    ("faces", _encryption),
+    ("sync_and_encryption", _sync_methods),
+    ("sync_and_encryption", _encryption),
     ("soak", _soak),
     ("turns", _turns),
 )

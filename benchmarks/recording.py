@@ -13,7 +13,7 @@ from aiohttp import ClientSession, web
 
 @dataclass
 class Recording:
-    """What went through since the last ``restart``.
+    """The traffic since the last ``restart``.
 
     Attributes:
         url: the proxy's endpoint.

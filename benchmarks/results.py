@@ -24,7 +24,7 @@ PACKAGES = (
 
 @dataclass
 class Results:
-    """What a run found out.
+    """The results of a run.
 
     Attributes:
         rows: what each benchmark measured, by its name.

@@ -19,7 +19,7 @@ from .variants import SINGLE_ITEM, UPSTREAM, Key, Peer, open_peers, store
 
 BASELINE = UPSTREAM
 LENGTHS = (10, 100, 300, 1_000, 3_000, 10_000)
-# What a single item holds of these messages, more or less, is found out by trying.
+# A single item holds about this many of these messages. The benchmark tries how many exactly.
 _SINGLE_ITEM_LENGTHS = (10, 100, 300, 1_000)
 LATEST = 20
 _STEP = 50

@@ -1,4 +1,4 @@
-"""What every benchmark is given."""
+"""The arguments of every benchmark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .variants import Target
 
 @dataclass
 class Setup:
-    """What there is to measure on, and how long to.
+    """The servers to measure on, and how long to measure.
 
     Attributes:
         stub: the server with canned answers.

@@ -30,7 +30,7 @@ from .variants import AIOBOTO3, LARGE_POOL, OPERATIONS, Key, Peer, Sender, Targe
 
 BASELINE = AIOBOTO3
 SHORT = 20
-# Who writes to one session at once, and how often each.
+# How many writers write to one session at once, and how often each.
 _WRITERS, _WRITES_EACH = 16, 5
 # One at a time, the operations of a block take turns at as many sessions, so that none of them grows long.
 _ALONE = 10
@@ -149,7 +149,7 @@ async def _appends(setup: Setup, target: Target, peers: Mapping[Key, Peer], leve
 
 
 class _Stored:
-    """What a variant is asked to store, one message at a time, by workers that each have sessions of their own."""
+    """Stores messages through a variant, one at a time, by workers that each have sessions of their own."""
 
     def __init__(self, peer: Peer, prefix: str, workers: int) -> None:
         self._peer = peer

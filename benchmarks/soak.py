@@ -52,7 +52,7 @@ class _Soak:
     def __init__(self, peer: Peer, prefix: str, sessions: int) -> None:
         self._peer = peer
         self._prefix = prefix
-        # By their numbers: the messages themselves would be most of the memory.
+        # The messages' numbers only: the messages themselves would be most of the memory.
         self._stored = [array("L") for _ in range(sessions)]
         self._latencies = {"append": array("d"), "read": array("d")}
         self._over = False

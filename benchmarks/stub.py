@@ -54,7 +54,7 @@ class Stub:
         Apart, every call costs the client 0.05 ms of CPU for waking the other CPU up, which flattens all ratios.
         """
         if hasattr(os, "sched_setaffinity"):
-            # By threads: those that another variant has started would stay where they are.
+            # Each thread by itself: threads that another variant has started would stay where they are.
             threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
             for one in (*threads, self.pid):
                 os.sched_setaffinity(one, {min(_CPUS)} if together else _CPUS)

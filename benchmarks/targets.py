@@ -1,4 +1,4 @@
-"""What is to be reached, held against what was measured."""
+"""The targets, compared with the measurements."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from . import footprint, turns
-from .faces import ENCRYPTED, SHORT, SYNC
 from .measure import Row, Spread, find, ratio, spread
 from .put_peers import DYNAMOXY
 from .reading import IN_TWOS
+from .sync_and_encryption import ENCRYPTED, SHORT, SYNC, SYNC_METHODS
 from .variants import AIOBOTO3, AIODYNAMO, ITEM_COLLECTION, OURS, SINGLE_ITEM, UPSTREAM
 
-# By the benchmark's name.
+# The rows of each benchmark, by its name.
 Results: TypeAlias = Mapping[str, Sequence[Row]]
 
 
@@ -68,8 +68,8 @@ def goals(results: Results) -> list[Goal]:
         *_session_length(results.get("session_length", ())),
         _holds(results.get("loop_holds", ())),
         *_footprint(results.get("footprint", ())),
-        _sync(results.get("faces", ())),
-        _encryption(results.get("faces", ())),
+        _sync(results.get("sync_and_encryption", ())),
+        _encryption(results.get("sync_and_encryption", ())),
         *_turns(results.get("turns", ())),
     ]
 
@@ -159,10 +159,10 @@ def _footprint(rows: Sequence[Row]) -> list[Goal]:
 
 
 def _sync(rows: Sequence[Row]) -> Goal:
-    goal = Goal("Time that the sync face adds to its async twin on the stub", "at most", 0.15, "ms")
+    goal = Goal("Time that the sync methods add to their async twins on the stub", "at most", 0.15, "ms")
     for layout in (SINGLE_ITEM, ITEM_COLLECTION):
         for operation in ("append", "read"):
-            case: dict[str, Any] = {"compared": "faces", "layout": layout, "operation": operation}
+            case: dict[str, Any] = {"compared": SYNC_METHODS, "layout": layout, "operation": operation}
             goal.take(f"{operation}, {layout}", find(rows, SYNC, **case), "added_ms")
     return goal
 

@@ -21,7 +21,7 @@ _TIMES = 10
 
 async def run(setup: Setup) -> list[Row]:
     """Measure on the stub, one at a time."""
-    # What ours reads once, before its first append to a table.
+    # Ours reads this once, before its first append to a table.
     await setup.stub.teach("GetItem", session_of(0), b"{}")
     async with new_store(setup.on_stub, ITEM_COLLECTION, **our_options()[OURS]) as store:
         rounds = setup.rounds(60)

@@ -1,4 +1,4 @@
-"""What is compared, behind one interface: ours, and what a user would pick instead.
+"""The variants that are compared, behind one interface: ours, and those that a user would pick instead.
 
 Where there is a choice it favours the peer: it keeps its client, and langchain-community's handles are made in advance,
 while each of our calls makes its handle anew, as ``get_session_history`` does.
@@ -51,7 +51,7 @@ Key: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True)
 class Target:
-    """What is spoken to.
+    """The server that is measured on.
 
     Attributes:
         name: "stub", or the engine's.
@@ -157,7 +157,7 @@ class Upstream:
 
 
 class SingleItemByHand:
-    """What one writes with an aioboto3 client, in langchain-community's format."""
+    """The code that one writes with an aioboto3 client, in langchain-community's format."""
 
     def __init__(self, client: Any, table: str) -> None:
         self._client = client
@@ -179,7 +179,7 @@ class SingleItemByHand:
 
 
 class ItemCollectionByHand:
-    """What one writes with an aioboto3 client, an item for each message."""
+    """The code that one writes with an aioboto3 client, an item for each message."""
 
     def __init__(self, client: Any, table: str) -> None:
         self._client = client
@@ -208,7 +208,7 @@ class ItemCollectionByHand:
 
 
 class ItemCollectionOnAiodynamo:
-    """What one writes with aiodynamo, an item for each message."""
+    """The code that one writes with aiodynamo, an item for each message."""
 
     def __init__(self, client: Any, table: str) -> None:
         from aiodynamo.expressions import HashKey

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from ._codec.attribute_values import AttributeValue, for_request
 
-# The time is that at which the request was built, so an item that expires while the SDK retries counts as alive.
+# :now is the time at which the request was built. So an item that expires while the SDK retries counts as alive.
 ALIVE = "(attribute_not_exists(#expiry) OR NOT attribute_type(#expiry, :number) OR #expiry > :now)"
 _PLACEHOLDER = re.compile(r"#\w+")
 
@@ -23,14 +23,20 @@ def number_value(value: int) -> AttributeValue:
 
 
 def unchanged(placeholder: str, seen: AttributeValue | None) -> tuple[str, dict[str, AttributeValue]]:
-    """Return the condition that an attribute still has the value ``seen`` (None for absent), and its values."""
+    """Return the condition that an attribute still has the value ``seen`` (None for absent).
+
+    The second result is the expression values that the condition needs.
+    """
     if seen is None:
         return f"attribute_not_exists({placeholder})", {}
     return f"{placeholder} = :seen", {":seen": for_request(seen)}
 
 
 def assigned(new: Mapping[str, AttributeValue]) -> tuple[str, dict[str, AttributeValue]]:
-    """Return the SET clause that gives attributes new values, by their placeholders, and its values."""
+    """Return the SET clause that gives attributes new values, by their placeholders.
+
+    The second result is the expression values that the clause needs.
+    """
     clause = ", ".join(f"{placeholder} = :{placeholder[1:]}" for placeholder in new)
     return f"SET {clause}", {f":{placeholder[1:]}": value for placeholder, value in new.items()}
 
@@ -45,7 +51,7 @@ def names_in(names: Mapping[str, str], *expressions: str) -> dict[str, str]:
     return {placeholder: names[placeholder] for text in expressions for placeholder in _placeholders_of(text)}
 
 
-# Cached: a process sends the same few expressions again and again, and searching one of an append takes 4 µs.
+# Cached: a process sends few different expressions, and searching an append's takes 4 µs.
 @lru_cache(maxsize=128)
 def _placeholders_of(expression: str) -> tuple[str, ...]:
     return tuple(_PLACEHOLDER.findall(expression))

@@ -1,4 +1,4 @@
-"""Opens the session of a handle by its settings: the session's layout, codec, encryption and index."""
+"""Builds the session of a handle: its layout, format, encryption and index."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ._session import Access, Session
 from ._session_index.counting import CountingWriter
 from ._session_index.requests import SessionItem
 from ._session_index.session import IndexedSession
-from ._single_item.requests import SingleItem
+from ._single_item.layout import SingleItem
 from .errors import SessionRef
 
 if TYPE_CHECKING:
@@ -77,14 +77,16 @@ class Settings:
 
 
 class Opened(NamedTuple):
-    """A session, and its entry in the session index; None without an index."""
+    """A session, and its summary in the session index; None without an index."""
 
     session: Session[Any]
     indexed: IndexedSession | None
 
 
 class SessionSpec(NamedTuple):
-    """The session that a handle is a handle on. A copy of the handle, or a pickle, carries it and opens it anew.
+    """Everything that is needed to open a handle's session.
+
+    A copy or a pickle of the handle keeps it, and opens the session again.
 
     A NamedTuple, because a frozen dataclass takes a microsecond longer to make.
 
@@ -109,7 +111,7 @@ class SessionSpec(NamedTuple):
             ValueError: ``key`` is not the tuple that the store's ``key_parts`` requires.
         """
         whole_key = join_key(key, self.settings.key_parts)
-        return self._replace(layout=layout_with(self.layout, encode_key(whole_key)), key=whole_key)
+        return self._replace(layout=layout_with(self.layout, whole_key), key=whole_key)
 
     def open(self) -> Opened:
         """Build the session. No I/O. Each call builds a new one."""
@@ -156,8 +158,9 @@ def cipher_type(kms_key_id: str | None) -> type[MessageCipher] | None:
     return MessageCipher
 
 
-def layout_with(layout: AnyLayout, key: dict[str, AttributeValue]) -> AnyLayout:
+def layout_with(layout: AnyLayout, whole_key: Mapping[str, KeyValue]) -> AnyLayout:
     """Return a copy of a layout with a different session's key."""
+    key = encode_key(whole_key)
     if key.keys() != layout.key.keys():
         return replace(layout, key=key)
     # replace() would check the names again, and that takes as long as the rest of making a handle.

@@ -1,4 +1,4 @@
-"""A request, an item, and the two errors of failed conditions. Pure: nothing here imports the SDK."""
+"""A request, an item, and the two errors of failed conditions. Pure: no I/O."""
 
 from __future__ import annotations
 

@@ -291,7 +291,7 @@ class Session(ABC, Generic[Value]):
         return LayoutError(f"{what} needs a table with a sort key, and sort_key_name", self.access.ref)
 
 
-def leaves_nothing_opened(
+def leaves_no_plaintext(
     read: Callable[P, Coroutine[Any, Any, Out]],
 ) -> Callable[P, Coroutine[Any, Any, Out]]:
     """Decorate a method that decrypts values: its errors carry no inner frames and no context, only their cause.

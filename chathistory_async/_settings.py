@@ -1,4 +1,4 @@
-"""Checks of the settings that all layouts have."""
+"""Checks of the settings that all layouts have. Pure: no I/O."""
 
 from __future__ import annotations
 

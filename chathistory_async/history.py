@@ -20,7 +20,7 @@ from ._codec.messages import LANGCHAIN
 from ._codec.plain import Default, check_default
 from ._opening import Indexed, Key, SessionSpec, Settings, cipher_type, layout_of
 from ._session import Session, check_ids, check_sequence
-from ._single_item.requests import SingleItem
+from ._single_item.layout import SingleItem
 from ._sync.bridge import iterate, run
 from .errors import ClosedError
 
@@ -193,7 +193,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         return history
 
     def _begin(self, session_id: str, spec: SessionSpec) -> None:
-        """Become an open handle on a session. Nothing that this method makes is shared with a copy of the handle."""
+        """Open the handle on a session. A copy of the handle has its own session and lifetime."""
         self._session_id = session_id
         self._spec = spec
         opened = spec.open()

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 WSGIApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 _START_SECONDS = 60.0
-# Of other releases, moto's own methods are used: they are slower, but surely theirs.
+# With any other release, the engine uses moto's own methods, which are slower.
 _KNOWN_MOTO = "5.2."
 
 

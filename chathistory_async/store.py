@@ -22,9 +22,9 @@ from ._item_collection.layout import ItemCollection
 from ._migration.outcome import MigrationResult
 from ._opening import (
     IDEMPOTENCY_SECONDS,
+    AnyLayout,
     Indexed,
     Key,
-    Layout,
     SessionSpec,
     Settings,
     cipher_type,
@@ -37,7 +37,7 @@ from ._session_index.owner_index import INDEX_NAME, KEY_SCHEMA
 from ._session_index.requests import SessionItem
 from ._session_index.session import IndexedSession, SessionInfo
 from ._settings import check_positive
-from ._single_item.requests import SingleItem
+from ._single_item.layout import SingleItem
 from ._sync.bridge import run
 from .errors import ConfigurationError, LayoutError, SessionRef
 from .json_session import JsonSession
@@ -556,12 +556,12 @@ class ChatHistoryStore:
                 # Refuse ids of other key_parts: no handle could open the copy, or a different tenant's handle could.
                 ids = split_key(session_id) if isinstance(session_id, str) else session_id
                 join_key({self._primary_key_name: ids}, self._key_parts)
-            old = layout_with(out_of, encode_key({source._primary_key_name: session_id}))
+            old, old_access = source._to_migrate(out_of, session_id)
             check_key_size(old.key)
-            new = layout_with(to, encode_key({self._primary_key_name: session_id}))
+            new, new_access = self._to_migrate(to, session_id)
             owner = None if owner_of is None else owner_of(session_id)
             summary = SessionItem(new, owner) if self._session_index else None
-            return Source(old, source._access(old, session_id)), Target(new, self._access(new, session_id), summary)
+            return Source(old, old_access), Target(new, new_access, summary)
 
         return migrate(session_ids, open_session, dry_run=dry_run, delete_source=delete_source)
 
@@ -663,8 +663,7 @@ class ChatHistoryStore:
         return join_key(key or {self._primary_key_name: session_id}, self._key_parts)
 
     def _spec(self, whole_key: Mapping[str, KeyValue], format_: Format, in_index: Indexed | None) -> SessionSpec:
-        layout = layout_with(self._layout, encode_key(whole_key))
-        return SessionSpec(self._settings, layout, whole_key, format_, in_index)
+        return SessionSpec(self._settings, layout_with(self._layout, whole_key), whole_key, format_, in_index)
 
     def _check_indexed(self) -> None:
         if not self._session_index:
@@ -672,9 +671,16 @@ class ChatHistoryStore:
                 "The store has no session index: make it with session_index=True", SessionRef(self._layout.table_name)
             )
 
-    def _access(self, layout: Layout, session_id: KeyValue) -> Access:
-        """Return the access to the table for a session that a migration copies. Its reads are strongly consistent."""
-        return replace(self._settings, consistent_read=True).access(layout, {self._primary_key_name: session_id})
+    def _to_migrate(self, layout: AnyLayout, session_id: KeyValue) -> tuple[AnyLayout, Access]:
+        """Return how a session that a migration copies is stored, and the access to it, with consistent reads.
+
+        Args:
+            layout: the store's layout.
+            session_id: the session's id, which is not joined again.
+        """
+        key = {self._primary_key_name: session_id}
+        layout = layout_with(layout, key)
+        return layout, replace(self._settings, consistent_read=True).access(layout, key)
 
     def _table(self, wait_seconds: float | None = None) -> Table:
         return Table(self._layout.table_name, self._settings.clients, wait_seconds)

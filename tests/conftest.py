@@ -320,7 +320,7 @@ def store_through(new_store: NewStore, proxy: Proxy) -> NewStore:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long the library and the SDK wait, the longest that chance allows; nobody waits in fact."""
+    """Records how long the library and the SDK would sleep if chance chose the longest. Replaces ``asyncio.sleep``."""
     pauses: list[float] = []
     sleep = asyncio.sleep
 

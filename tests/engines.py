@@ -35,7 +35,7 @@ class Engine:
 def running_engine() -> Iterator[Engine]:
     """The first of: an endpoint in the environment, a running LocalStack, one started with Docker, the embedded one."""
     given = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB") or os.environ.get("AWS_ENDPOINT_URL")
-    # By its address: asyncio looks names up in threads, and several tests count or forbid threads.
+    # An address, because asyncio looks names up in threads, and several tests count or forbid threads.
     localstack = get_service_endpoint("dynamodb").replace("localhost", "127.0.0.1")
     if given:
         yield Engine("the endpoint in the environment", given)

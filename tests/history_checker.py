@@ -6,7 +6,7 @@ message has a text of its own. ``violations`` compares all that was read with wh
 - Acknowledged exactly once: a read that begins after an append returned has its messages, once, unless a removal may
   have taken them. A removal is a clear that had not ended before the append began, or a pop.
 - Once by a key: appends of one idempotency key count as one append, which began with the first of them and was
-  acknowledged when one of them was. Of the batches that are sent with a key, one is stored.
+  acknowledged when one of them was. Only one of the batches that are sent with a key is stored.
 - All or nothing: the messages of one batch stand together and in order. All are there or none, unless pops have taken
   the last ones. A clear takes all of them or none.
 - Causal order: what a process had read or written comes before what it writes.
@@ -147,7 +147,7 @@ def _unordered(facts: _Facts) -> Iterator[str]:
         for operation in facts.history:
             latest = known.get(operation.process, -1)
             first = places.get(operation.written[0], math.inf) if operation.written else math.inf
-            # Of a batch that several have sent, nobody knows who has stored it.
+            # If several processes have sent a batch, it is not known which of them has stored it.
             if first < latest and operation.written[0] not in facts.sent_again:
                 yield f"{operation.written[0]} stands before what {operation.process} had read when it wrote it"
             if operation.outcome == "ok":

@@ -1,4 +1,4 @@
-"""What messages hold beside plain values, each with what comes back of it exactly."""
+"""Values that messages hold beside plain ones, each with the exact value that comes back."""
 
 from __future__ import annotations
 

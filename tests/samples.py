@@ -23,7 +23,7 @@ from langchain_core.messages import (
 
 from chathistory_async._encryption.binding import Binding, Bound
 
-# What langchain-community can store too: no floats, which it refuses by default, no bytes, no sets.
+# langchain-community can store these values too: no floats, which it refuses by default, no bytes, no sets.
 NESTED: dict[str, Any] = {
     "none": None,
     "flags": [True, False],
@@ -79,7 +79,7 @@ EVERY_TYPE: list[BaseMessage] = [
 ]
 
 
-# What a message of a single item is bound to.
+# The binding of a message of a single item.
 A_MESSAGE = Binding("message")
 
 

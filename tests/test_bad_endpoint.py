@@ -61,7 +61,7 @@ async def serving(serve: Serve) -> AsyncIterator[str]:
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     server.close()
-    # Who has connected a moment ago begins first, and is closed with the others.
+    # A connection that was made a moment ago begins first, and is closed with the others.
     await asyncio.sleep(0.01)
     for task in tasks:
         task.cancel()

@@ -33,10 +33,10 @@ from chathistory_async import (
 from chathistory_async._encryption.binding import Binding, BoundElsewhere, bind, body_of
 
 SECRET = "the launch code is 0000"
-# What its writer would have the application take for a message of the system.
+# An attacker would have the application take this for a message of the system.
 FORGED = {"type": "system", "data": {"content": SECRET}}
 LONG = [f"{SECRET} {'and so on ' * 600}{number}" for number in range(2)]
-# Of two items each, and together of more than a page.
+# Each takes two items, and together they take more than a page.
 NOISE = [secrets.token_bytes(500_000) for _ in range(3)]
 SUITE = AlgorithmSuite.AES_256_GCM_HKDF_SHA512_COMMIT_KEY
 
@@ -117,13 +117,13 @@ def handles(
 
 
 def recorded(error: BaseException) -> str:
-    """What an error tracker may record of an error and of all that it comes from."""
+    """Return what an error tracker may record of an error and of all errors in its chain."""
     texts, seen, waiting = list[str](), set[int](), [error]
     while waiting:
         error = waiting.pop()
         seen.add(id(error))
         texts += [str(error), repr(error.args), repr(vars(error))]
-        # What UnicodeDecodeError and JSONDecodeError keep of their input.
+        # UnicodeDecodeError and JSONDecodeError keep their input in these attributes.
         texts += [repr(getattr(error, name, None)) for name in ("object", "doc")]
         frames = [frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_filename != __file__]
         texts += [repr(dict(frame.f_locals)) for frame in frames]
@@ -134,7 +134,7 @@ def recorded(error: BaseException) -> str:
 
 
 async def refuse(attempt: Coroutine[Any, Any, Any], *kinds: type[ChatHistoryError], match: str | None = None) -> Any:
-    """Return the error that an attempt meets, one that holds nothing of what was opened."""
+    """Return the error that an attempt meets, after checking that it holds no plaintext."""
     with pytest.raises(kinds or EncryptionContextError, match=match) as caught:
         await attempt
     assert SECRET not in recorded(caught.value)
@@ -300,7 +300,7 @@ class TestMovedWithinASession:
         stored.put(second_rest, History=first_rest["History"])
         await refuse(history.aget_messages(), DecryptionError, match=r"Stored message \S+ cannot be decrypted")
         stored.put(second, History=first["History"])
-        # Of the page before, which was opened whole; what an iterator has yielded its caller has, too.
+        # The page before was decrypted whole. aiter() is left out: its caller has the messages that it has yielded.
         for attempt in (history.aget_messages(), history.acopy_to("a copy"), asyncio.to_thread(history.get_messages)):
             await refuse(attempt, match=r"Stored message \S+ was encrypted as")
         stored.put_together(intact)
@@ -360,7 +360,7 @@ class TestMovedWithinASession:
 
 
 class TestStillPossible:
-    """What the documentation says of who may write to the table."""
+    """The documentation says that a writer with access to the table can do this."""
 
     async def test_what_is_plain_is_read(
         self, session: DynamoDBChatMessageHistory, store: ChatHistoryStore, stored: Stored, session_id: str
@@ -391,7 +391,7 @@ class TestStillPossible:
 
 
 class TestWhatCannotBeDecoded:
-    """What is authentic, or beside it, leaves nothing opened in an error either."""
+    """An error about authentic content, or about content beside it, holds no plaintext either."""
 
     @pytest.mark.parametrize(
         ("body", "encoding"),
@@ -489,7 +489,7 @@ class TestMigration:
 class TestWhatWasOpenedBefore:
     """It is in no frame of the error that comes after it."""
 
-    async def test_the_page_that_cannot_be_opened(
+    async def test_the_page_that_cannot_be_decrypted(
         self, store: ChatHistoryStore, session_id: str, stored: Stored
     ) -> None:
         history = store.session(session_id)
@@ -547,7 +547,7 @@ class TestOfficialSdk:
         provider: StrictAwsKmsMasterKeyProvider,
         body_in: Callable[[bytes, dict[str, str]], bytes],
     ) -> None:
-        def opened(value: dict[str, Any], place: dict[str, str]) -> bytes:
+        def decrypted(value: dict[str, Any], place: dict[str, str]) -> bytes:
             plaintext, header = official.decrypt(source=value["B"], key_provider=provider)
             assert header.encryption_context == session.encryption_context
             with pytest.raises(ValueError, match="another place"):
@@ -556,10 +556,10 @@ class TestOfficialSdk:
 
         for item, text in zip(stored.message_items(), [SECRET, *LONG], strict=True):
             place = {"value": "record", "sort_key": item["MessageId"]["S"]}
-            assert json.loads(opened(item["History"], place))["data"]["content"] == text
+            assert json.loads(decrypted(item["History"], place))["data"]["content"] == text
         index = stored.items()["session"]
-        assert json.loads(opened(index["Title"], {"value": "title", "sort_key": "session"})) == FORGED
-        assert json.loads(opened(index["Metadata"], {"value": "metadata", "sort_key": "session"})) == FORGED
+        assert json.loads(decrypted(index["Title"], {"value": "title", "sort_key": "session"})) == FORGED
+        assert json.loads(decrypted(index["Metadata"], {"value": "metadata", "sort_key": "session"})) == FORGED
 
     async def test_encrypts_what_we_open(
         self, session: DynamoDBChatMessageHistory, stored: Stored, provider: StrictAwsKmsMasterKeyProvider

@@ -44,7 +44,7 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(autouse=True, scope="module")
 def interruptible() -> Iterator[None]:
-    """Whoever starts the tests in a shell's background has them ignore SIGINT, and their children too."""
+    """Handles SIGINT. Tests that run in a shell's background ignore it, and so do their children."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -239,7 +239,7 @@ class TestWaiting:
             return "result"
 
         assert run(slow, None) == "result"
-        # What a wait that has taken too long raises as well.
+        # A wait that has taken too long raises the same class.
         with pytest.raises(asyncio.TimeoutError, match="its own"):
             run(slow, asyncio.TimeoutError("its own"))
 
@@ -339,7 +339,7 @@ def interrupted_at(step: int, ended: list[bool]) -> bool:
     return False
 
 
-# Of a coroutine that was made and not submitted yet.
+# An interrupt between making a coroutine and submitting it causes the warning.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 def test_ctrl_c_at_any_step_of_a_call_leaves_nothing_that_runs() -> None:
     run(asyncio.sleep, 0)
@@ -416,7 +416,7 @@ class TestExit:
         assert clean(script(code)) == "0\n"
 
     def test_later_calls_are_refused_instead_of_waiting_for_ever(self, script: Script) -> None:
-        # What is registered before the import runs after the bridge's own handler.
+        # A handler that is registered before the import runs after the bridge's own handler.
         before = """
         import atexit
         @atexit.register
@@ -494,7 +494,7 @@ class TestExit:
         assert "cut short" in output
 
     def test_a_call_that_needs_a_thread_is_refused(self, script: Script) -> None:
-        """Of a pool's worker, for which the interpreter waits after it has stopped all starting of threads."""
+        """The call is a pool worker's. The interpreter waits for it after it has stopped all starting of threads."""
         code = """
         import boto3, concurrent.futures
         with_thread = DynamoDBChatMessageHistory(table, session, boto3_session=boto3.Session())

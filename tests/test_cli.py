@@ -250,7 +250,7 @@ def test_a_reader_that_ends_early_is_no_traceback(tables: tuple[str, str]) -> No
 
 
 def test_ctrl_c_is_no_traceback(tables: tuple[str, str], proxy: Proxy) -> None:
-    # Who starts the tests in a shell's background has them ignore it, and their children too.
+    # Tests that run in a shell's background ignore SIGINT, and so do their children.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "chathistory_async.cli", "migrate", *tables, "--scan", "--endpoint-url", proxy.url]
     try:

@@ -1,4 +1,4 @@
-"""Who shares a client, whose credentials it signs with, and how it closes."""
+"""Clients: which handles share one, whose credentials it signs with, and how it closes."""
 
 from __future__ import annotations
 
@@ -241,37 +241,37 @@ class TestConfig:
 
 class TestSessions:
     @pytest.mark.parametrize("kind", [boto3.Session, aioboto3.Session])
-    async def test_lend_credentials_and_region(self, make: Make, proxy: Proxy, kind: Any) -> None:
-        session = kind(aws_access_key_id="LENT", aws_secret_access_key="s", region_name="sa-east-1")
+    async def test_pass_on_credentials_and_region(self, make: Make, proxy: Proxy, kind: Any) -> None:
+        session = kind(aws_access_key_id="PASSED", aws_secret_access_key="s", region_name="sa-east-1")
         await send(make(endpoint_url=proxy.url, boto3_session=session))
-        assert "Credential=LENT/" in proxy.seen[0].authorization
+        assert "Credential=PASSED/" in proxy.seen[0].authorization
         assert "/sa-east-1/" in proxy.seen[0].authorization
 
     async def test_of_aiobotocore_are_taken_too(self, make: Make, proxy: Proxy) -> None:
         session = AioSession()
-        session.set_credentials("LENT", "s")
+        session.set_credentials("PASSED", "s")
         await send(make(endpoint_url=proxy.url, boto3_session=session))
-        assert "Credential=LENT/" in proxy.seen[0].authorization
+        assert "Credential=PASSED/" in proxy.seen[0].authorization
 
     @pytest.mark.parametrize("kind", [boto3.Session, aioboto3.Session])
     def test_serve_the_synchronous_variant(self, make: Make, proxy: Proxy, kind: Any) -> None:
-        session = kind(aws_access_key_id="LENT", aws_secret_access_key="s", region_name="us-east-1")
+        session = kind(aws_access_key_id="PASSED", aws_secret_access_key="s", region_name="us-east-1")
         with contextlib.suppress(TableNotFoundError):
             assert make(endpoint_url=proxy.url, boto3_session=session).messages == []
-        assert "Credential=LENT/" in proxy.seen[0].authorization
+        assert "Credential=PASSED/" in proxy.seen[0].authorization
 
-    async def test_lend_their_profile(
+    async def test_pass_on_their_profile(
         self, make: Make, proxy: Proxy, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = tmp_path / "config"
         path.write_text(
-            "[profile lent]\nregion = ca-west-1\naws_access_key_id = OFPROFILE\naws_secret_access_key = s\n"
+            "[profile passed]\nregion = ca-west-1\naws_access_key_id = OFPROFILE\naws_secret_access_key = s\n"
             f"services = local\n[services local]\ndynamodb =\n  endpoint_url = {proxy.url}\n"
         )
         monkeypatch.setenv("AWS_CONFIG_FILE", str(path))
         for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
             monkeypatch.delenv(name)
-        await send(make(boto3_session=boto3.Session(profile_name="lent")))
+        await send(make(boto3_session=boto3.Session(profile_name="passed")))
         assert "Credential=OFPROFILE/" in proxy.seen[0].authorization
         assert "/ca-west-1/" in proxy.seen[0].authorization
 

@@ -228,7 +228,7 @@ async def test_an_eventually_consistent_read_is_asked_for_only_on_request(
 
 
 def kept(variant: type[Variant], size: int) -> dict[str, Any]:
-    """What a reader needs who sees what is kept: in an item collection a few messages more are stored."""
+    """The reader's option for reading only what is kept: an item collection stores a few messages more."""
     return {"history_size": size} if variant.collection else {}
 
 

@@ -34,12 +34,12 @@ from chathistory_async import (
     ChatHistoryStore,
     ConfigurationError,
     DynamoDBChatMessageHistory,
-    _single_flight,
 )
+from chathistory_async._aws import single_flight
 from chathistory_async._aws.credentials import SessionCredentials
 
 KINDS = [aioboto3.Session, AioSession, boto3.Session]
-# Of the asynchronous ones, which are alike here, one.
+# One of the asynchronous ones, which are alike here.
 TWO_KINDS = [aioboto3.Session, boto3.Session]
 
 
@@ -141,7 +141,7 @@ print(json.dumps({{"Version": 1, "AccessKeyId": "PROCESS", "SecretAccessKey": "s
 
 SECRET = "a secret key"
 _KEYS = f'"Version": 1, "AccessKeyId": "A", "SecretAccessKey": "{SECRET}"'
-# Of a credential_process: cut off, of another JSON type, of another encoding, with values of other types.
+# Output of a credential_process: cut off, of another JSON type, of another encoding, with values of other types.
 STRANGE = [
     f"{{{_KEYS}".encode(),
     f'["{SECRET}"]'.encode(),
@@ -393,7 +393,7 @@ async def test_a_session_is_let_go_of(collection_table: str, aws: Aws) -> None:
 async def test_a_synchronous_call_does_not_wait_for_ever_for_the_loop_that_it_blocks(
     handle: Handle, aws: Aws, monkeypatch: pytest.MonkeyPatch, refreshed: bool
 ) -> None:
-    monkeypatch.setattr(_single_flight, "HELD_UP_SECONDS", 0.1)
+    monkeypatch.setattr(single_flight, "HELD_UP_SECONDS", 0.1)
     session = aioboto3.Session(profile_name="outer")
     if refreshed:
         aws.lifetime = timedelta(minutes=5)

@@ -1,4 +1,4 @@
-"""What is stored is damaged at random, in any attribute: each call stays bounded, and nothing else suffers."""
+"""Stored items are damaged at random, in any attribute: each call stays bounded, and nothing else suffers."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ async def test_every_call_is_bounded_and_what_is_damaged_can_be_removed(
         "0" * 16 + "-" + "0" * 16 + "-000000"
     ]
     calls = list(calls_on(through(ttl=9000), message_ids).items())
-    # What changes the session comes last, in any order.
+    # The calls that change the session come last, in any order.
     for name, call in chance.sample(calls[:4], 4) + chance.sample(calls[4:], len(calls) - 4):
         proxy.seen.clear()
         with suppress(ChatHistoryError):

@@ -26,7 +26,7 @@ from chathistory_async._encryption.binding import Binding
 NUMBER_OF_38_DIGITS = {"N": "9" * 38}
 ABSENT = None
 
-# What keeps an item from being read, and is repaired by the next append.
+# An item with this damage cannot be read until the next append repairs it.
 HEALED = [
     ("MessageCount", {"S": "1"}),
     ("MessageCount", NUMBER_OF_38_DIGITS),
@@ -38,14 +38,14 @@ HEALED = [
     ("LastActive", {"S": "9999-99-99"}),
     ("LastActive", {"S": "0"}),
 ]
-# And what no append notices.
+# An item with this damage cannot be read either, and no append notices it.
 REPAIRED = [
     ("MessageCount", {"N": "1.5"}),
     ("CreatedAt", {"S": "then"}),
     ("CreatedAt", {"S": "2026-01-01T00:00:00"}),
     ("CreatedAt", {"N": "1"}),
 ]
-# What an append leaves as it is: it is the user's.
+# An append leaves this damage as it is, because the content is the user's.
 CONTENT = [
     ("Title", {"N": "1"}),
     ("Title", {"L": []}),
@@ -55,14 +55,14 @@ CONTENT = [
     ("Metadata", {"S": '{"$int": []}'}),
     ("Metadata", {"M": {}}),
 ]
-SEALED = [
+ENCRYPTED = [
     ("Title", {"B": b"garbage"}),
     ("Metadata", {"B": b"\x02\x04\x78" + b"\xff" * 200}),
     ("Metadata", {"B": b"\x00"}),
 ]
-# What no append can be sure of.
+# With this damage, an append does not know the format, and writes nothing.
 FORMATS: list[tuple[str, Any]] = [("Format", {"N": "1"}), ("Format", {"S": ""}), ("Format", {"M": {}})]
-# What only stands in nobody's way.
+# This damage disturbs nothing.
 HARMLESS = [
     ("Revision", {"N": "1"}),
     ("Revision", ABSENT),
@@ -129,7 +129,7 @@ class TestAllAtOnce:
     async def damaged(self, new_store: NewStore, owner: str, damage: Damage) -> dict[str, tuple[str, Any]]:
         """Sessions of three messages, and what is wrong with them; nothing with the one of the name ""."""
         store = new_store()
-        cases = dict(enumerate([*HEALED, *REPAIRED, *CONTENT, *SEALED, *HARMLESS, ("", None)]))
+        cases = dict(enumerate([*HEALED, *REPAIRED, *CONTENT, *ENCRYPTED, *HARMLESS, ("", None)]))
         sessions = {f"{owner}-{number}-{name}": (name, value) for number, (name, value) in cases.items()}
         await asyncio.gather(*(store.session(one, owner=owner).aadd_messages(humans(1, 2, 3)) for one in sessions))
         for session, (name, value) in sessions.items():
@@ -149,7 +149,7 @@ class TestAllAtOnce:
             name, value = damaged[session]
             assert isinstance(error, UndecodableItemError)
             assert re.escape(session) in re.escape(str(error))
-            if (name, value) not in SEALED:
+            if (name, value) not in ENCRYPTED:
                 assert re.search(rf"damaged \(its .*{name}.*\): .*, delete_session\(\) deletes the session", str(error))
             with pytest.raises(type(error), match=re.escape(str(error))):
                 await store.get_session_info(session)
@@ -210,7 +210,7 @@ class TestHealing:
         assert info is not None
         assert info.message_count == 2
 
-    @named(HEALED + REPAIRED + [case for case in CONTENT + SEALED if case[0] == "Title"] + HARMLESS)
+    @named(HEALED + REPAIRED + [case for case in CONTENT + ENCRYPTED if case[0] == "Title"] + HARMLESS)
     async def test_is_a_new_title(
         self, new_store: NewStore, sessions: list[str], damage: Damage, name: str, value: Any
     ) -> None:
@@ -222,7 +222,7 @@ class TestHealing:
         assert (info.title, info.message_count) == ("new", 3)
         assert info.created_at <= info.last_active_at
 
-    @pytest.mark.parametrize("overtaken", [False, True])
+    @pytest.mark.parametrize("conflict", [False, True])
     async def test_is_followed_by_a_pause_only_if_another_writer_was_faster(
         self,
         store_through: NewStore,
@@ -230,18 +230,18 @@ class TestHealing:
         damage: Damage,
         proxy: Proxy,
         pauses: list[float],
-        overtaken: bool,
+        conflict: bool,
     ) -> None:
         def schedule(seen: Seen) -> Fault:
-            if overtaken and proxy.operations().count("UpdateItem") == 1:
+            if conflict and proxy.operations().count("UpdateItem") == 1:
                 damage(sessions[1], "Revision", {"S": "another writer's"})
             return Fault.NONE
 
         damage(sessions[1], "MessageCount", {"S": "1"})
         proxy.schedule = schedule
         await store_through().set_title(sessions[1], "new")
-        assert proxy.operations() == ["GetItem", "UpdateItem"] * (3 if overtaken else 2)
-        assert len(pauses) == overtaken
+        assert proxy.operations() == ["GetItem", "UpdateItem"] * (3 if conflict else 2)
+        assert len(pauses) == conflict
 
     async def test_spares_the_next_attempt_its_pause_and_no_other(
         self, new_store: NewStore, sessions: list[str], pauses: list[float]
@@ -287,7 +287,7 @@ async def test_a_damaged_format_is_told_of_by_all_that_ask_for_it(
 
 
 class TestEncrypted:
-    @named(SEALED)
+    @named(ENCRYPTED)
     async def test_garbage_is_told_of(
         self,
         new_store: NewStore,
@@ -302,7 +302,7 @@ class TestEncrypted:
         readable, unreadable = await all_listed(new_store(kms_key_id=kms_key), owner)
         assert readable == [sessions[0], sessions[2]]
         assert isinstance(unreadable[sessions[1]], DecryptionError)
-        # Whoever has no key still gets the others.
+        # A reader without kms_key_id still gets the other sessions.
         readable, unreadable = await all_listed(new_store(), owner)
         assert readable == [sessions[0], sessions[2]]
         assert isinstance(unreadable[sessions[1]], ConfigurationError)

@@ -230,7 +230,7 @@ class TestBounds:
         assert len(proxy.seen) == 3
         await ciphers[0].encrypt(bound(b"x"))
         assert len(proxy.seen) == 4
-        assert len(cache._opened) == len(cache._in_use) == 2
+        assert len(cache._decrypted) == len(cache._in_use) == 2
 
 
 class TestKeys:
@@ -339,7 +339,7 @@ class TestFailures:
         forget(make())
 
     async def failures(self, kind: type[ChatHistoryError], make: Make, **options: Any) -> list[ChatHistoryError]:
-        """What a read and an append of a session with one message raise."""
+        """Return the errors that a read and an append of a session with one message raise."""
         history, errors = make(config=Config(retries={"total_max_attempts": 2}), **options), []
         for attempt in (history.aget_messages(), history.aadd_messages([HumanMessage(SECRET)])):
             with pytest.raises(kind) as caught:
@@ -455,7 +455,7 @@ held = [cache._lock]
 [lock.acquire() for lock in held]
 child = os.fork()
 if not child:
-    assert not cache._in_use, not cache._opened
+    assert not cache._in_use, not cache._decrypted
     history.add_user_message("child")
     os._exit(0 if len(history.messages) == 2 else 1)
 [lock.release() for lock in held]

@@ -403,7 +403,7 @@ def test_an_expired_login_of_sso_is_to_be_renewed(error: BotoCoreError) -> None:
 
 
 @pytest.mark.parametrize(("code", "kind"), [("AccessDenied", AccessDeniedError), ("Throttling", ThrottledError)])
-def test_failures_of_the_service_that_lends_a_roles_credentials(code: str, kind: type[ChatHistoryError]) -> None:
+def test_failures_of_the_service_that_issues_a_roles_credentials(code: str, kind: type[ChatHistoryError]) -> None:
     error = ClientError({"Error": {"Code": code, "Message": "no"}}, "AssumeRole")
     mapped = from_botocore(error, SessionRef("table"))
     assert type(mapped) is kind
@@ -566,8 +566,8 @@ def every_error() -> list[type[ChatHistoryError]]:
 
 @pytest.mark.parametrize("kind", every_error())
 def test_an_error_survives_a_process_boundary(kind: type[ChatHistoryError], make: Make) -> None:
-    place = make()._session.access.ref
-    error = kind("text", place)
+    ref = make()._session.access.ref
+    error = kind("text", ref)
     back = pickle.loads(pickle.dumps(error))
     assert (type(back), str(back)) == (kind, str(error))
     assert (back.table_name, back.session_key) == (error.table_name, error.session_key)

@@ -14,7 +14,8 @@ from samples import humans, texts
 from variants import AsyncVariant, EncryptedVariant, SdkVariant, SyncVariant, Variant, in_stress
 
 from chathistory_async import DynamoDBChatMessageHistory, EndpointError, ServiceError, WriteOutcomeUnknownError
-from chathistory_async._single_item.changes import WRITES, WRITES_KEPT, WRITES_LIMIT
+from chathistory_async._single_item.changes import WRITES_KEPT, WRITES_LIMIT
+from chathistory_async._single_item.layout import WRITES
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 

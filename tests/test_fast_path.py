@@ -65,7 +65,7 @@ def by_sdk(proxy: Proxy) -> list[bool]:
 
 
 @asynccontextmanager
-async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[ReadyClient]:
+async def client_of(history: DynamoDBChatMessageHistory) -> AsyncIterator[ReadyClient]:
     async with history._spec.settings.clients.acquire() as client:
         yield client
 
@@ -127,7 +127,7 @@ class TestOff:
         history = make(endpoint_url=proxy.url, boto3_session=session, config=Config(connect_timeout=8))
         await variant(history).add(humans(1))
         assert set(by_sdk(proxy)) == {False}
-        async with lent_to(history) as client:
+        async with client_of(history) as client:
             config = client.client.meta.config
         assert (config.read_timeout, config.connect_timeout) == (7, 8)
         assert config.user_agent_extra.startswith("theirs/1 chathistory-async/")
@@ -212,7 +212,7 @@ class TestOff:
         self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         history = make(endpoint_url=proxy.url)
-        async with lent_to(history) as client:
+        async with client_of(history) as client:
             fast_path: Any = client.send.__self__  # type: ignore[attr-defined]
         monkeypatch.setattr(fast_path, "_http", SimpleNamespace(dispatch=None))
         monkeypatch.setattr("chathistory_async._aws.fast_path.CLOSED_SECONDS", (0, 0))
@@ -255,7 +255,7 @@ class TestUserAgent:
         engine = saying(Answer({}))
         history = make(endpoint_url=engine.url, **options)
         await history.aget_messages()
-        async with lent_to(history) as client:
+        async with client_of(history) as client:
             await send_by_sdk(client.client, "get_item", {"TableName": "t", "Key": {"SessionId": {"S": "x"}}})
         assert engine.seen_by_sdk == [False, True]
         ours, theirs = (self.in_order(headers["User-Agent"]) for headers in engine.seen_headers)
@@ -304,7 +304,7 @@ class TestRefusals:
     """A condition that fails costs one request, and is the SDK's own error."""
 
     async def errors(self, history: DynamoDBChatMessageHistory, operation: str, parameters: Any) -> list[ClientError]:
-        async with lent_to(history) as client:
+        async with client_of(history) as client:
             with pytest.raises(ClientError) as fast_path:
                 await client.send(operation, parameters)
             with pytest.raises(ClientError) as sdk:
@@ -382,13 +382,13 @@ class TestRefusals:
         self, through: Through, table: str, session_id: str, proxy: Proxy, fault: Fault, sent_before: bool
     ) -> None:
         history = through()
-        place = history._session.access.ref
+        ref = history._session.access.ref
         put = Request("put_item", self.put(table, session_id))
-        await call(history._spec.settings.clients, put, place)
+        await call(history._spec.settings.clients, put, ref)
         proxy.seen.clear()
         proxy.script(fault)
         with pytest.raises(ConditionFailed) as caught:
-            await call(history._spec.settings.clients, put, place)
+            await call(history._spec.settings.clients, put, ref)
         assert caught.value.sent_before is sent_before
         assert by_sdk(proxy) == [False, True][: 1 + sent_before]
 
@@ -415,7 +415,7 @@ class TestFailures:
         proxy.seen.clear()
         await history.aget_messages()
         assert by_sdk(proxy) == [True]
-        async with lent_to(history) as client:
+        async with client_of(history) as client:
             fast_path: Any = client.send.__self__  # type: ignore[attr-defined]
         fast_path._opens_at -= 1000
         await history.aget_messages()
@@ -464,7 +464,7 @@ class TestFailures:
         assert engine.seen_by_sdk == [False, True]
 
     async def test_what_it_cannot_serialise_is_not_even_tried(self, make: Make, proxy: Proxy, table: str) -> None:
-        async with lent_to(make(endpoint_url=proxy.url)) as client:
+        async with client_of(make(endpoint_url=proxy.url)) as client:
             key = {"SessionId": {"S": "x"}, "blob": {"B": bytearray(b"x")}}
             await client.send("put_item", {"TableName": table, "Item": key})
         assert by_sdk(proxy) == [True]
@@ -511,7 +511,7 @@ async def test_pages_go_on_under_a_binary_key(binary_table: str, proxy: Proxy, f
         for number in range(6):
             await history.aadd_messages(humans(number))
         page = await history.apage(5)
-        # What is removed counts towards a page's limit, so that one request does not find two messages.
+        # A removed message counts towards a page's limit, so that one request does not find two messages.
         await history.adelete_messages([message.id for message in page.messages])
         assert texts(await history.aget_messages(limit=2)) == ["0"]
     starts = [seen.body["ExclusiveStartKey"] for seen in proxy.seen if "ExclusiveStartKey" in seen.body]
@@ -520,7 +520,7 @@ async def test_pages_go_on_under_a_binary_key(binary_table: str, proxy: Proxy, f
 
 
 class TestTLS:
-    """Of the SDK's own certificates, because it goes by the SDK's connections."""
+    """The fast path trusts the SDK's certificates, because it uses the SDK's connections."""
 
     @pytest.fixture
     def authority(self) -> trustme.CA:
@@ -562,7 +562,7 @@ def frames_of(error: BaseException) -> Iterator[FrameType]:
 
 
 def shown(value: object, seen: set[int]) -> Iterator[str]:
-    """What a value shows of itself, of what it holds and, of our own objects, of their attributes."""
+    """Yield the repr of a value, of the values in it, and of the attributes of our own objects."""
     if id(value) in seen:
         return
     seen.add(id(value))
@@ -644,7 +644,7 @@ class TestTracebacks:
         self, history: Callable[..., Variant], silent: str, fast_path: bool
     ) -> None:
         one: Any = history(silent, fast_path=fast_path)
-        async with lent_to(one.history):
+        async with client_of(one.history):
             pass
         task = asyncio.create_task(one.add(humans(1)))
         await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Whoever traces, hooks or mocks the SDK's client sees every call, and is told where that makes calls slower."""
+"""A tracer, hook or mock of the SDK's client sees every call, and a status tells where that makes calls slower."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ async def chat(history: Variant) -> None:
 
 
 @asynccontextmanager
-async def lent_to(history: DynamoDBChatMessageHistory) -> AsyncIterator[ReadyClient]:
+async def client_of(history: DynamoDBChatMessageHistory) -> AsyncIterator[ReadyClient]:
     async with history._spec.settings.clients.acquire() as client:
         yield client
 
@@ -143,7 +143,7 @@ class TestTracers:
             assert TRACERS[tracer] in str(reason)
         proxy.seen.clear()
         await history.aget_messages()
-        # What was there when a client was opened is not looked for again.
+        # A tracer that was there when the client was opened is not looked for again.
         assert by_sdk(proxy) == {not late}
         assert history.fast_path_status.active is late
 
@@ -206,7 +206,7 @@ class TestEventHandlers:
     async def test_that_come_later_are_called_and_may_go_again(self, make: Make, proxy: Proxy) -> None:
         history, events = make(endpoint_url=proxy.url), list[str]()
         handler = heard(events)
-        async with lent_to(history) as client:
+        async with client_of(history) as client:
             await history.aget_messages()
             client.client.meta.events.register("before-parameter-build.dynamodb.GetItem", handler)
             await history.aget_messages()
@@ -217,7 +217,7 @@ class TestEventHandlers:
 
     async def test_of_a_stubber_answer(self, make: Make, proxy: Proxy, table: str) -> None:
         history = make(endpoint_url=proxy.url)
-        async with lent_to(history) as client:
+        async with client_of(history) as client:
             with Stubber(client.client) as stubber:
                 stubber.add_response("get_item", {})
                 assert await history.aget_messages() == []
@@ -258,7 +258,7 @@ class TestPatches:
 
     async def test_of_a_client_are_called(self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
         history = make(endpoint_url=proxy.url)
-        async with lent_to(history) as client:
+        async with client_of(history) as client:
             monkeypatch.setattr(client.client, "get_item", mock.AsyncMock(return_value={}), raising=False)
             assert await history.aget_messages() == []
             assert "get_item is replaced on the instance, by unittest.mock" in str(history.fast_path_status.reason)
@@ -269,7 +269,7 @@ class TestPatches:
         self, make: Make, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
         history = make(endpoint_url=proxy.url)
-        async with lent_to(history) as client:
+        async with client_of(history) as client:
             kind = type(client.client)
             original, called = getattr(kind, name), list[str]()
 
@@ -371,7 +371,7 @@ class TestStatus:
         history = make(config=Config(read_timeout=8))
         await history.aget_messages()
         assert await asyncio.to_thread(lambda: history.messages) == []
-        async with lent_to(history) as client:
+        async with client_of(history) as client:
             client.client.meta.events.register("before-send", heard([]))
             assert history.fast_path_status.active is False
 

@@ -89,7 +89,7 @@ async def test_every_acknowledged_message_is_there_exactly_once(
     assert {text: counts[text] for text in acknowledged} == dict.fromkeys(acknowledged, 1)
     assert all(counts[text] <= 1 for text in failed)
     for writer in range(WRITERS):
-        # What was given up may still arrive later, as a request that the network held back.
+        # A request that was given up may still arrive later, because the network held it back.
         own = [text for text in stored[::2] if text.startswith(f"{writer}:") and text in set(acknowledged)]
         assert own == sorted(own)
 

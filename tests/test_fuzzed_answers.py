@@ -24,7 +24,7 @@ from samples import humans
 
 from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory
 
-# Of each operation. More are tried by hand: FUZZED_ANSWERS=1000 pytest tests/test_fuzzed_answers.py
+# For each operation. More are tried by hand: FUZZED_ANSWERS=1000 pytest tests/test_fuzzed_answers.py
 CASES = int(os.environ.get("FUZZED_ANSWERS", "2"))
 SECONDS = 20
 SESSION, OWNER = "fuzzed", "owner"
@@ -229,7 +229,7 @@ def damaged(answer: Any, chance: random.Random) -> Any:
 
 
 async def tried(operation: Operation, store: ChatHistoryStore) -> str:
-    """What came of an operation: no name of an exception but of ours."""
+    """Run an operation and return its outcome as text. It names an exception only if the exception is ours."""
     try:
         await asyncio.wait_for(operation(store), SECONDS)
     except ChatHistoryError as error:
@@ -321,7 +321,7 @@ async def test_end_in_an_error_of_ours_or_not_at_all(
 async def recorded_answers(
     proxy: Proxy, operation: Operation, store: ChatHistoryStore, lost: Fault
 ) -> dict[str, list[tuple[int, Any]]]:
-    """What the engine answers to an operation, of which the first write's answer is lost or not."""
+    """Return the engine's answers to an operation. With ``lost``, the answer to the first write is lost."""
     proxy.answers.clear()
     writes = ("UpdateItem", "TransactWriteItems", "PutItem", "DeleteItem")
     left = [lost]

@@ -30,7 +30,8 @@ from variants import (
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, IdempotencyKeyReusedError, KeySchemaError
 from chathistory_async._item_collection.sort_keys import Clock
-from chathistory_async._single_item.changes import WRITES, WRITES_KEPT, WRITES_LIMIT
+from chathistory_async._single_item.changes import WRITES_KEPT, WRITES_LIMIT
+from chathistory_async._single_item.layout import WRITES
 
 VARIANTS = [
     AsyncVariant,

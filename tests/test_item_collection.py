@@ -1,4 +1,4 @@
-"""What a history does in an item collection beyond the contract: its storage, order, size, cost and removal."""
+"""A history in an item collection, beyond the contract: its storage, order, size, cost and removal."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class TestStorage:
     ) -> None:
         for foreign in ("METADATA", "m", "m#", "m#x", "m$", "n#1", "a"):
             put(foreign, title={"S": "kept"})
-        # Of nothing but a key and a body, as a plain message is.
+        # It has nothing but a key and a body, as a plain message has.
         put("m#y", **body("foreign"))
         await variant(make()).add(humans(1, 2))
         assert texts(await variant(make()).read()) == ["1", "2"]
@@ -307,7 +307,7 @@ class TestDamage:
         keys = [str(SortKey(2**64 - number, "f" * 16)) for number in (1, 2)]
         for key in keys:
             put(key, **body("x"))
-        # Of another process, as far as it matters here.
+        # Its clock is new, as in another process.
         elsewhere = make()
         elsewhere._session._reader.clock = Clock()  # type: ignore[attr-defined]
         for history in (make(), elsewhere):

@@ -84,7 +84,7 @@ PLAIN = [message for message in EVERY_TYPE if NESTED not in vars(message).values
 
 
 class TestTheShortForm:
-    """What langchain-core fills in is left out, and what reads it is langchain-core's own messages_from_dict too."""
+    """Fields that langchain-core fills in are left out, and its own messages_from_dict reads the result too."""
 
     @pytest.mark.parametrize("message", PLAIN, ids=described)
     def test_is_message_to_dicts_with_fields_left_out(self, message: BaseMessage) -> None:
@@ -273,7 +273,7 @@ def test_what_json_has_no_form_for_is_marked(value: Any, form: Any) -> None:
 
 
 def test_equal_sets_have_one_text() -> None:
-    """By its digest an idempotency key knows its batch, and sets of text have another order in every process."""
+    """An idempotency key has the digest of its batch, and sets of text have another order in every process."""
     one, other = set([0, 8]), set([8, 0])  # noqa: C405  # literals would be made in one order
     assert [*one] != [*other]
     for elements in (one, other, {8, 0}):

@@ -61,7 +61,7 @@ class Open(Protocol):
 
 @pytest.fixture(params=["plain", "encrypted", "indexed", "sdk"])
 def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What a store needs for sessions of this kind."""
+    """The options of a store for sessions of this kind."""
     kinds: dict[str, Callable[[], dict[str, Any]]] = {
         "plain": dict,
         "encrypted": lambda: {"kms_key_id": request.getfixturevalue("kms_key")},
@@ -290,7 +290,7 @@ class TestFormats:
         [record] = [item for item in items_in(collection_table) if item["MessageId"]["S"].startswith("m#")]
         dynamodb.put_item(TableName=collection_table, Item=record | {"Format": {"S": "other"}})
         if "kms_key_id" not in storage:
-            # Whoever may write to the table may say so.
+            # Without encryption, a writer with access to the table may change the format.
             assert await open_session("other").aget() == [1, 2]
             return
         with pytest.raises(UndecodableItemError, match=r'was encrypted as .*"format":"mine"'):

@@ -41,7 +41,7 @@ values = st.recursive(
 
 
 def strictly(value: Any) -> str:
-    """What tells values apart that differ in a type or a sign."""
+    """Return a text that differs between values which differ in a type or a sign."""
     return repr(value)
 
 

@@ -200,7 +200,7 @@ def plain_form(value: object) -> str:
 
 
 class Tagged(DynamoDBChatMessageHistory):
-    """What users write: an attribute of their own, set by their own constructor."""
+    """A user's subclass, with an attribute that its own constructor sets."""
 
     def __init__(self, tag: list[str], *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -304,7 +304,7 @@ class TestCopies:
     async def test_keep_a_session_that_was_given_or_say_what_to_do(
         self, collection_table: str, session_id: str, proxy: Proxy, kind: Any, how: str
     ) -> None:
-        session = kind(aws_access_key_id="LENT", aws_secret_access_key="s", region_name="us-east-1")
+        session = kind(aws_access_key_id="PASSED", aws_secret_access_key="s", region_name="us-east-1")
         options: dict[str, Any] = {"boto3_session": session, "endpoint_url": proxy.url}
         history = DynamoDBChatMessageHistory(collection_table, session_id, sort_key_name="MessageId", **options)
         store = ChatHistoryStore(collection_table, **options)

@@ -1,4 +1,4 @@
-"""What the asynchronous methods do to the event loop that they run on: nothing that others would notice."""
+"""The asynchronous methods do nothing to their event loop that other tasks would notice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLOW_SECONDS = 0.05
 
 @pytest.fixture
 async def slow_callbacks(caplog: pytest.LogCaptureFixture) -> AsyncIterator[list[str]]:
-    """What asyncio's debug mode says of each step that held the loop for longer than SLOW_SECONDS."""
+    """Collects what asyncio's debug mode says of each step that held the loop for longer than SLOW_SECONDS."""
     loop = asyncio.get_running_loop()
     loop.slow_callback_duration = SLOW_SECONDS
     found: list[str] = []

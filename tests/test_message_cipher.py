@@ -1,4 +1,4 @@
-"""What is stored with a KMS key: nothing in the clear, in the AWS Encryption SDK's format, and for one session only."""
+"""Messages stored with a KMS key: nothing in the clear, in the AWS Encryption SDK's format, for one session only."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RawKeys(CryptoMaterialsManager):  # type: ignore[misc]  # the SDK is not t
         return EncryptionMaterials(SUITE, self.key, stored, request.encryption_context)
 
     def decrypt_materials(self, request: Any) -> Any:
-        raise AssertionError("nothing is opened with it")
+        raise AssertionError("nothing is decrypted with it")
 
 
 def cipher_of(history: DynamoDBChatMessageHistory) -> MessageCipher:
@@ -119,8 +119,8 @@ class TestNothingIsStoredInTheClear:
         secrets = [SECRET.encode()]
         for history in (writer, reader):
             cache = cipher_of(history)._keys._cache
-            secrets += [key.plaintext for key in cache._opened.values()]
-            shown += repr([*cache._opened.values(), *cache._in_use.values()])
+            secrets += [key.plaintext for key in cache._decrypted.values()]
+            shown += repr([*cache._decrypted.values(), *cache._in_use.values()])
         assert len(set(secrets)) >= 3
         for secret in secrets:
             forms = [repr(secret)[2:-1], secret.hex(), base64.b64encode(secret).decode().rstrip("=")]
@@ -137,16 +137,16 @@ class TestOfficialSdk:
         history = make()
         messages = [*EVERY_TYPE, HumanMessage("x" * 100_000)]
         history.add_messages(messages)
-        opened = []
+        decrypted = []
         for element in item()["History"]["L"]:
             plaintext, header = official.decrypt(source=element["B"], key_provider=provider)
             assert header.algorithm is SUITE
             assert header.encryption_context == history.encryption_context
             line, body = plaintext.split(b"\n", 1)
             assert line == b'{"value":"message"}'
-            opened.append(json.loads(body))
-        assert [form["type"] for form in opened] == [message.type for message in messages]
-        assert [form["data"]["content"] for form in opened] == texts(messages)
+            decrypted.append(json.loads(body))
+        assert [form["type"] for form in decrypted] == [message.type for message in messages]
+        assert [form["data"]["content"] for form in decrypted] == texts(messages)
 
     def test_encrypts_what_we_open(self, make: Make, update: Any, provider: StrictAwsKmsMasterKeyProvider) -> None:
         history = make()
@@ -225,7 +225,7 @@ class TestTampering:
 
     async def test_leaves_nothing_of_it_in_what_error_trackers_record(self, make: Make) -> None:
         [encrypted] = await cipher_of(make()).encrypt(bound(SECRET.encode() * 10_000))
-        keys = [key.plaintext for key in cipher_of(make())._keys._cache._opened.values()]
+        keys = [key.plaintext for key in cipher_of(make())._keys._cache._decrypted.values()]
         for position in (100, len(encrypted) - 60, len(encrypted) - 1):
             flipped = bytearray(encrypted)
             flipped[position] ^= 1
@@ -258,7 +258,9 @@ class TestTampering:
         history = make()
         [encrypted] = await cipher_of(history).encrypt(bound(b"x"))
         [key] = [
-            key for key in cipher_of(history)._keys._cache._opened.values() if key.encrypted_key.ciphertext in encrypted
+            key
+            for key in cipher_of(history)._keys._cache._decrypted.values()
+            if key.encrypted_key.ciphertext in encrypted
         ]
         info = MasterKeyInfo("somebody", key.encrypted_key.key_arn)
         keys = RawKeys(SDKDataKey(info, key.plaintext, key.encrypted_key.ciphertext))
@@ -453,7 +455,7 @@ class TestParameter:
         )
 
 
-async def test_the_loop_goes_on_while_a_long_history_is_opened(make: Make) -> None:
+async def test_the_loop_goes_on_while_a_long_history_is_decrypted(make: Make) -> None:
     turns = 0
 
     async def other() -> None:

@@ -42,7 +42,7 @@ from chathistory_async._codec.attribute_values import size_of
 from chathistory_async._codec.message_attribute_values import decode_message, encode_message
 from chathistory_async._codec.messages import decode_json
 from chathistory_async._item_collection.sort_keys import MAX_MOVED, SortKey, parse_id
-from chathistory_async._migration.checkpoint import Checkpoint, Digests, Migration, known_of
+from chathistory_async._migration.checkpoint import Checkpoint, CheckpointItem, Digests, known_of
 from chathistory_async._request import ConditionFailed
 from chathistory_async._sync.bridge import run
 from chathistory_async.errors import SessionRef
@@ -79,7 +79,7 @@ async def read(store: ChatHistoryStore, session_id: str) -> list[BaseMessage]:
 
 async def mark_deleted(target: ChatHistoryStore, session_id: str) -> None:
     layout: Any = target.session(session_id)._spec.layout
-    await call(target._settings.clients, Migration(layout).mark_deleted(), SessionRef(target._layout.table_name))
+    await call(target._settings.clients, CheckpointItem(layout).mark_deleted(), SessionRef(target._layout.table_name))
 
 
 async def test_what_dynamodb_has_no_form_for_is_copied_compared_and_recognised(
@@ -334,7 +334,7 @@ class TestOutcomes:
         for name in ("m#", "m#0", *(f"m#00-{number:03}" for number in range(150))):
             item = {"SessionId": {"S": session_id}, "MessageId": {"S": name}, "Notes": {"S": "of somebody else's"}}
             dynamodb.put_item(TableName=collection_table, Item=item)
-        # Of a time that is older than what is copied gets by default.
+        # Its time is before that of the copies by default.
         key = {"SessionId": {"S": session_id}, "MessageId": {"S": str(SortKey(10**12 << 16, "0" * 16, 0))}}
         text = '{"type": "human", "data": {"content": "3"}}'
         dynamodb.put_item(TableName=collection_table, Item=key | {"History": {"S": text}})
@@ -648,7 +648,9 @@ class TestWhatIsDamaged:
         await source.session(session_id).aadd_messages(humans(1, 2))
         layout: Any = target.session(session_id)._spec.layout
         made_up = checkpoint._changed()
-        request = Migration(layout).advance(checkpoint, made_up, Digests(b"".join(made_up.copied), encrypted=False))
+        request = CheckpointItem(layout).advance(
+            checkpoint, made_up, Digests(b"".join(made_up.copied), encrypted=False)
+        )
         await call(target._settings.clients, request, SessionRef(layout.table_name))
         await self.all_fail(target, source, [session_id], error)
 
@@ -1345,7 +1347,7 @@ async def test_all_sessions_of_a_table(target: ChatHistoryStore, session_id: str
         async with ChatHistoryStore(table, **options) as source:
             sessions = {f"{session_id}-{number}" for number in range(7)}
             for session in sessions:
-                # Of 350 KB each, so that it takes several pages.
+                # 350 KB each, so that the scan has several pages.
                 await source.session(session).aadd_messages(humans(session, "x" * 350_000))
             assert {session async for session in source.scan_session_ids()} == sessions
             scans = [seen.body for seen in proxy.seen if seen.operation == "Scan"]

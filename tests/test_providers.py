@@ -1,4 +1,4 @@
-"""What real providers' messages hold: the classes themselves where they are light, else models of their shape."""
+"""The content of real providers' messages: their own classes where these are light, else models of the same shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users import: complete, sorted, documented and typed."""
+"""The names that users import: complete, sorted, documented and typed."""
 
 from __future__ import annotations
 
@@ -90,6 +90,7 @@ MODULES = [
     "_idempotency",
     "_single_item.requests",
     "_single_item.changes",
+    "_single_item.layout",
     "_session",
     "_settings",
     *PACKAGES,
@@ -116,7 +117,7 @@ MODULES = [
     "_aws.credentials",
     "_aws.fast_path",
     "_aws.fast_path_guard",
-    "_single_flight",
+    "_aws.single_flight",
     "_aws.answers",
     "_aws.bounded",
     "_aws.signing",
@@ -161,6 +162,10 @@ LIGHT = [
     "_request",
     "_expressions",
     "_idempotency",
+    "_settings",
+    "_aws.answers",
+    "_aws.redaction",
+    "_encryption.binding",
     "_item_collection.idempotency",
     "_item_collection.layout",
     "_item_collection.records",
@@ -174,6 +179,7 @@ LIGHT = [
     "_session_index.requests",
     "_session_index.stored",
     "_single_item.changes",
+    "_single_item.layout",
     "_single_item.requests",
     *(module for module in MODULES if module.startswith("_codec.") and not module.startswith("_codec.message")),
 ]

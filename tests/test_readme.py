@@ -37,7 +37,7 @@ def example_table(kms_in: Callable[[str], Any]) -> Iterator[None]:
     run(store.create_table)
     run(chats.create_table)
     with contextlib.suppress(kms.exceptions.NotFoundException):
-        # Of a run that was cut short.
+        # A run that was cut short has left it.
         kms.delete_alias(AliasName="alias/chat")
     kms.create_alias(AliasName="alias/chat", TargetKeyId=kms.create_key()["KeyMetadata"]["KeyId"])
     yield

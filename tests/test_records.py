@@ -58,7 +58,7 @@ Items = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def layout(request: pytest.FixtureRequest, collection_table: str) -> dict[str, Any]:
-    """Of an item collection for the tests without variants, too."""
+    """The options of an item collection, for the tests without variants too."""
     variant = request.getfixturevalue("variant") if "variant" in request.fixturenames else None
     indexed = {"session_index": True} if variant is not None and variant.indexed else {}
     return {"table_name": collection_table, "sort_key_name": "MessageId", **indexed}
@@ -322,7 +322,7 @@ class TestIds:
 
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 class TestEdits:
-    """Of messages within a batch: the others keep their ids, places and content."""
+    """Edits of messages within a batch: the other messages keep their ids, positions and content."""
 
     @staticmethod
     def batch(number: int, large: bool) -> list[BaseMessage]:
@@ -382,7 +382,7 @@ class TestEdits:
     async def test_whose_answer_is_lost_are_made_once(
         self, through: Through, make: Make, proxy: Proxy, fault: Fault, large: bool
     ) -> None:
-        # Of several parts until the end.
+        # Large: the record has several parts until the end.
         batch = self.batch(12 if large else 4, large)
         await make().aadd_messages(batch)
         stored = await all_stored(make())

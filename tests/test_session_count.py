@@ -66,7 +66,7 @@ def check(store: ChatHistoryStore, session_id: str, owner: str) -> Callable[[], 
     """Compares the count, got in both ways, with what is stored once that is quiet, and returns it."""
 
     async def check() -> int:
-        # What was cut off may still be under way.
+        # A request that was cut off may still be under way.
         for _ in range(100):
             with suppress(AssertionError):
                 return await compare()

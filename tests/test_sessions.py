@@ -363,7 +363,7 @@ class TestListing:
 
 
 class TestFormats:
-    """What the index knows of the format of a session's values."""
+    """The format of a session's values, as the index knows it."""
 
     async def test_are_told_of_each_session(self, store: ChatHistoryStore, owner: str) -> None:
         names = {f"{owner}-{name}": name for name in ("langchain", "json", "openai-agents")}
@@ -962,7 +962,7 @@ class TestKeys:
         info = await store.get_session_info("s#1", key=key)
         assert info is not None
         assert (info.session_id, info.title) == (f"{owner}#s%231", "t")
-        # What the list calls a session names it by itself, too.
+        # The session id in the list names the session without the key, too.
         [listed] = (await store.list_sessions(owner, 5)).sessions
         assert texts(await store.session(str(listed.session_id)).aget_messages()) == ["1"]
         branch = await history.acopy_to("s#2", key={"SessionId": (owner, "s#2")})

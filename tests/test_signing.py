@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from chathistory_async._aws.signing import Signer
 
-# What credentials are made of; headers carry them.
+# The characters of credentials, which headers carry.
 secrets = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=300)
 regions = st.from_regex(r"[a-z]{2,4}(-[a-z]{3,9}){1,2}-[1-9]", fullmatch=True)
 labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)

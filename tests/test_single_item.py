@@ -1,4 +1,4 @@
-"""What a history does in the single item beyond the contract: cost, time to live, keys, attributes of others."""
+"""A history in the single item, beyond the contract: cost, time to live, keys, attributes of others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from samples import humans, texts
 from variants import Variant
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
-from chathistory_async._single_item.changes import WRITES
+from chathistory_async._single_item.layout import WRITES
 
 ODD_NAMES = ["Data", "ttl", "chat-history", "a.b", "with space", "#x", ":x", "[0]", "名前", "size", "AND"]
 

@@ -32,7 +32,7 @@ def watch_callbacks() -> None:
     """
     handle: Any = asyncio.Handle
     run = handle._run
-    # Of Linux: its second number is for how long this thread could have run and had no processor, in nanoseconds.
+    # Linux's. Its second number is for how many nanoseconds this thread could have run and had no processor.
     path = Path("/proc/thread-self/schedstat")
     statistics = os.open(path, os.O_RDONLY) if path.exists() else None
 

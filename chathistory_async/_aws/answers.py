@@ -1,4 +1,4 @@
-"""Check that a response has the form that DynamoDB and KMS send. Pure functions.
+"""Check that a response has the form that DynamoDB and KMS send. Pure: no I/O.
 
 A response of a different form comes from a different server, such as a proxy, or is damaged.
 """
@@ -154,18 +154,18 @@ def _have(structures: Iterable[Mapping[str, Any]], *names: str) -> bool:
     return all(structure.get(name) is not None for structure in structures for name in names)
 
 
-def check_refusal(parameters: Mapping[str, Any], refusal: Mapping[str, Any]) -> None:
+def check_error_answer(parameters: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
     """Check that an error response can be that of a failed condition or a cancelled transaction.
 
     Args:
         parameters: the request's parameters.
-        refusal: the error response, as ``ClientError.response`` holds it.
+        answer: the error response, as ``ClientError.response`` holds it.
 
     Raises:
         NotAnAnswer: DynamoDB does not send such an error response to this request.
     """
-    reasons = refusal.get("CancellationReasons") or []
-    if not isinstance(reasons, list) or not all(map(_is_reason, [refusal, *reasons])):
+    reasons = answer.get("CancellationReasons") or []
+    if not isinstance(reasons, list) or not all(map(_is_reason, [answer, *reasons])):
         raise NotAnAnswer
     if reasons and len(reasons) != len(parameters.get("TransactItems", ())):
         raise NotAnAnswer

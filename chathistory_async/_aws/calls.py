@@ -27,9 +27,9 @@ from ..errors import (
     ThrottledError,
     write_conflict,
 )
-from .answers import NotAnAnswer, check_answer, check_refusal
+from .answers import NotAnAnswer, check_answer, check_error_answer
 from .clients import Clients
-from .errors import from_botocore, from_cancelled_transaction, not_an_answer
+from .errors import RETRYABLE_REASONS, THROTTLED_REASONS, from_botocore, from_cancelled_transaction, not_an_answer
 from .redaction import without_values
 
 if sys.version_info >= (3, 11):
@@ -88,7 +88,7 @@ async def _with_retries(
             canceled.sent_before = canceled.sent_before or retries.maybe_stored
             if CONDITION_FAILED in canceled.codes:
                 raise
-            if not canceled.codes <= _RETRYABLE:
+            if not canceled.codes <= RETRYABLE_REASONS:
                 raise from_cancelled_transaction(canceled.reasons, ref, request.parameters) from canceled.__cause__
             await retries.wait_after(canceled)
 
@@ -122,7 +122,7 @@ class _Retries:
             WriteOutcomeUnknownError: MAX_CONFLICTS attempts conflicted, and an earlier sending may have been stored.
         """
         self.maybe_stored = self.maybe_stored or canceled.sent_before
-        if canceled.codes.isdisjoint(_THROTTLED):
+        if canceled.codes.isdisjoint(THROTTLED_REASONS):
             self._conflicts += 1
             if self._conflicts == MAX_CONFLICTS:
                 text = f"The request conflicted with other writers' transactions in {MAX_CONFLICTS} attempts in a row"
@@ -225,8 +225,6 @@ def _check_open(clients: Clients, ref: SessionRef) -> None:
         raise ClosedError("The ChatHistoryStore is closed, and its histories with it", ref)
 
 
-_RETRYABLE = {"None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
-_THROTTLED = {"ThrottlingError", "ProvisionedThroughputExceeded"}
 # A request on one item, or a transaction, conflicts with a different transaction.
 _CONFLICT = "TransactionConflictException"
 # A transaction conflicts with itself: an earlier sending of it is still under way.
@@ -292,7 +290,7 @@ def _mapped(
         code = answer["Error"].get("Code")
         sent_before = answer.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
         try:
-            check_refusal(parameters, answer)
+            check_error_answer(parameters, answer)
         except NotAnAnswer:
             return not_an_answer(ref)
         if code == "ConditionalCheckFailedException" and "ConditionExpression" in parameters:

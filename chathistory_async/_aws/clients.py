@@ -15,12 +15,12 @@ import aioboto3
 from aiobotocore.session import AioSession
 
 from .._request import DYNAMODB, Service
-from .._single_flight import SingleFlight
 from .._sync.fork import after_fork_in_child, keep_forever
 from .credentials import SessionCredentials
 from .first_append import FirstAppend
 from .sdk import ClientOptions, ReadyClient, config_of, longest_call_seconds, new_client, ready_client
 from .sessions import session_of
+from .single_flight import SingleFlight
 
 # Histories without a store share clients if their configurations are equal. The bound keeps an application that makes a
 # boto3_session for each request from piling up clients.

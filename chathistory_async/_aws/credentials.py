@@ -21,8 +21,8 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError
 
-from .._single_flight import SingleFlight
 from .._sync.fork import after_fork_in_child
+from .single_flight import SingleFlight
 
 AnySession: TypeAlias = Union[boto3.Session, aioboto3.Session, AioSession]
 
@@ -40,7 +40,7 @@ class SessionCredentials:
         self._core = core_of(session)
         self._region_name = region_name
         self._config = config
-        self._flight = _shared(_flights, self._core, SingleFlight)
+        self._single_flight = _shared(_single_flights, self._core, SingleFlight)
 
     def are_due(self, *, for_a_first_call: bool) -> bool:
         """Return whether ``refresh`` must load the credentials, for a client's first call only, or refresh them."""
@@ -56,8 +56,8 @@ class SessionCredentials:
         Raises:
             Exception: the SDK's error. Every task that waited raises it.
         """
-        if not (self._flight.is_running() and self._serve_meanwhile()):
-            await self._flight.run(self._load_and_refresh)
+        if not (self._single_flight.is_running() and self._serve_meanwhile()):
+            await self._single_flight.run(self._load_and_refresh)
 
     async def _load_and_refresh(self) -> None:
         if loaded_of(self._core) is None:
@@ -137,7 +137,7 @@ def _prepare_to_load(core: Any, region_name: str | None, config: Config | None) 
 
 # The keys are weak references to sessions. The values must not refer to their session, or it would never be collected.
 # Credentials refer to it, so they are not kept here.
-_flights: WeakKeyDictionary[Any, SingleFlight] = WeakKeyDictionary()
+_single_flights: WeakKeyDictionary[Any, SingleFlight] = WeakKeyDictionary()
 _locks: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
 _shared_lock = threading.Lock()
 
@@ -151,8 +151,8 @@ def _forget_in_child() -> None:
     global _shared_lock
     _shared_lock = threading.Lock()
     _locks.clear()
-    for flight in list(_flights.values()):
-        flight.forget_in_child()
+    for single_flight in list(_single_flights.values()):
+        single_flight.forget_in_child()
 
 
 after_fork_in_child(_forget_in_child)

@@ -78,7 +78,7 @@ _CREDENTIALS = (
 )
 # The login to IAM Identity Center has expired, or there was none.
 _SSO = (botocore_exceptions.SSOError, botocore_exceptions.TokenRetrievalError)
-_DENIED = {
+_DENIED_CODES = {
     "AccessDenied",
     "AccessDeniedException",
     "UnrecognizedClientException",
@@ -92,7 +92,7 @@ _DENIED = {
     "InvalidClientTokenId",
     "NotAuthorized",
 }
-_THROTTLED = {
+_THROTTLED_CODES = {
     "ProvisionedThroughputExceededException",
     "Throttling",
     "ThrottledException",
@@ -100,6 +100,10 @@ _THROTTLED = {
     "RequestLimitExceeded",
     "LimitExceededException",
 }
+# Codes of cancellation reasons, which differ from the error codes above. A transaction with only retryable ones is sent
+# again. An action that did not cause the cancellation has the code "None".
+THROTTLED_REASONS = {"ThrottlingError", "ProvisionedThroughputExceeded"}
+RETRYABLE_REASONS = {"None", "TransactionConflict", *THROTTLED_REASONS}
 # DynamoDB has one code, ValidationException, for all of these errors. Only the English text tells them apart. The texts
 # are those of AWS, of DynamoDB Local (LocalStack's engine) and of moto.
 _KEY_SCHEMA_TEXTS = (
@@ -166,9 +170,9 @@ def _from_client_error(
 ) -> ChatHistoryError:
     code, _ = _code_and_text(error)
     operation = error.operation_name + with_what
-    if code in _DENIED:
+    if code in _DENIED_CODES:
         return AccessDeniedError(f"AWS refused {operation} ({code}): {advice.denied}", ref)
-    if code in _THROTTLED:
+    if code in _THROTTLED_CODES:
         text = f"AWS throttled {operation} and every retry ({code}): {advice.throttled}, or the retries in config"
         return ThrottledError(text, ref)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")

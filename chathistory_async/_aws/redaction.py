@@ -1,4 +1,4 @@
-"""Removes the values of a request from AWS's error text. Pure functions.
+"""Removes the values of a request from AWS's error text. Pure: no I/O.
 
 DynamoDB quotes values in some of its texts: "The parameter cannot be converted to a numeric value: NaN", "Input
 collection [a, a] contains duplicates", "upper bound operand: AttributeValue: {S:a}".

@@ -1,1 +1,1 @@
-"""Codecs between Python values and their stored forms, without I/O. Only ``messages`` imports LangChain."""
+"""Codecs between Python values and their stored forms. Pure: no I/O. Only the codecs of messages import LangChain."""

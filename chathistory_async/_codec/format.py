@@ -59,8 +59,8 @@ def encoded(encode: Callable[[In], Out], value: In, name: str) -> Out:
     """
     try:
         return encode(value)
-    except Unstorable as refused:
-        text = f"{name}{refused.path} cannot be stored: {refused.reason}"
+    except Unstorable as unstorable:
+        text = f"{name}{unstorable.path} cannot be stored: {unstorable.reason}"
     except RecursionError:
         text = f"{name} cannot be stored: it is nested too deeply"
     # Raised outside of the handler, so that it has no context: the text of the original error may hold content

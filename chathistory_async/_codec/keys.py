@@ -79,8 +79,8 @@ def _encode_key_value(name: str, value: object) -> AttributeValue:
         if isinstance(value, (int, Decimal)):
             return {"N": number_text(value)}
         return {"S": plain_text(value)} if isinstance(value, str) else {"B": bytes(value)}
-    except Unstorable as refused:
-        raise ValueError(f"The key attribute {name!r} cannot be stored: {refused.reason}") from None
+    except Unstorable as unstorable:
+        raise ValueError(f"The key attribute {name!r} cannot be stored: {unstorable.reason}") from None
 
 
 def check_key_size(key: Mapping[str, AttributeValue]) -> None:

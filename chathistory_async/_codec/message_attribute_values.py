@@ -40,14 +40,9 @@ def encode_message(message: BaseMessage, position: int, default: Default | None 
 
 
 def decode_message(value: AttributeValue, name: int | str) -> BaseMessage:
-    """Return the message of an attribute value.
+    """Return the message of an attribute value. Arguments and errors are as for ``messages.decode_json``.
 
-    Args:
-        value: the attribute value from botocore or from a plain JSON response: binary is bytes or base64 text.
-        name: the message's index in the stored list, or its id, for the error.
-
-    Raises:
-        UndecodableItemError: the value is not a message that the installed langchain-core knows.
+    The value is from botocore or from a plain JSON response, so its binary is bytes or base64 text.
     """
     return decoded(_message, value, name)
 

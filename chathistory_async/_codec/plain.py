@@ -120,8 +120,8 @@ class _Conversion:
         for key, element in value.items():
             try:
                 results[_free_name(key, results)] = self.of(element, level)
-            except Unstorable as refused:
-                raise refused.inside(path_step(key)) from None
+            except Unstorable as unstorable:
+                raise unstorable.inside(path_step(key)) from None
             except RecursionError:
                 raise Unstorable(NESTED_TOO_DEEPLY, path_step(key)) from None
             except Exception as error:  # noqa: BLE001  # for example of a proxy without a target

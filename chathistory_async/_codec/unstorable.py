@@ -30,8 +30,8 @@ def encode_elements(encode: Encoder, elements: Iterable[object], level: int) -> 
     for index, element in enumerate(elements):
         try:
             results.append(encode(element, level))
-        except Unstorable as refused:
-            raise refused.inside(f"[{index}]") from None
+        except Unstorable as unstorable:
+            raise unstorable.inside(f"[{index}]") from None
         except RecursionError:
             raise Unstorable(NESTED_TOO_DEEPLY, f"[{index}]") from None
         except Exception as error:  # noqa: BLE001  # for example of a proxy without a target
@@ -45,8 +45,8 @@ def encode_entries(encode: Encoder, entries: Mapping[str, object], level: int) -
     for name, element in entries.items():
         try:
             results[name] = encode(element, level)
-        except Unstorable as refused:
-            raise refused.inside(path_step(name)) from None
+        except Unstorable as unstorable:
+            raise unstorable.inside(path_step(name)) from None
         except RecursionError:
             raise Unstorable(NESTED_TOO_DEEPLY, path_step(name)) from None
     return results

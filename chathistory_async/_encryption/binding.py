@@ -1,4 +1,4 @@
-"""The binding of an encrypted value to its place: the first line of the plaintext. Without I/O.
+"""The binding of an encrypted value to its place: the first line of the plaintext. Pure: no I/O.
 
 All values of a session have the same encryption context, because each encryption context needs its own data key from
 KMS. The encryption context binds a value to its session, but not to its place in the session. The plaintext binds the

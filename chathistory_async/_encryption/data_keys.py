@@ -84,7 +84,7 @@ class KeyCache:
     def forget(self) -> None:
         self._lock = threading.Lock()
         self._in_use: TTLCache[tuple[str, Context], _InUse] = TTLCache(MAX_CACHED, MAX_AGE_SECONDS, self._clock)
-        self._opened: TTLCache[tuple[EncryptedDataKey, Context], DataKey] = TTLCache(
+        self._decrypted: TTLCache[tuple[EncryptedDataKey, Context], DataKey] = TTLCache(
             MAX_CACHED, MAX_AGE_SECONDS, self._clock
         )
         self._shared_calls: dict[Any, _SharedCall] = {}
@@ -110,16 +110,16 @@ class KeyCache:
     def use(self, key_id: str, context: Context, key: DataKey) -> None:
         with self._lock:
             self._in_use[key_id, context] = _InUse(key, MAX_MESSAGES, MAX_BYTES)
-        self.add_opened(key, context)
+        self.add_decrypted(key, context)
 
-    def opened(self, encrypted_key: EncryptedDataKey, context: Context) -> DataKey | None:
+    def decrypted(self, encrypted_key: EncryptedDataKey, context: Context) -> DataKey | None:
         with self._lock:
-            self._opened.expire()
-            return self._opened.get((encrypted_key, context))
+            self._decrypted.expire()
+            return self._decrypted.get((encrypted_key, context))
 
-    def add_opened(self, key: DataKey, context: Context) -> None:
+    def add_decrypted(self, key: DataKey, context: Context) -> None:
         with self._lock:
-            self._opened[key.encrypted_key, context] = key
+            self._decrypted[key.encrypted_key, context] = key
 
     async def single_flight(self, what: object, ask: Callable[[], Coroutine[Any, Any, DataKey]]) -> DataKey:
         """Coalesce identical concurrent KMS calls on this loop (single flight). An error is shared, too.
@@ -176,9 +176,9 @@ class DataKeys:
         self._context = context
         self._ref = ref
 
-    def opened(self, encrypted_key: EncryptedDataKey) -> DataKey | None:
+    def cached(self, encrypted_key: EncryptedDataKey) -> DataKey | None:
         """Return the decrypted data key from the cache, or None if the cache does not hold it."""
-        return self._cache.opened(encrypted_key, self._context)
+        return self._cache.decrypted(encrypted_key, self._context)
 
     async def for_encryption(self, size: int) -> DataKey:
         """Return the data key for a message of ``size`` bytes: the one in use, or a new one if a limit is reached."""
@@ -189,8 +189,8 @@ class DataKeys:
 
     async def decrypt(self, encrypted_key: EncryptedDataKey) -> DataKey:
         """Return a stored data key, decrypted: from the cache, or by KMS."""
-        opened = self._cache.opened(encrypted_key, self._context)
-        return opened or await self._cache.single_flight(
+        cached = self._cache.decrypted(encrypted_key, self._context)
+        return cached or await self._cache.single_flight(
             (encrypted_key, self._context), lambda: self._ask_to_decrypt(encrypted_key)
         )
 
@@ -216,7 +216,7 @@ class DataKeys:
         if answer.get("KeyId") != key_arn:
             del key
             raise DecryptionError(f"KMS decrypted a data key with {answer.get('KeyId')}, not {key_arn}", self._ref)
-        self._cache.add_opened(key, self._context)
+        self._cache.add_decrypted(key, self._context)
         return key
 
     def _data_key(self, answer: dict[str, Any], key_arn: str | None, ciphertext: bytes | None) -> DataKey:

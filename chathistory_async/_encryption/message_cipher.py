@@ -123,7 +123,7 @@ class MessageCipher:
         encrypted: bytes
         encrypted, _ = _sdk.encrypt(
             source=bind(binding, body),
-            materials_manager=_Materials(self.context, self._keys.opened, key),
+            materials_manager=_Materials(self.context, self._keys.cached, key),
             encryption_context=self.context,
             algorithm=SUITE,
             frame_length=_FRAME_BYTES,
@@ -131,7 +131,7 @@ class MessageCipher:
         return encrypted
 
     def _decrypt(self, bound: Bound, name: int | str, keys: Mapping[EncryptedDataKey, DataKey] | None = None) -> bytes:
-        materials = _Materials(self.context, self._keys.opened if keys is None else keys.get)
+        materials = _Materials(self.context, self._keys.cached if keys is None else keys.get)
         binding, encrypted = bound
         stored = f"Stored {binding.name(name)}"
         try:

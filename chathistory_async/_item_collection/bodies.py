@@ -12,7 +12,7 @@ from .._codec.compression import MAX_BYTES, MIN_BYTES, compressed, decompressed
 from .._codec.format import LANGCHAIN_NAME, Format, is_name
 from .._cooperative import SLICE_SECONDS, Slices
 from .._encryption.binding import Binding, Bound
-from .._session import Access, leaves_nothing_opened, reads_stored
+from .._session import Access, leaves_no_plaintext, reads_stored
 from ..errors import FormatError, ItemTooLargeError, UndecodableItemError
 from .layout import MAX_TRANSACTION_BYTES
 from .records import Body, PlainRecord, Record, Wanted, as_bytes, text_of
@@ -92,7 +92,7 @@ class Bodies(Generic[Value]):
             self.access.ref,
         )
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     @reads_stored
     async def texts(self, record: Record) -> list[bytes]:
         """Return the JSON texts of a record's values."""
@@ -100,7 +100,7 @@ class Bodies(Generic[Value]):
         text = await self._text_in(record, content)
         return [text] if record.length == 1 else await self._divided(record, text)
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     @reads_stored
     async def decode_plain(self, records: Sequence[PlainRecord]) -> list[Value]:
         """Return the values of plain records, in order."""
@@ -123,7 +123,7 @@ class Bodies(Generic[Value]):
             raise self.access.located(error) from None
         return values
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     @reads_stored
     async def decode(self, wanted: Sequence[Wanted]) -> list[list[Value]]:
         """Return the wanted values, one list per record."""
@@ -178,7 +178,7 @@ class Bodies(Generic[Value]):
         record = wanted.record
         if record.length == 1:
             return await self._decoded(wanted, [text])
-        if wanted.places is None and len(text) <= _PARSED_AT_ONCE:
+        if wanted.indexes is None and len(text) <= _PARSED_AT_ONCE:
             values = self._array(text, record.length)
             if values is not None:
                 return values
@@ -197,14 +197,14 @@ class Bodies(Generic[Value]):
 
     async def _decoded(self, wanted: Wanted, texts: Sequence[bytes]) -> list[Value]:
         record = wanted.record
-        places = range(len(texts)) if wanted.places is None else wanted.places
+        indexes = range(len(texts)) if wanted.indexes is None else wanted.indexes
         positions = record.all_positions() or ()
 
-        def decode(place: int, _: int) -> Value:
-            value: Value = self.format.decode(texts[place], message_id_of(record.key, positions[place]))
+        def decode(index: int, _: int) -> Value:
+            value: Value = self.format.decode(texts[index], message_id_of(record.key, positions[index]))
             return value
 
-        return await self.access.in_slices(decode, places)
+        return await self.access.in_slices(decode, indexes)
 
     async def _divided(self, record: Record, text: bytes) -> list[bytes]:
         """Split a record's JSON array into the texts of its values."""

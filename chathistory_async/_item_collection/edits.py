@@ -13,14 +13,14 @@ from typing import Generic, TypeVar
 
 from .._codec.attribute_values import AttributeValue, has_passed, size_of
 from .._cooperative import at_most
-from .._session import Access, leaves_nothing_opened, now
+from .._session import Access, leaves_no_plaintext, now
 from ..errors import ChatHistoryError, ItemTooLargeError, MessageNotFoundError, WriteOutcomeUnknownError
 from .bodies import Bodies
 from .layout import MAX_TRANSACTION_BYTES, ItemCollection, Items
 from .reader import Reader
 from .records import DAMAGED, MAX_POSITIONS_BYTES, Body, Record, Wanted, other_parts
 from .requests import Action, new_token, remove_record, replace_record
-from .revisions import changed_by, id_of_replacement, outcome_of
+from .revisions import id_of_replacement, outcome_of, revision_after
 from .sort_keys import SortKey, parse_id
 from .writer import NotWritten, RecordWriter
 
@@ -44,7 +44,7 @@ class Edits(Generic[Value]):
         self._reader = reader
         self._writer = writer
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     async def replace(self, value_id: str, value: Value) -> None:
         """Replace the value with this id by a new one, at the same position. All of the change is stored, or none.
 
@@ -67,15 +67,15 @@ class Edits(Generic[Value]):
                 text = "No message has this id: it was never stored, was removed, or has expired"
                 raise MessageNotFoundError(text, self._access.ref, value_id)
             texts, types = await self._bodies.texts(record), list(record.types)
-            place = positions.index(position)
-            texts[place] = new
-            if place < len(types):
-                types[place : place + 1] = self._bodies.types_of([value])
+            index = positions.index(position)
+            texts[index] = new
+            if index < len(types):
+                types[index : index + 1] = self._bodies.types_of([value])
             body = await self._bodies.pack(key, texts, positions, types)
             if await self._rewrite(record, body, change, self._extended(record.expiry)):
                 return
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     async def remove(self, ids: Iterable[str]) -> None:
         """Remove the values with these ids. The id of a record removes all its values. Unknown ids are ignored."""
         positions: dict[SortKey, set[int] | None] = {}
@@ -87,7 +87,7 @@ class Edits(Generic[Value]):
                 known.add(position)
         await at_most(self._writer.changed_at_once, lambda one: self._remove(*one), positions.items())
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     async def pop(self) -> list[Value]:
         """Remove the latest value and return it in a list of one, or return an empty list if there is none.
 
@@ -127,23 +127,23 @@ class Edits(Generic[Value]):
 
     async def _take_off(self, record: Record, positions: Sequence[int], gone: Set[int], change: _Change) -> bool:
         """Remove values of a record, or the record if no value is left. Return whether the change was stored."""
-        places = [place for place, position in enumerate(positions) if position not in gone]
-        if not places:
+        indexes = [index for index, position in enumerate(positions) if position not in gone]
+        if not indexes:
             action = remove_record(self._layout, record.key, record, change.id, now())
             if not await change.write(self._writer, record, [action], record.number):
                 return False
             await self._sweep_other_parts(record)
             return True
         texts = await self._bodies.texts(record)
-        types = [record.types[place] for place in places if place < len(record.types)]
-        left = [positions[place] for place in places]
-        body = await self._bodies.pack(record.key, [texts[place] for place in places], left, types)
+        types = [record.types[index] for index in indexes if index < len(record.types)]
+        left = [positions[index] for index in indexes]
+        body = await self._bodies.pack(record.key, [texts[index] for index in indexes], left, types)
         return await self._rewrite(record, body, change, record.expiry, len(positions) - len(left))
 
     async def _rewrite(
         self, record: Record, body: Body, change: _Change, expiry: AttributeValue | None, removed: int = 0
     ) -> bool:
-        items = self._layout.items_of(record.key, body, expiry, changed_by(change.id, record))
+        items = self._layout.items_of(record.key, body, expiry, revision_after(change.id, record))
         self.check_size(items, len(body.positions))
         self._check_positions(body)
         return await change.write(self._writer, record, replace_record(self._layout, record, items, now()), removed)
@@ -228,9 +228,9 @@ class _Change:
         try:
             # Each attempt has its own token, because DynamoDB rejects a token that comes back with different actions.
             await writer.change(actions, f"{self.id}-{self._attempts}", removed)
-        except NotWritten as refused:
-            outcome = outcome_of(self.id, record, refused.found)
-            if outcome == "unknown" and refused.sent_before and not self._may_repeat:
+        except NotWritten as not_written:
+            outcome = outcome_of(self.id, record, not_written.found)
+            if outcome == "unknown" and not_written.sent_before and not self._may_repeat:
                 raise WriteOutcomeUnknownError(
                     "A response was lost, and the record was removed or changed many times since, so it is not known"
                     " whether this change was stored: read the session before you try again",

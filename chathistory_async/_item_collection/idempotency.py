@@ -1,4 +1,4 @@
-"""Idempotency keys in an item collection: one marker item per key, written in the transaction of its record. Pure.
+"""Idempotency keys in an item collection: one marker item per key, in the transaction of its record. Pure: no I/O.
 
 A marker lies in the session's partition. Its sort key is ``k#`` and a digest of the idempotency key, which is outside
 the range of the records, so clearing the session does not delete it. A marker holds a digest of the batch and the key,
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .._expressions import number_value
 from .._idempotency import check_key, content_digest_of, key_digest_of, key_reused
 from .._request import Item, Request
 from ..errors import SessionRef
@@ -50,7 +51,7 @@ class Once(NamedTuple):
 
     def put(self, layout: ItemCollection, record: SortKey, now: int) -> Action:
         """Return the action that stores the marker, on condition that the key has none that has not expired."""
-        ((partition, _),) = layout.key.items()
+        (partition_name,) = layout.key
         return {
             "Put": {
                 "TableName": layout.table_name,
@@ -58,11 +59,11 @@ class Once(NamedTuple):
                     **layout.key_of(PREFIX + self.key_digest),
                     CONTENT: {"S": self.content_digest},
                     RECORD: {"S": str(record)},
-                    layout.expiry_name: {"N": str(now + self.seconds)},
+                    layout.expiry_name: number_value(now + self.seconds),
                 },
                 "ConditionExpression": "attribute_not_exists(#partition) OR #expiry <= :now",
-                "ExpressionAttributeNames": {"#partition": partition, "#expiry": layout.expiry_name},
-                "ExpressionAttributeValues": {":now": {"N": str(now)}},
+                "ExpressionAttributeNames": {"#partition": partition_name, "#expiry": layout.expiry_name},
+                "ExpressionAttributeValues": {":now": number_value(now)},
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
             }
         }

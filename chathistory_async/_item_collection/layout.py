@@ -26,6 +26,9 @@ MAX_TRANSACTION_ITEMS = 100
 # The limit is 4 MB, taken as 10**6 bytes each: AWS does not publish what DynamoDB counts besides the items.
 MAX_TRANSACTION_BYTES = 4_000_000
 
+# The attributes of records. A new one has to be added to _OF_RECORDS, ItemCollection.items_of and .record, Body and
+# Record (``records``), and _NAMES and _READ (``requests``). Also look at plain_records, which counts a plain record's
+# attributes; and in ``requests`` at query_keys, at remove_record, which removes attributes, and at _may_have_a_body.
 ENCODING = "Encoding"
 TYPE = "Type"
 CREATED_AT = "CreatedAt"
@@ -35,8 +38,9 @@ FORMAT = "Format"
 PARTS = "Parts"
 REVISION = "Revision"
 REMOVED_BY = "RemovedBy"
+# The attribute of a migration's checkpoint. It stands here because no setting may give another attribute its name.
 MIGRATION = "Migration"
-# Attributes of an idempotency key's marker: a digest of the batch, and the sort key of its record.
+# The attributes of an idempotency key's marker: a digest of the batch, and the sort key of its record.
 CONTENT, RECORD = "Content", "Record"
 _OF_RECORDS = (ENCODING, TYPE, CREATED_AT, COUNT, POSITIONS, FORMAT, PARTS, REVISION, REMOVED_BY)
 _OWN_NAMES = (*_OF_RECORDS, MIGRATION, CONTENT, RECORD)
@@ -131,11 +135,11 @@ class ItemCollection:
         return Record(
             key,
             content,
-            _text_in(item, ENCODING),
+            _text_or_invalid(item, ENCODING),
             _number_in(item, PARTS, MAX_TRANSACTION_ITEMS) if key.is_first_part else 0,
             _number_in(item, COUNT, MAX_VALUES),
-            _text_in(item, POSITIONS),
-            _text_in(item, FORMAT),
+            _text_or_invalid(item, POSITIONS),
+            _text_or_invalid(item, FORMAT),
             _types_in(item),
             for_request(item[REVISION]) if REVISION in item else None,
             _removed_by(item),
@@ -190,7 +194,7 @@ def _removed_by(item: Item) -> str | None:
     return item[REMOVED_BY].get("S", "") if REMOVED_BY in item else None
 
 
-def _text_in(item: Item, name: str) -> str:
+def _text_or_invalid(item: Item, name: str) -> str:
     """Return an attribute's text, empty if there is no such attribute, or an invalid value if it is not text."""
     return item[name].get("S", _NOT_TEXT) if name in item else ""
 

@@ -252,7 +252,7 @@ class Reader:
             raise self.access.undecodable(record.name, record.id, "its number of parts is damaged")
         unchanged = 0
         for _ in range(MAX_ATTEMPTS):
-            # A reader competes with nobody: it waits only for the writer to finish.
+            # A reader does not conflict: it waits for the writer to finish.
             await pause(unchanged)
             parts, start_key = list[Record](), None
             while True:

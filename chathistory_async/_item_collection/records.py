@@ -109,14 +109,14 @@ class Record(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A record and the places (indexes) of its values that are wanted, or None for all values."""
+    """A record and the indexes of its values that are wanted, or None for all values."""
 
     record: Record
-    places: range | None = None
+    indexes: range | None = None
 
     @property
     def number(self) -> int:
-        return self.record.number if self.places is None else len(self.places)
+        return self.record.number if self.indexes is None else len(self.indexes)
 
 
 def wanted_of(
@@ -144,8 +144,8 @@ def _latest(wanted: Sequence[Wanted], number: int) -> list[Wanted]:
     for one in reversed(wanted):
         if number <= 0:
             break
-        places = range(one.record.number) if one.places is None else one.places
-        latest.append(one if one.number <= number else Wanted(one.record, places[-number:]))
+        indexes = range(one.record.number) if one.indexes is None else one.indexes
+        latest.append(one if one.number <= number else Wanted(one.record, indexes[-number:]))
         number -= one.number
     return latest[::-1]
 

@@ -256,36 +256,37 @@ def _query(
         start_key: the ``LastEvaluatedKey`` of the previous page, or None for the first page.
         alive_at: read only items that are live at this time, in seconds since the epoch, or None to read all items.
     """
-    ((_, partition),) = layout.key.items()
+    ((_, partition_value),) = layout.key.items()
     low, high = low_and_high
-    key_condition, condition = "#partition = :partition AND #sort BETWEEN :low AND :high", ""
-    values: dict[str, AttributeValue] = {":partition": partition, ":low": {"S": low}, ":high": {"S": high}}
+    key_condition = "#partition = :partition AND #sort BETWEEN :low AND :high"
+    condition = "" if alive_at is None else f"attribute_not_exists(#removed) AND {ALIVE}"
+    values: dict[str, AttributeValue] = {":partition": partition_value, ":low": {"S": low}, ":high": {"S": high}}
     parameters: dict[str, Any] = {
         "TableName": layout.table_name,
         "KeyConditionExpression": key_condition,
         "ProjectionExpression": projection,
         "ExpressionAttributeValues": values,
+        "ExpressionAttributeNames": _names_in(layout, key_condition, condition, projection),
         "ScanIndexForward": True,
         "ConsistentRead": True,
     }
     if alive_at is not None:
-        parameters["FilterExpression"] = condition = f"attribute_not_exists(#removed) AND {ALIVE}"
+        parameters["FilterExpression"] = condition
         values |= time_values(alive_at)
-    parameters["ExpressionAttributeNames"] = _names_in(layout, key_condition, condition, projection)
     if start_key is not None:
         parameters["ExclusiveStartKey"] = start_key
     return parameters
 
 
 def _put(layout: ItemCollection, item: Mapping[str, AttributeValue]) -> dict[str, Any]:
-    ((partition, _),) = layout.key.items()
+    (partition_name,) = layout.key
     # The condition is on the partition key. In a table without a sort key every item lacks that attribute, so a
     # condition on it would hold, and the put would replace the item: a whole session of langchain-community's.
     return {
         "TableName": layout.table_name,
         "Item": item,
         "ConditionExpression": "attribute_not_exists(#partition)",
-        "ExpressionAttributeNames": {"#partition": partition},
+        "ExpressionAttributeNames": {"#partition": partition_name},
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
 

@@ -35,7 +35,7 @@ def may_be_replaced(revision: AttributeValue | None, position: int) -> bool:
     return not 1 <= len(changes) < CHANGES_KNOWN or any(change.endswith(f".{position:x}") for change in changes)
 
 
-def changed_by(change_id: str, stored: Record) -> AttributeValue:
+def revision_after(change_id: str, stored: Record) -> AttributeValue:
     """Return the revision of a stored record after a change."""
     return {"S": " ".join([change_id, *_changes(stored.revision)][:CHANGES_KNOWN])}
 

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from time import monotonic
 from typing import Generic, TypeVar
 
-from .._session import Access, Session, Stored, StoredPage, leaves_nothing_opened, now, smaller
+from .._session import Access, Session, Stored, StoredPage, leaves_no_plaintext, now, smaller
 from .._settings import check_positive
 from ..errors import ChatHistoryError
 from .bodies import Bodies
@@ -58,7 +58,7 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         # before the first read.
         self._window: list[tuple[SortKey, int]] | None = None
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     async def read(self, limit: int | None = None, *, up_to: str | None = None) -> list[Value]:
         """Return the latest values, or the latest up to and including ``up_to``, oldest first.
 
@@ -168,7 +168,7 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         """Replace the value with this id by a new one. All of the change is stored, or none."""
         await self._edits.replace(value_id, value)
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     async def copy_to(self, other: Session[Value], up_to: str | None) -> None:
         """Append this session's values, up to and including ``up_to``, to another session as one batch."""
         last = None if up_to is None else parse_id(up_to)
@@ -246,7 +246,7 @@ def _last(window: list[tuple[SortKey, int]], values: int) -> list[tuple[SortKey,
 
 def _positions(wanted: Wanted) -> Sequence[int]:
     positions = wanted.record.all_positions() or ()
-    return positions if wanted.places is None else [positions[place] for place in wanted.places]
+    return positions if wanted.indexes is None else [positions[index] for index in wanted.indexes]
 
 
 def _flat(values: Iterable[list[Value]]) -> list[Value]:

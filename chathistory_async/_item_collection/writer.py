@@ -198,7 +198,7 @@ def check_age(access: Access, record: NewRecord) -> None:
         raise EndpointError(f"{text}: read the session before you try again, in smaller batches", access.ref)
 
 
-def was_refused(record: NewRecord, reasons: Sequence[Mapping[str, Any]]) -> bool:
+def condition_failed(record: NewRecord, reasons: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether a condition on a record's items or on its idempotency key failed."""
     return any(
         reason.get("Code") == CONDITION_FAILED for reason in reasons[: len(record.items) + (record.once is not None)]
@@ -208,7 +208,7 @@ def was_refused(record: NewRecord, reasons: Sequence[Mapping[str, Any]]) -> bool
 def check_stored(
     access: Access, layout: ItemCollection, record: NewRecord, reasons: Sequence[Mapping[str, Any]]
 ) -> SortKey | None:
-    """Check, after DynamoDB refused to store a record, that the record is stored already.
+    """Check, after a condition failed, that the record is stored already.
 
     Args:
         access: names the session in errors.
@@ -221,7 +221,7 @@ def check_stored(
 
     Raises:
         IdempotencyKeyReusedError: the key was used to store a different batch.
-        KeySchemaError: the table has no sort key, so the refusal was due to a different item.
+        KeySchemaError: the table has no sort key, so the condition failed on a different item.
     """
     items = [action["Put"]["Item"] for action in record.actions(layout)]
     for item, reason in zip(items, reasons):  # noqa: B905  # reasons of other actions follow

@@ -1,4 +1,4 @@
-"""The checkpoint of a session's move from a single item into an item collection, and its requests. Without I/O.
+"""The checkpoint of a session's migration from a single item into an item collection, and its requests. Pure: no I/O.
 
 A session's partition holds the records that were copied and one more item, the checkpoint. The checkpoint's sort key is
 outside the range of the records' sort keys. The checkpoint holds the sort keys of the copied messages, their number,
@@ -8,7 +8,7 @@ all of these. A checkpoint that does not match its checksum is refused, because 
 Exactly once. One transaction stores messages and the checkpoint that counts them, on condition that the checkpoint has
 not changed since it was read. So a process that is killed, that repeats a request, or that runs beside another process
 stores all messages that its checkpoint counts, or nothing. The checkpoint counts every message that was copied,
-including messages that users have removed since. So no message is copied twice.
+including messages that were removed, trimmed or have expired since. So no message is copied twice.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._codec.attribute_values import AttributeValue, bytes_of
+from .._expressions import number_value, unchanged
 from .._item_collection.layout import MIGRATION, REVISION, ItemCollection, Items
 from .._item_collection.requests import put_items, query_keys
 from .._item_collection.sort_keys import MAX_MOVED, SortKey, parse
@@ -44,7 +45,7 @@ _GONE, _DELETED, _CHECK = "Gone", "Deleted", "Check"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The progress of a session's move.
+    """The progress of a session's migration.
 
     Attributes:
         base: the sort key of the first record that was copied. The other records have the same nonce. The tick of a
@@ -182,8 +183,8 @@ class Digests(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Migration:
-    """The requests that read or write a session's checkpoint, alone or together with messages."""
+class CheckpointItem:
+    """The item that holds a session's checkpoint: the requests that read or write it, alone or with messages."""
 
     layout: ItemCollection
 
@@ -292,28 +293,22 @@ class Migration:
         return found is not None and found.get(REVISION) == {"S": checkpoint.revision}
 
     def _put(self, before: Checkpoint, after: Checkpoint, digests: Digests) -> dict[str, Any]:
-        condition: dict[str, Any] = {
-            "ConditionExpression": "attribute_not_exists(#revision)",
-            "ExpressionAttributeNames": {"#revision": REVISION},
-        }
-        if before.revision is not None:
-            condition |= {
-                "ConditionExpression": "#revision = :revision",
-                "ExpressionAttributeValues": {":revision": {"S": before.revision}},
-            }
-        return {
+        same, values = unchanged("#revision", None if before.revision is None else {"S": before.revision})
+        put = {
             "TableName": self.layout.table_name,
             "Item": self._item(after, digests),
+            "ConditionExpression": same,
+            "ExpressionAttributeNames": {"#revision": REVISION},
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-            **condition,
         }
+        return put | ({"ExpressionAttributeValues": values} if values else {})
 
     def _item(self, checkpoint: Checkpoint, digests: Digests) -> dict[str, AttributeValue]:
         state: dict[str, AttributeValue] = {
             _BASE: {"S": str(checkpoint.base)},
             _ENCRYPTED if digests.encrypted else _COPIED: {"B": digests.data},
-            _TOTAL: {"N": str(checkpoint.total)},
-            _VERIFIED: {"N": str(checkpoint.verified)},
+            _TOTAL: number_value(checkpoint.total),
+            _VERIFIED: number_value(checkpoint.verified),
             _CHECK: _check(checkpoint, digests),
         }
         if checkpoint.gone:

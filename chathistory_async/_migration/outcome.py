@@ -1,4 +1,4 @@
-"""The outcomes of moving a session from a single item into an item collection. Without I/O."""
+"""The outcomes of moving a session from a single item into an item collection. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ConcurrentChange(Exception):
 
 
 class Ended(Exception):
-    """The move of a session has ended, with an outcome and possibly a reason."""
+    """The migration of a session has ended, with an outcome and possibly a reason."""
 
     def __init__(self, outcome: Outcome, reason: str | None = None) -> None:
         super().__init__()

@@ -2,13 +2,13 @@
 
 No message is lost. The source is deleted only by an attempt that has compared all messages which it read with their
 copies, and only on condition that the source still has these messages. A message that is appended meanwhile therefore
-stays in the source, and the next attempt copies it. A copy may be missing only if users have removed it from the target
-since: one transaction stored it with the checkpoint that counts it.
+stays in the source, and the next attempt copies it. A copy may be missing only if it was removed, trimmed or has
+expired since. It was stored: one transaction stored it with the checkpoint that counts it.
 
 No message is copied twice: see ``checkpoint``. The checkpoint is read before the source, so it never describes a later
 state of the source than the one that is compared with it. If another writer changes the checkpoint, the source or the
 session's item in the index after the attempt has read them, the condition of the attempt's next write fails, and the
-next attempt reads them again. Nothing else makes an attempt fail, so each further attempt follows a lost race.
+next attempt reads them again. Only such a change makes the migration attempt again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import suppress
 from .._aws.errors import aws_error_of
 from .._codec.keys import KeyValue
 from .._cooperative import in_order
-from .._session import leaves_nothing_opened
+from .._session import leaves_no_plaintext
 from ..errors import (
     AccessDeniedError,
     ChatHistoryError,
@@ -38,7 +38,8 @@ from .outcome import ConcurrentChange, Ended, MigrationResult, Outcome
 from .source import Found, Source
 from .target import Target
 
-# Each move holds its session's 400 KB in memory a few times, and blocks the event loop while the SDK writes a request.
+# Each migration holds its session's 400 KB in memory several times, and blocks the event loop while the SDK writes a
+# request.
 _SESSIONS_AT_ONCE = 8
 _DELETED = (
     "the source is not deleted, because the session was deleted in the target and nothing is left to compare it with:"
@@ -75,11 +76,11 @@ def _is_of_one_session(error: ChatHistoryError) -> bool:
 
 
 class SessionMigration:
-    """The move of one session. It may need several attempts.
+    """The migration of one session. It may need several attempts.
 
     Attributes:
-        copied: how many messages this move has copied.
-        total: how many messages all moves of the session have copied.
+        copied: how many messages this migration has copied.
+        total: how many messages all migrations of the session have copied.
     """
 
     def __init__(self, source: Source, target: Target) -> None:
@@ -88,7 +89,7 @@ class SessionMigration:
         self._source = source
         self._target = target
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     async def run(self, *, dry_run: bool, delete_source: bool) -> Outcome:
         attempts = self._source.access.attempts(reads_first=True)
         while True:
@@ -167,7 +168,7 @@ def migrate(
 ) -> AsyncGenerator[MigrationResult, None]:
     """Move sessions, up to 8 at once, and yield their results in the order of ``session_ids``."""
 
-    async def move(session_id: KeyValue) -> MigrationResult:
+    async def migrate_one(session_id: KeyValue) -> MigrationResult:
         try:
             one = SessionMigration(*open_session(session_id))
         except (TypeError, ValueError) as failure:
@@ -184,4 +185,4 @@ def migrate(
             outcome, error = "failed", f"{type(failure).__name__}: {failure}"
         return MigrationResult(session_id, outcome, one.copied, one.total, error)
 
-    return in_order(_SESSIONS_AT_ONCE, move, session_ids)
+    return in_order(_SESSIONS_AT_ONCE, migrate_one, session_ids)

@@ -13,7 +13,8 @@ from .._codec.attribute_values import AttributeValue
 from .._codec.keys import KeyValue, decode_key_value
 from .._request import ConditionFailed, Item
 from .._session import Access, EmptyPages, now, reads_stored
-from .._single_item.requests import SingleItem
+from .._single_item.layout import SingleItem
+from .._single_item.requests import delete_unchanged, get_item, scan_keys
 from .._single_item.session import SingleItemSession
 from ..errors import SessionRef, wrong_key
 from .checkpoint import digest
@@ -59,7 +60,7 @@ class Source:
             Ended: the item has no attribute for messages, but attributes that this library does not know.
             UndecodableItemError: the item is malformed, or a message cannot be decoded.
         """
-        item: Item = (await self.access.call(self._layout.read_whole())).get("Item", {})
+        item: Item = (await self.access.call(get_item(self._layout))).get("Item", {})
         stored = self._layout.stored(item, now())
         if stored.expired:
             return "expired"
@@ -93,7 +94,7 @@ class Source:
             reason = f"the source is not deleted, because it has unknown attributes: {names}"
             raise Ended("kept", f"{reason} [{self.access.ref}]")
         try:
-            await self.access.call(self._layout.delete_unchanged(found.stored))
+            await self.access.call(delete_unchanged(self._layout, found.stored))
         except ConditionFailed as failed:
             # If the item is gone, an attempt whose response was lost has deleted it, or another migrator has.
             if failed.item is not None:
@@ -105,7 +106,7 @@ async def scan_session_ids(layout: SingleItem, clients: Clients) -> AsyncGenerat
     ref, start_key = SessionRef(layout.table_name), None
     empty_pages = EmptyPages(ref)
     while True:
-        response = await call(clients, layout.scan_keys(start_key), ref)
+        response = await call(clients, scan_keys(layout, start_key), ref)
         for item in response["Items"]:
             if name not in item:
                 raise wrong_key(f"its items have no {name!r}", ref)

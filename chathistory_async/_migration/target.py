@@ -21,12 +21,12 @@ from .._item_collection.requests import TOMBSTONE_SECONDS, get_record
 from .._item_collection.revisions import may_be_replaced
 from .._item_collection.sort_keys import MAX_MOVED, RecordPosition, SortKey, key_of_first_moved, parse
 from .._request import ConditionFailed, Item, Request, TransactionCanceled
-from .._session import Access, leaves_nothing_opened, now, reads_stored
+from .._session import Access, leaves_no_plaintext, now, reads_stored
 from .._session_index.counting import check_format, check_index
 from .._session_index.flags import new_flag
 from .._session_index.requests import SessionItem
 from ..errors import ItemTooLargeError, UndecodableItemError
-from .checkpoint import OTHER_ACTIONS, SORT_KEY, Checkpoint, Digests, Migration
+from .checkpoint import OTHER_ACTIONS, SORT_KEY, Checkpoint, CheckpointItem, Digests
 from .outcome import ConcurrentChange, Ended
 from .source import Found
 
@@ -67,16 +67,16 @@ class Target:
         self._fitted = 0
         self._is_empty = False
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     @reads_stored
     async def checkpoint(self) -> Checkpoint | None:
-        migration = Migration(self._layout)
-        item: Item | None = (await self.access.call(migration.read())).get("Item")
+        stored = CheckpointItem(self._layout)
+        item: Item | None = (await self.access.call(stored.read())).get("Item")
         if item is None:
             return None
         try:
-            data, encrypted = migration.digests(item)
-            checkpoint = migration.checkpoint(
+            data, encrypted = stored.digests(item)
+            checkpoint = stored.checkpoint(
                 item, (await self.access.decrypt({0: (_DIGESTS, data)}))[0] if encrypted else data
             )
         except (KeyError, ValueError):
@@ -96,7 +96,7 @@ class Target:
         """Return the first sort key of a record or tombstone, or None. Items of other applications are skipped."""
         limit, start_key = 1, None
         while True:
-            request = Migration(self._layout).read_first_keys(limit, start_key)
+            request = CheckpointItem(self._layout).read_first_keys(limit, start_key)
             items, start_key = await self._reader.query(request)
             keys = (parse(item[self._layout.sort_key_name]["S"]) for item in items)
             if (first := next(filter(None, keys), None)) is not None or start_key is None:
@@ -133,13 +133,12 @@ class Target:
     async def copy(self, copy: Copy, before: Checkpoint, after: Checkpoint, expiry: str | None) -> None:
         digests = await self._digests(after)
         countings = self._countings(copy.number, before.key(before.total), after, expiry)
-        # The variant that fitted last comes first, because a refused transaction costs as much as any.
-        # The variant without an expiry must come after the one with it: it fits whenever the item exists, and would
-        # extend nothing.
+        # The variant that fitted last is tried first: a refused transaction costs as much as a stored one. The variant
+        # with an expiry is tried before the one without, which always fits if the item exists and would not extend it.
         for turn in [*range(self._fitted, len(countings)), *range(self._fitted)]:
             token = f"{after.revision}-{turn}"
             try:
-                request = Migration(self._layout).copy(copy.items, before, after, digests, token, *countings[turn])
+                request = CheckpointItem(self._layout).copy(copy.items, before, after, digests, token, *countings[turn])
                 await self._advance(request, after)
             except ConcurrentChange:
                 continue
@@ -205,7 +204,7 @@ class Target:
                 await self._store_checkpoint(checkpoint, checkpoint.without_source())
 
     async def _store_checkpoint(self, before: Checkpoint, after: Checkpoint) -> Checkpoint:
-        await self._advance(Migration(self._layout).advance(before, after, await self._digests(after)), after)
+        await self._advance(CheckpointItem(self._layout).advance(before, after, await self._digests(after)), after)
         return after
 
     async def _digests(self, checkpoint: Checkpoint) -> Digests:
@@ -229,7 +228,7 @@ class Target:
             found = canceled.reasons[-1].get("Item")
         else:
             return
-        if not Migration(self._layout).is_stored(found, checkpoint):
+        if not CheckpointItem(self._layout).is_stored(found, checkpoint):
             raise ConcurrentChange
 
     async def _compare(self, originals: Mapping[int, BaseMessage], checkpoint: Checkpoint, new: int) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from .._aws.calls import call, pause
 from .._aws.clients import Clients
 from .._codec.format import LANGCHAIN_NAME
+from .._expressions import number_value
 from .._item_collection.idempotency import delete_markers, query_markers
 from .._item_collection.layout import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection
 from .._item_collection.reader import Reader
@@ -24,7 +25,7 @@ from .._item_collection.writer import (
     Writer,
     check_age,
     check_stored,
-    was_refused,
+    condition_failed,
 )
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled, transaction
 from .._session import Access, Attempts, now
@@ -91,7 +92,7 @@ class CountingWriter:
             try:
                 await self._send(transaction(actions, revision), attempts)
             except TransactionCanceled as canceled:
-                if was_refused(record, canceled.reasons):
+                if condition_failed(record, canceled.reasons):
                     return check_stored(self._access, self._layout, record, canceled.reasons)
                 attempts.maybe_stored = canceled.sent_before
                 seen = canceled.reasons[-1].get("Item")
@@ -245,7 +246,7 @@ class CountingWriter:
         """
         number, earliest = counted
         of_all = may_count_all(seen, earliest, now())
-        is_said = seen.get(MESSAGE_COUNT) == {"N": str(number)} and counts_all(seen) >= of_all
+        is_said = seen.get(MESSAGE_COUNT) == number_value(number) and counts_all(seen) >= of_all
         if is_said and not flags:
             return True
         revision = new_token()

@@ -20,12 +20,12 @@ The claim is: without a flag, the count is the number of messages.
    counted and no flag was removed. Messages that were removed in between were removed by sweeps whose flags are still
    there after the write. If no flag is left, the number is right.
 
-A sweep that was cancelled, killed or overtaken leaves its flag. Readers count the messages until the flag's lease is
-over. Then the first reader with permission to write stores the number. A session without an item needs no flag, because
-nothing counts its messages.
+A sweep that was cancelled or killed, or whose count lost to other writers each time, leaves its flag. Readers count
+the messages until the flag's lease is over. Then the first reader with permission to write stores the number. A session
+without an item needs no flag, because nothing counts its messages.
 
-If there are many flags, one flag replaces them, and its lease ends with the last of theirs. So the count may be
-distrusted for longer than necessary, but never for a shorter time.
+If there are many flags, one flag replaces them. The lease of the new flag ends when the longest of their leases ends.
+So the count may be distrusted for longer than necessary, but never for a shorter time.
 
 Messages that were stored without an item. An item may be created for a session that already has such messages, and its
 count leaves them out. COUNTS_ALL means that there are no such messages, or that they were counted. A count without
@@ -89,7 +89,7 @@ def is_trusted(item: Item) -> bool:
 
 
 def merged_flag(item: Item, now: int) -> str:
-    """Return the flag that replaces all flags of an item. Its lease ends with the last of theirs."""
+    """Return the flag that replaces all flags of an item, as the module's docstring says."""
     flags = set(item[RECOUNT]["SS"])
     return new_flag(max([now, *map(_lease_of, flags - flags_over(item, now))]))
 

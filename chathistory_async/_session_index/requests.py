@@ -39,7 +39,7 @@ from .stored import (
     text_in,
 )
 
-_OWN_NAMES = {
+_NAMES = {
     "#owner": OWNER,
     "#active": LAST_ACTIVE,
     "#count": MESSAGE_COUNT,
@@ -84,7 +84,7 @@ class SessionItem:
             check_owner(self.owner)
         layout = self.layout
         keys = (*layout.key, layout.sort_key_name)
-        check_names([*keys, layout.messages_name, layout.expiry_name, *_OWN_NAMES.values()])
+        check_names([*keys, layout.messages_name, layout.expiry_name, *_NAMES.values()])
 
     def count_added(
         self, number: int, first: SortKey, now: int, revision: str, seen: Item | None = None, *, is_first: bool
@@ -250,7 +250,7 @@ class SessionItem:
         )
 
     def merge_flags(self, seen: Item, now: int) -> Request:
-        """Return the request that replaces all flags by one, whose lease ends with the last of theirs.
+        """Return the request that replaces all flags by one: see ``flags``.
 
         The condition fails if the flags have changed since the item was seen. The new flag belongs to no sweep, because
         no sweep knows when the other sweeps have finished. So the flag stays until its lease is over.
@@ -299,7 +299,7 @@ class SessionItem:
             "#count": number_value(0),
             "#recount": flags,
         }
-        new = {name: value for name, value in repaired.items() if _OWN_NAMES[name] in damaged}
+        new = {name: value for name, value in repaired.items() if _NAMES[name] in damaged}
         change, values = assigned({**new, "#revision": {"S": revision}})
         # A flag is added to RECOUNT, unless RECOUNT is not a set of texts and is replaced.
         if RECOUNT not in damaged:
@@ -360,7 +360,7 @@ class SessionItem:
 
     def _update(self, change: str, condition: str, values: Mapping[str, AttributeValue]) -> dict[str, Any]:
         (partition_name,) = self.layout.key
-        names = {**_OWN_NAMES, "#partition": partition_name, "#expiry": self.layout.expiry_name}
+        names = {**_NAMES, "#partition": partition_name, "#expiry": self.layout.expiry_name}
         return {
             "TableName": self.layout.table_name,
             "Key": self.layout.key_of(SORT_KEY),

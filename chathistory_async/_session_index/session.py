@@ -17,9 +17,9 @@ from .._encryption.binding import Binding
 from .._item_collection.layout import FORMAT, ItemCollection
 from .._item_collection.reader import Reader
 from .._item_collection.session import ItemCollectionSession
-from .._migration.checkpoint import Migration
+from .._migration.checkpoint import CheckpointItem
 from .._request import ConditionFailed, Item
-from .._session import Access, leaves_nothing_opened, now
+from .._session import Access, leaves_no_plaintext, now
 from ..errors import ItemTooLargeError, MessageNotStorableError, SessionNotFoundError, UndecodableItemError
 from .counting import CountingWriter
 from .flags import is_trusted
@@ -104,9 +104,8 @@ class IndexedSession:
             WriteConflictError: other writers kept appending. Some messages may have been deleted.
         """
         with suppress(ConditionFailed):
-            await self.access.call(Migration(self._layout).mark_deleted())
-        # The second attempt begins at once: a session without an item takes two, and nobody was faster.
-        messages, attempts = 0, self.access.attempts()
+            await self.access.call(CheckpointItem(self._layout).mark_deleted())
+        messages, attempts = 0, self.access.attempts(reads_first=True)
         while True:
             await attempts.begin()
             item = await self._writer.item()
@@ -114,7 +113,10 @@ class IndexedSession:
             await self._writer.forget_idempotency_keys()
             messages += swept
             if item is None and swept:
-                # The messages that were just swept may have been stored together with a new item.
+                # The messages that were just swept may have been stored together with a new item. If there never was
+                # an item, no other writer is the cause of the second attempt.
+                if attempts.number == 1:
+                    attempts.lost_to_nobody()
                 continue
             if item is None:
                 return messages or None
@@ -140,7 +142,7 @@ class IndexedSession:
         item = await self._alive_item()
         return None if item is None else owner_of(item)
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     async def info_of(self, item: Item) -> SessionInfo:
         """Return the information on the session from its item, which was read before."""
         stored = self._read(item)
@@ -172,7 +174,7 @@ class IndexedSession:
 
         await self._change(TITLE, same)
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     async def update_metadata(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Merge changes into the metadata, and return all of it. Concurrent changes by other writers are kept.
 
@@ -193,7 +195,7 @@ class IndexedSession:
         await self._change(METADATA, merged)
         return metadata
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     async def _metadata(self, item: Item) -> dict[str, Any]:
         [text] = await self._texts({_METADATA: item.get(METADATA)})
         return self._metadata_in(text)
@@ -254,11 +256,11 @@ class IndexedSession:
         for binding, value in there.values():
             if not value.keys() & {"B", "S"}:
                 raise self._damaged(_ATTRIBUTES[binding])
-        opened = await self.access.decrypt(
+        decrypted = await self.access.decrypt(
             {at: (binding, bytes_of(value["B"])) for at, (binding, value) in there.items() if "B" in value}
         )
         plain = {at: value["S"].encode() for at, (_, value) in there.items() if "S" in value}
-        return [(opened | plain).get(at) for at in range(len(values))]
+        return [(decrypted | plain).get(at) for at in range(len(values))]
 
     def _title_in(self, text: bytes | None) -> str | None:
         with suppress(UnicodeDecodeError):

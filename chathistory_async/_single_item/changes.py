@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from .._codec.attribute_values import MAX_ITEM_BYTES, AttributeValue, for_request
 from .._expressions import number_value
+from .layout import Stored, Write
 
-WRITES = "_chathistory_writes"
 # WRITES takes 13 bytes per write, at most 3.4 KB. A retry is recognised while fewer than WRITES_KEPT other writes to
 # the session come between the retry and its first attempt. A write with an idempotency key has two elements, of 75
 # bytes together. If all writes have a key, WRITES takes up to 10 KB, and half as many writes may come between.
@@ -41,72 +40,6 @@ _ANCHORED = (
     # The creator's id is never pruned from the front, so it proves something only while nothing was pruned.
     " AND (#writes[0] <> :anchor OR #writes[0] = #writes[1]) AND NOT contains(#writes, :write))"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Hint:
-    """A writer's last knowledge of the item. It may be outdated: the write's condition tests all that is taken from it.
-
-    Attributes:
-        length: how many messages are stored, or None if this is not known.
-        anchor: the id of a write that WRITES contains, or None if none is known.
-    """
-
-    length: int | None = None
-    anchor: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """The item as it was at one moment. An absent item has no messages and no writes.
-
-    Attributes:
-        messages: the stored messages, oldest first; empty if their attribute is not a list.
-        writes: the elements of WRITES; empty if WRITES is absent or damaged.
-        expired: whether the session has expired.
-        malformed: whether the attribute of the messages is not a list.
-        has_damaged_writes: whether WRITES has a form that this library does not write. Unless the session has expired,
-            the condition of every append then fails.
-    """
-
-    messages: Sequence[AttributeValue]
-    writes: Sequence[str]
-    expired: bool
-    malformed: bool
-    has_damaged_writes: bool
-
-    def hint(self) -> Hint:
-        if self.expired:
-            return Hint(0)
-        return Hint(len(self.messages), self.writes[-1] if self.writes else None)
-
-    def proves_unpruned_since(self, anchor: str | None) -> bool:
-        """Return whether no id that was written after the anchor can have been pruned."""
-        if anchor is not None:
-            return anchor in self.writes[1:]
-        return not self.writes or self.writes[0] == self.writes[1]
-
-
-class Write(NamedTuple):
-    """A write, as WRITES identifies it.
-
-    Attributes:
-        id: the write's id. All appends with the same idempotency key have the same id.
-        content: with an idempotency key, the id and a digest of the batch; else None. It is stored before the id. The
-            first element of WRITES is never pruned, and a key's id must not be left there without its content.
-    """
-
-    id: str
-    content: str | None = None
-
-    @classmethod
-    def once(cls, key_digest: str, content_digest: str) -> Write:
-        """Return the write of a batch with an idempotency key, from the digests of both."""
-        return cls(f"k:{key_digest}", f"k:{key_digest}:{content_digest}")
-
-    def texts(self) -> list[str]:
-        """Return the elements that the write adds to WRITES."""
-        return [self.id] if self.content is None else [self.content, self.id]
 
 
 class Change(NamedTuple):

@@ -14,7 +14,7 @@ from .._codec.messages import LANGCHAIN, decode_json
 from .._encryption.binding import Binding
 from .._idempotency import check_key, content_digest_of, key_digest_of, key_reused
 from .._request import ConditionFailed, Item
-from .._session import Access, Session, leaves_nothing_opened, now, reads_stored
+from .._session import Access, Session, leaves_no_plaintext, now, reads_stored
 from .._settings import check_positive
 from ..errors import (
     ChatHistoryError,
@@ -22,8 +22,8 @@ from ..errors import (
     UndecodableItemError,
     WriteOutcomeUnknownError,
 )
-from .changes import WRITES, Hint, Write
-from .requests import SingleItem
+from .layout import WRITES, Hint, SingleItem, Write
+from .requests import append_messages, delete_item, get_identity, get_messages
 
 # All messages have the same binding: an append does not read, so it cannot know the position of a message.
 _BINDING = Binding("message")
@@ -83,14 +83,14 @@ class SingleItemSession(Session[BaseMessage]):
     async def clear(self) -> None:
         """Delete the item that is stored now, and none that another writer creates afterwards."""
         layout = self._layout
-        response = await self.access.call(layout.read_identity())
+        response = await self.access.call(get_identity(layout))
         item = response.get("Item")
         attempts = self.access.attempts()
         while item is not None:
             await attempts.begin()
             identity = layout.identity(item)
             try:
-                await self.access.call(layout.delete(identity))
+                await self.access.call(delete_item(layout, identity))
             except ConditionFailed as failed:
                 # If the identity is known, the item with this identity is gone: a request of this call whose response
                 # was lost deleted it, or another writer did. An item that is there now was created later, and stays.
@@ -123,7 +123,7 @@ class SingleItemSession(Session[BaseMessage]):
             {"B": encrypted} for encrypted in await self.access.cipher.encrypt([(_BINDING, body) for body in bodies])
         ]
 
-    @leaves_nothing_opened
+    @leaves_no_plaintext
     @reads_stored
     async def decode(self, elements: Sequence[AttributeValue], start: int) -> list[BaseMessage]:
         """Return the messages of an item's elements, from the position ``start`` on."""
@@ -144,7 +144,7 @@ class SingleItemSession(Session[BaseMessage]):
         while True:
             await attempts.begin()
             try:
-                request = self._layout.append(batch, write, hint, now(), stored)
+                request = append_messages(self._layout, batch, write, hint, now(), stored)
                 await self.access.call(request, maybe_stored=attempts.maybe_stored)
             except ConditionFailed as failed:
                 attempts.maybe_stored = failed.sent_before
@@ -196,7 +196,7 @@ class SingleItemSession(Session[BaseMessage]):
         )
 
     async def _get(self, *, consistent: bool) -> Item | None:
-        response = await self.access.call(self._layout.read(consistent=consistent))
+        response = await self.access.call(get_messages(self._layout, consistent=consistent))
         item: Item | None = response.get("Item")
         return item
 

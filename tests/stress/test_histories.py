@@ -201,7 +201,7 @@ def test_what_all_have_seen_is_what_was_promised(
 
 
 def counts_in_index(store: ChatHistoryStore, session_id: str) -> list[int]:
-    """What the index says once all is quiet, asked for the one session and for all of its owner's."""
+    """Return the counts in the index once all is quiet: asked for the session, and for all of its owner's."""
     info = run(store.get_session_info, session_id)
     listed = [session for session in run(store.list_sessions, OWNER, 10).sessions if session.session_id == session_id]
     return [0 if info is None else info.message_count, sum(session.message_count for session in listed)]

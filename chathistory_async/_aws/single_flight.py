@@ -13,16 +13,17 @@ from typing import NamedTuple
 HELD_UP_SECONDS = 5.0
 
 
-class _Flight(NamedTuple):
+class _Run(NamedTuple):
     """Work that is under way.
 
     Attributes:
         loop: the event loop of the task that does the work.
-        landed: done when that task is done. Its result is True, False if the task was cancelled, or the work's error.
+        done: a future that is done when that task is. Its result is True, or False if the task was cancelled, or the
+            work's error.
     """
 
     loop: asyncio.AbstractEventLoop
-    landed: Future[bool]
+    done: Future[bool]
 
 
 class SingleFlight:
@@ -31,7 +32,7 @@ class SingleFlight:
     def __init__(self) -> None:
         # The lock is held only to read and set the attribute.
         self._lock = threading.Lock()
-        self._flight: _Flight | None = None
+        self._current: _Run | None = None
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do the work, or wait for the task that is doing it.
@@ -42,63 +43,63 @@ class SingleFlight:
         Raises:
             Exception: the work's error. Every task that waited raises it.
         """
-        held_up: _Flight | None = None
+        held_up: _Run | None = None
         while True:
-            mine = _Flight(asyncio.get_running_loop(), Future())
+            mine = _Run(asyncio.get_running_loop(), Future())
             # From now on a waiting task cannot cancel this future.
-            mine.landed.set_running_or_notify_cancel()
+            mine.done.set_running_or_notify_cancel()
             with self._lock:
-                other = self._flight
+                other = self._current
                 if other is None or other is held_up:
-                    self._flight = mine
+                    self._current = mine
             if other is None or other is held_up:
-                await self._fly(work, mine)
+                await self._do(work, mine)
                 return
-            landed = await _landed(other)
-            if landed:
+            is_done = await _wait_for(other)
+            if is_done:
                 return
-            held_up = other if landed is None else None
+            held_up = other if is_done is None else None
 
-    async def _fly(self, work: Callable[[], Awaitable[None]], flight: _Flight) -> None:
+    async def _do(self, work: Callable[[], Awaitable[None]], run: _Run) -> None:
         try:
             await work()
         except Exception as error:
-            self._end(flight)
-            flight.landed.set_exception(error)
+            self._end(run)
+            run.done.set_exception(error)
             raise
         except BaseException:
-            self._end(flight)
-            flight.landed.set_result(False)
+            self._end(run)
+            run.done.set_result(False)
             raise
-        self._end(flight)
-        flight.landed.set_result(True)
+        self._end(run)
+        run.done.set_result(True)
 
-    def _end(self, flight: _Flight) -> None:
+    def _end(self, run: _Run) -> None:
         with self._lock:
-            if self._flight is flight:
-                self._flight = None
+            if self._current is run:
+                self._current = None
 
     def is_running(self) -> bool:
         """Return whether a task is doing the work now."""
-        return self._flight is not None
+        return self._current is not None
 
     def forget_in_child(self) -> None:
         """Forget a task of the parent process. Called in a forked child."""
         self._lock = threading.Lock()
-        self._flight = None
+        self._current = None
 
 
-async def _landed(flight: _Flight) -> bool | None:
-    """Wait for a flight, and return whether the work is done. Return None if the flight's loop seems to be blocked.
+async def _wait_for(run: _Run) -> bool | None:
+    """Wait for a run, and return whether the work is done. Return None if the run's event loop seems to be blocked.
 
     Raises:
         Exception: the work's error.
     """
-    landed = asyncio.wrap_future(flight.landed)
-    here = flight.loop is asyncio.get_running_loop()
+    future = asyncio.wrap_future(run.done)
+    here = run.loop is asyncio.get_running_loop()
     try:
         # Not wait_for(), which before Python 3.12 swallows a cancellation that comes with the result.
-        await asyncio.wait([landed], timeout=None if here else HELD_UP_SECONDS)
-        return landed.result() if landed.done() else None
+        await asyncio.wait([future], timeout=None if here else HELD_UP_SECONDS)
+        return future.result() if future.done() else None
     finally:
-        landed.cancel()
+        future.cancel()

@@ -1,4 +1,4 @@
-"""6. Encrypted against plain; the sync face against async, and against langchain-community's sync face."""
+"""6. Encrypted against plain; sync methods against async ones, and against langchain-community's sync methods."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ BASELINE = OURS
 ENCRYPTED = "ours, encrypted"
 SYNC = "ours, sync"
 UPSTREAM_SYNC = f"{UPSTREAM}, sync"
+SYNC_METHODS = "sync methods"
 SHORT = 20
 _TIMES = 10
 
@@ -43,14 +44,14 @@ class Sync:
 
 
 async def run(setup: Setup) -> list[Row]:
-    """Compare the faces on the stub, and encryption on the engine."""
-    rows = await _faces(setup)
+    """Compare sync methods on the stub, and encryption on the engine."""
+    rows = await _sync_methods(setup)
     if engine := setup.needs_engine("encrypted against plain"):
         rows += await _encryption(setup, engine)
     return rows
 
 
-async def _faces(setup: Setup) -> list[Row]:
+async def _sync_methods(setup: Setup) -> list[Row]:
     short = new_messages(SHORT)
     await setup.stub.teach("GetItem", session_of(SHORT), orjson.dumps(single_item(short)))
     await setup.stub.teach("Query", session_of(SHORT), orjson.dumps(item_collection(short)))
@@ -69,8 +70,8 @@ async def _faces(setup: Setup) -> list[Row]:
     rows = []
     for key, user in users.items():
         fault = fault_on_stub(seen, [*map(number_of, user.sent)])
-        rows.append(_row("faces", "append", key, appends, fault))
-        rows.append(_row("faces", "read", key, reads, fault_in_messages(user.found, short)))
+        rows.append(_row(SYNC_METHODS, "append", key, appends, fault))
+        rows.append(_row(SYNC_METHODS, "read", key, reads, fault_in_messages(user.found, short)))
     return rows
 
 
@@ -107,7 +108,7 @@ async def _kms() -> AsyncIterator[dict[str, Any]]:
 
 
 class _User:
-    """Who appends to a session of a variant and reads it, and knows what was sent."""
+    """Appends to a session of a variant and reads it, and knows which messages were sent."""
 
     def __init__(self, peer: Peer, session: str) -> None:
         self.session = session
