@@ -1,5 +1,7 @@
 """Run ``nox -s lint types tests compat stress`` before a merge. ``nox -l`` lists all sessions."""
 
+import os
+
 import nox
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -20,8 +22,9 @@ def install(session: nox.Session) -> None:
 
 
 def run_suite(session: nox.Session, *arguments: str) -> None:
-    # By file, because each file makes its tables, and some their names.
-    session.run("pytest", "--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", *arguments)
+    # One more than there are cores: tests also wait, for the engine, for a time-out or for other processes.
+    processes = min(4, (os.cpu_count() or 1) + 1)
+    session.run("pytest", f"--numprocesses={processes}", "--dist=worksteal", *arguments)
 
 
 @nox.session
@@ -38,8 +41,7 @@ def stress(session: nox.Session) -> None:
     if session.posargs:
         run_suite(session, "-m", "stress", *session.posargs)
         return
-    # By test: the long runs of one file would keep one worker busy, and the others idle.
-    run_suite(session, "-m", "stress", "--ignore=tests/stress", "--dist=worksteal")
+    run_suite(session, "-m", "stress", "--ignore=tests/stress")
     # One at a time: each has processes of its own.
     session.run("pytest", "-m", "stress", "tests/stress")
 

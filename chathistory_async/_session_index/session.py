@@ -116,7 +116,7 @@ class IndexedSession:
                 # The messages that were just swept may have been stored together with a new item. If there never was
                 # an item, no other writer is the cause of the second attempt.
                 if attempts.number == 1:
-                    attempts.lost_to_nobody()
+                    attempts.retry_at_once()
                 continue
             if item is None:
                 return messages or None
