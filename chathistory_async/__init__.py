@@ -4,10 +4,12 @@ import importlib as _importlib
 import typing as _typing
 
 from ._aws.clients import FastPathStatus
+from ._aws.table import TableDescription
 from ._codec.keys import split_key
 from ._migration.outcome import MigrationResult
 from ._session_index.listing import PurgeResult, SessionPage, UnreadableSession
 from ._session_index.session import SessionInfo
+from ._statistics import SessionStats
 from .errors import (
     AccessDeniedError,
     BridgeError,
@@ -67,8 +69,10 @@ __all__ = [
     "SessionInfo",
     "SessionNotFoundError",
     "SessionPage",
+    "SessionStats",
     "StoredMessage",
     "StoredValue",
+    "TableDescription",
     "TableNotFoundError",
     "ThrottledError",
     "UndecodableItemError",

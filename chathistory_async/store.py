@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -13,12 +14,13 @@ from botocore.config import Config
 from ._aws.clients import Clients, FastPathStatus
 from ._aws.credentials import AnySession
 from ._aws.sdk import ClientOptions
-from ._aws.table import Index, Table
+from ._aws.table import Index, Table, TableDescription
 from ._codec.format import LANGCHAIN_NAME, Format
-from ._codec.json_values import json_format
+from ._codec.json_values import format_as_json, json_format
 from ._codec.keys import KeyValue, check_key_size, encode_key, join_key, split_key
 from ._codec.plain import Default, check_default
 from ._item_collection.layout import ItemCollection
+from ._item_collection.session import ItemCollectionSession
 from ._migration.outcome import MigrationResult
 from ._opening import (
     IDEMPOTENCY_SECONDS,
@@ -31,16 +33,17 @@ from ._opening import (
     layout_of,
     layout_with,
 )
-from ._session import Access
+from ._session import Access, Stored
 from ._session_index.listing import PurgeResult, SessionPage, Sessions
 from ._session_index.owner_index import INDEX_NAME, KEY_SCHEMA
 from ._session_index.requests import SessionItem
 from ._session_index.session import IndexedSession, SessionInfo
 from ._settings import check_positive
 from ._single_item.layout import SingleItem
+from ._statistics import CollectionStatistics, SessionStats, SingleItemStatistics
 from ._sync.bridge import run
-from .errors import ConfigurationError, LayoutError, SessionRef
-from .json_session import JsonSession
+from .errors import ChatHistoryError, ConfigurationError, LayoutError, SessionRef
+from .json_session import JsonSession, StoredValue
 
 if TYPE_CHECKING:
     from ._migration.source import Source
@@ -49,6 +52,12 @@ if TYPE_CHECKING:
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+async def _public(values: AsyncGenerator[Stored[Any], None]) -> AsyncGenerator[StoredValue, None]:
+    async with aclosing(values):
+        async for one in values:
+            yield StoredValue(one.id, one.value, one.created_at)
 
 
 def _hidden_from_signature(parameter: str) -> Callable[[Method], Method]:
@@ -406,6 +415,119 @@ class ChatHistoryStore:
         """
         return await self._sessions().purge(owner)
 
+    async def get_format(self, session_id: str, *, key: Key | None = None) -> str | None:
+        """Return the format of a session's values, "langchain" for messages, or None if the session has no values.
+
+        One ``Query``, which reads little more than the latest value. No request in the layout "single_item", which has
+        LangChain's messages only.
+
+        Args:
+            session_id: as for ``session``.
+            key: as for ``session``.
+
+        Raises:
+            ChatHistoryError: as for ``list_sessions``.
+        """
+        if isinstance(self._layout, SingleItem):
+            return LANGCHAIN_NAME
+        return await self._collection_session(session_id, key, json_format()).stored_format()
+
+    def iter_stored(
+        self, session_id: str, *, key: Key | None = None, format: str, last: int | None = None
+    ) -> AsyncGenerator[StoredValue, None]:
+        """Return an iterator over a session's values with their ids and times, oldest first, in any format.
+
+        A LangChain message is a dict of its ``type`` and its ``data`` without LangChain's defaults.
+        ``langchain_core.messages.messages_from_dict`` accepts it; this method does not import LangChain. The iterator
+        holds one page of values at a time. It also returns values that are appended while it runs.
+
+        Args:
+            session_id: as for ``session``.
+            key: as for ``session``.
+            format: the format of the values, which ``get_format`` returns.
+            last: only that many values, the latest; one page. None for all.
+
+        Raises:
+            LayoutError: the store has the layout "single_item", whose messages have no ids.
+            ValueError: ``format`` is not valid, or ``last`` is not a positive integer.
+            ChatHistoryError: the iterator raises the errors of ``JsonSession.aget``.
+        """
+        session = self._collection_session(session_id, key, format_as_json(format))
+        check_positive("last", last)
+        return _public(session.stream_stored(last))
+
+    def iter_unreadable(self, session_id: str, *, key: Key | None = None) -> AsyncGenerator[ChatHistoryError, None]:
+        """Return an iterator over the errors of a session's values that cannot be read, oldest first.
+
+        Each error names a value, or a record of which no value can be read, by its ``message_id``. Values of a
+        different format than the latest value's are among them. The iterator reads the whole session.
+
+        Args:
+            session_id: as for ``session``.
+            key: as for ``session``.
+
+        Raises:
+            LayoutError: the store has the layout "single_item".
+            ChatHistoryError: the iterator raises the errors of ``list_sessions``, and ``ConfigurationError`` if values
+                are encrypted and the store has no ``kms_key_id``.
+        """
+        self._check_collection()
+        return self._unreadable(session_id, key)
+
+    async def get_session_stats(self, session_id: str, *, key: Key | None = None) -> SessionStats:
+        """Read a whole session, and return how large it is and what an append and a read of it cost.
+
+        A ``Query`` for each megabyte, and with ``session_index`` a ``GetItem``; in a single item, one ``GetItem``. With
+        ``kms_key_id``, a KMS ``Decrypt`` for each data key.
+
+        Args:
+            session_id: as for ``session``.
+            key: as for ``session``.
+
+        Raises:
+            UndecodableItemError, DecryptionError, EncryptionContextError, KmsKeyError: a record cannot be read.
+            ChatHistoryError: as for ``list_sessions``.
+        """
+        whole_key = self._whole_key(session_id, key)
+        layout = layout_with(self._layout, whole_key)
+        access = self._settings.access(layout, whole_key)
+        if isinstance(layout, SingleItem):
+            return await SingleItemStatistics(layout, access).stats()
+        item = await self._indexed_session(whole_key).item() if self._session_index else None
+        return await CollectionStatistics(layout, access, item).stats()
+
+    async def describe_table(self) -> TableDescription:
+        """Return what DynamoDB says of the table: its key, index, TTL, backups, encryption at rest and time.
+
+        ``DescribeTable``, ``DescribeTimeToLive`` and ``DescribeContinuousBackups``. The last two may fail: see
+        ``TableDescription.problems``.
+
+        Raises:
+            TableNotFoundError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError, ServiceError,
+                ClosedError: see ``chathistory_async.errors``.
+        """
+        return await self._table().describe(Index(INDEX_NAME, KEY_SCHEMA))
+
+    async def check_kms_key(self, session_id: str = "check") -> None:
+        """Check that the credentials may encrypt and decrypt with ``kms_key_id``. Nothing is stored.
+
+        A KMS ``GenerateDataKey``, and a dry run of ``Decrypt``, with the encryption context of a session. Without
+        ``kms_key_id`` there is nothing to check.
+
+        Args:
+            session_id: a session, whose encryption context a policy may require. It need not exist.
+
+        Raises:
+            KmsKeyError: the key does not exist, is disabled, or is not for encryption.
+            AccessDeniedError: a permission is missing. The text names the operation.
+            ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see
+                ``chathistory_async.errors``.
+        """
+        whole_key = {self._primary_key_name: session_id}
+        cipher = self._settings.access(layout_with(self._layout, whole_key), whole_key).cipher
+        if cipher is not None:
+            await cipher.check_key()
+
     async def create_table(
         self,
         *,
@@ -638,6 +760,27 @@ class ChatHistoryStore:
     def __repr__(self) -> str:
         """Return the table's name."""
         return f"<{type(self).__name__} {SessionRef(self._layout.table_name)}>"
+
+    async def _unreadable(self, session_id: str, key: Key | None) -> AsyncGenerator[ChatHistoryError, None]:
+        name = await self.get_format(session_id, key=key)
+        if name == LANGCHAIN_NAME:
+            from ._codec.messages import LANGCHAIN as format_
+        else:
+            format_ = json_format() if name is None else json_format(name)
+        async with aclosing(self._collection_session(session_id, key, format_).unreadable()) as errors:
+            async for error in errors:
+                yield error
+
+    def _collection_session(self, session_id: str, key: Key | None, format_: Format) -> ItemCollectionSession[Any]:
+        self._check_collection()
+        session = self._spec(self._whole_key(session_id, key), format_, None).open().session
+        assert isinstance(session, ItemCollectionSession)  # noqa: S101  # the layout was checked
+        return session
+
+    def _check_collection(self) -> None:
+        if not isinstance(self._layout, ItemCollection):
+            text = "The ids of messages need a table with a sort key"
+            raise LayoutError(text, SessionRef(self._layout.table_name))
 
     def _sessions(self) -> Sessions:
         self._check_indexed()

@@ -120,6 +120,13 @@ def query_alive_keys(
     return Request("query", _query(layout, _range(), "#sort, #count", start_key, alive_at=now))
 
 
+def query_whole_items(layout: ItemCollection, *, start_key: dict[str, AttributeValue] | None = None) -> Request:
+    """Return the query for a page of all items with all their attributes, including tombstones and expired items."""
+    parameters = _query(layout, _range(), "#sort", start_key)
+    del parameters["ProjectionExpression"]
+    return Request("query", parameters, large=True)
+
+
 def query_between(layout: ItemCollection, low: str, high: str, start_key: dict[str, AttributeValue] | None) -> Request:
     """Return the query for a page of the sort keys of all items between two sort keys, including both, in order."""
     return Request("query", _query(layout, (low, high), "#sort", start_key))

@@ -9,9 +9,10 @@ from datetime import datetime, timezone
 from time import monotonic
 from typing import Generic, TypeVar
 
+from .._codec.format import LANGCHAIN_NAME
 from .._session import Access, Session, Stored, StoredPage, leaves_no_plaintext, now, smaller
 from .._settings import check_positive
-from ..errors import ChatHistoryError
+from ..errors import AccessDeniedError, ChatHistoryError, FormatError, KmsKeyError, UndecodableItemError
 from .bodies import Bodies
 from .edits import Edits
 from .idempotency import Once
@@ -22,6 +23,8 @@ from .sort_keys import RecordPosition, SortKey, message_id_of, parse_id
 from .writer import NewRecord, RecordWriter
 
 _DECODED_AT_ONCE = 32
+# Errors that concern one record only: others of the session may be readable.
+_UNREADABLE = (UndecodableItemError, FormatError, KmsKeyError, AccessDeniedError)
 
 Value = TypeVar("Value")
 
@@ -95,13 +98,32 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         # One more value than the limit shows whether there is a previous page.
         records = await self._reader.latest(limit + 1, before=end)
         number = sum(one.number for one in wanted_of(records, before=end))
-        wanted = await self._wanted(records, limit, before=end)
-        stored = [
-            Stored(message_id_of(one.record.key, position), value, _created_at(one.record.key))
-            for one, values in zip(wanted, await self._bodies.decode(wanted), strict=True)
-            for position, value in zip(_positions(one), values, strict=True)
-        ]
+        stored = await self._stored(await self._wanted(records, limit, before=end))
         return StoredPage(stored, stored[0].id if number > limit and stored else None)
+
+    async def stream_stored(self, last: int | None = None) -> AsyncGenerator[Stored[Value], None]:
+        """Yield values with their ids and times, oldest first: all, a page at a time, or the latest ``last``."""
+        if last is not None:
+            for stored in (await self.page(last, None)).values:
+                yield stored
+            return
+        async with aclosing(self._record_slices()) as slices:
+            async for records in slices:
+                for stored in await self._stored(await self._wanted(records)):
+                    yield stored
+
+    async def stored_format(self) -> str | None:
+        """Return the name of the format of the latest value, or None if there is no value."""
+        latest = await self._reader.latest(1)
+        return (latest[-1].format or LANGCHAIN_NAME) if latest else None
+
+    async def unreadable(self) -> AsyncGenerator[ChatHistoryError, None]:
+        """Yield an error for each value, or for each whole record, that cannot be read."""
+        async with aclosing(self._record_slices()) as slices:
+            async for records in slices:
+                for record in records:
+                    for error in await self._unreadable_in(record):
+                        yield error
 
     async def append(self, values: Sequence[Value], idempotency_key: str | None = None) -> None:
         """Append a batch as one record, in order and after all values that were seen: all of it or nothing.
@@ -185,6 +207,39 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
                 for start in range(0, len(page), _DECODED_AT_ONCE):
                     wanted = await self._wanted(page[start : start + _DECODED_AT_ONCE], up_to=up_to)
                     yield _flat(await self._bodies.decode(wanted))
+
+    async def _record_slices(self) -> AsyncGenerator[list[Record], None]:
+        """Yield the records in order, a few at a time: see ``_value_pages``."""
+        async with aclosing(self._reader.pages()) as pages:
+            async for page in pages:
+                records = [self._bodies.record_of(one) for one in page.records] if isinstance(page, PlainPage) else page
+                for start in range(0, len(records), _DECODED_AT_ONCE):
+                    yield records[start : start + _DECODED_AT_ONCE]
+
+    async def _stored(self, wanted: Sequence[Wanted]) -> list[Stored[Value]]:
+        return [
+            Stored(message_id_of(one.record.key, position), value, _created_at(one.record.key))
+            for one, values in zip(wanted, await self._bodies.decode(wanted), strict=True)
+            for position, value in zip(_positions(one), values, strict=True)
+        ]
+
+    async def _unreadable_in(self, record: Record) -> list[ChatHistoryError]:
+        try:
+            whole = await self._reader.whole([record])
+            await self._bodies.decode([Wanted(one) for one in whole])
+        except _UNREADABLE as error:
+            if error.message_id == record.id:
+                return [error]
+        else:
+            return []
+        # One of several values cannot be read. More of them may be unreadable.
+        errors = list[ChatHistoryError]()
+        for index in range(record.length):
+            try:
+                await self._bodies.decode([Wanted(one, range(index, index + 1)) for one in whole])
+            except _UNREADABLE as error:
+                errors.append(error)
+        return errors
 
     async def _wanted(
         self,

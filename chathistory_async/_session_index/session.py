@@ -135,6 +135,10 @@ class IndexedSession:
         item = await self._alive_item()
         return None if item is None else await self.info_of(item)
 
+    async def item(self) -> Item | None:
+        """Return the session's item as it is stored, or None if there is none or it has expired."""
+        return await self._alive_item()
+
     async def owner(self) -> str | None:
         """Return the session's owner: the handle's or, if the handle has none, the one in the index."""
         if self._summary.owner is not None:
