@@ -20,7 +20,9 @@ from proxy import Fault, Proxy, Seen
 from samples import humans, texts
 
 from chathistory_async import DynamoDBChatMessageHistory
-from chathistory_async.cli import CONVERSATIONS, in_one_line, main
+from chathistory_async.cli.commands import chathistory as main
+from chathistory_async.cli.demo import CONVERSATIONS
+from chathistory_async.cli.output import in_one_line
 
 
 def chathistory(*arguments: str, typed: str = "", aws: bool = False) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,46 @@
+"""Messages as Markdown."""
+
+from __future__ import annotations
+
+import re
+
+from .messages import Part, Shown
+from .output import readable, time_text, title_of
+
+# Characters that Markdown takes for markup within a line.
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~-])")
+
+
+def heading(title: str) -> str:
+    """Return the heading of a session."""
+    return f"# {_escaped(title)}\n\n"
+
+
+def message(one: Shown) -> str:
+    """Return a message: its role and time as a heading, and its parts.
+
+    Texts are quoted, so that no line of a message can be taken for the heading of another one.
+    """
+    time = time_text(one.time)
+    head = f"## {_escaped(one.role)}{f' · {time}' if time else ''}\n\n"
+    return head + "".join(_part(part) for part in one.parts)
+
+
+def _part(part: Part) -> str:
+    label = "" if part.kind == "text" else f"{'' if part.kind == 'data' else part.kind} {part.title}".strip()
+    lines = f"**{_escaped(label)}**\n\n" if label else ""
+    if not part.text:
+        return lines
+    text = readable(part.text)
+    if part.kind in ("text", "reasoning"):
+        return f"{lines}{_quoted(text)}\n\n"
+    fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0))
+    return f"{lines}{fence}\n{text}\n{fence}\n\n"
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in text.split("\n"))
+
+
+def _escaped(text: str) -> str:
+    return _MARKUP.sub(r"\\\1", title_of(text))
