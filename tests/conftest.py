@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import localstack_client.session
 import pytest
 from botocore.config import Config
+from browser import CHROMIUM
 from engines import Engine, engine_of_a_worker, running_engine
 from proxy import Proxy
 from variants import SINGLE_ITEM_VARIANTS
@@ -26,6 +27,7 @@ from chathistory_async._sync.bridge import run
 ENGINE = pytest.StashKey[Engine]()
 STOP = pytest.StashKey[Any]()
 EMBEDDED = "the embedded engine cannot honestly hold this: "
+NO_BROWSER = "there is no chromium here: apt-get install chromium"
 
 # In debug mode the futures, tasks and handles keep the stacks of their creation, which took a third of the suite's CPU.
 # They ask get_debug(). The loop's own checks, of the calling thread and of slow callbacks, do not.
@@ -74,6 +76,10 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if CHROMIUM is None:
+        for item in items:
+            if item.get_closest_marker("browser"):
+                item.add_marker(pytest.mark.skip(reason=NO_BROWSER))
     if config.stash[ENGINE].embedded:
         for item in items:
             if marker := item.get_closest_marker("real_engine"):
@@ -89,9 +95,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A skip for any other reason than the embedded engine's limits is a failure."""
+    """A skip for any other reason than the embedded engine's limits, or a missing browser, is a failure."""
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and EMBEDDED not in str(report.longrepr):
+    is_allowed = any(reason in str(report.longrepr) for reason in (EMBEDDED, NO_BROWSER))
+    if report.skipped and not hasattr(report, "wasxfail") and not is_allowed:
         report.outcome = "failed"
     return report
 

@@ -56,11 +56,31 @@ PACKAGES = [
 # From the top down: each imports only what stands below it.
 MODULES = [
     "__init__",
-    "cli",
+    "cli.__main__",
+    "cli.__init__",
+    "cli.commands",
+    "cli.doctor",
+    "cli.policy",
+    "cli.tables",
+    "cli.delete",
+    "cli.importing",
+    "cli.export",
+    "cli.html",
+    "cli.markdown",
+    "cli.sessions",
+    "cli.show",
+    "cli.reading",
+    "cli.messages",
+    "cli.migrate",
+    "cli.demo",
+    "cli.settings",
+    "cli.errors",
+    "cli.output",
     "store",
     "history",
     "json_session",
     "_opening",
+    "_statistics",
     "_migration.run",
     "_migration.target",
     "_migration.source",
@@ -138,7 +158,7 @@ def imports_of(module: str) -> set[str]:
     place = module.split(".")
     tree = ast.parse(PACKAGE.joinpath(*place).with_suffix(".py").read_text())
     relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
-    return {".".join([*place[: -node.level], node.module or ""]) for node in relative}
+    return {".".join([*place[: -node.level], node.module or "__init__"]) for node in relative}
 
 
 def test_imports_run_one_way_only() -> None:
@@ -181,6 +201,8 @@ LIGHT = [
     "_single_item.changes",
     "_single_item.layout",
     "_single_item.requests",
+    "cli.html",
+    "cli.markdown",
     *(module for module in MODULES if module.startswith("_codec.") and not module.startswith("_codec.message")),
 ]
 
@@ -202,8 +224,10 @@ def test_only_the_codecs_of_messages_import_langchain() -> None:
     assert heavy_imports_of("_codec.message_attribute_values") == {"langchain_core", "botocore", "boto3"}
 
 
-def test_the_package_is_imported_without_langchain() -> None:
-    program = "import sys, chathistory_async; print(chathistory_async.JsonSession, 'langchain_core' in sys.modules)"
+@pytest.mark.parametrize("imported", ["chathistory_async.JsonSession", "chathistory_async.cli.commands.chathistory"])
+def test_the_package_and_its_command_line_are_imported_without_langchain(imported: str) -> None:
+    module = imported.rpartition(".")[0]
+    program = f"import sys, {module}; print({imported}, 'langchain_core' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert output.split()[-1] == "False"
 

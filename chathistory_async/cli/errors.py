@@ -36,6 +36,7 @@ WORDS = {
     "update_metadata()": "the application's update_metadata()",
     "give a boto3_session, or set": "give --profile, or set",
     "a table with a sort key, and sort_key_name": "a table with a sort key, and --layout item_collection",
+    "pass None to store": "leave it out to store",
     "or the retries in config": "or AWS_MAX_ATTEMPTS",
     "Set history_size, store": "Store",
     "kms_endpoint_url": "AWS_ENDPOINT_URL_KMS",

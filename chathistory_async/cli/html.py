@@ -85,12 +85,12 @@ def _part(part: Part) -> str:
     if part.kind == "text":
         return f'<div class="text" dir="auto">{text}</div>\n'
     if part.kind == "attachment":
-        return f'<div class="attachment">{_line(part.title)}</div>\n'
+        return f'<div class="attachment">{_line(part.label)}</div>\n'
     if part.kind == "reasoning":
         body = f'<div class="text reasoning" dir="auto">{text}</div>'
     else:
         body = f'<pre dir="auto">{text}</pre>' if text else ""
-    label = _line(f"{part.kind} {part.title}".strip())
+    label = _line(part.label or part.kind)
     if len(part.text) <= _LONGEST_OPEN:
         return f'<div class="label">{label}</div>\n{body}\n'
     return f'<details><summary class="label">{label}</summary>\n{body}\n</details>\n'

@@ -27,8 +27,7 @@ def message(one: Shown) -> str:
 
 
 def _part(part: Part) -> str:
-    label = "" if part.kind == "text" else f"{'' if part.kind == 'data' else part.kind} {part.title}".strip()
-    lines = f"**{_escaped(label)}**\n\n" if label else ""
+    lines = f"**{_escaped(part.label)}**\n\n" if part.label else ""
     if not part.text:
         return lines
     text = readable(part.text)

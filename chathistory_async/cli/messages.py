@@ -40,6 +40,15 @@ class Part(NamedTuple):
     title: str
     text: str
 
+    @property
+    def label(self) -> str:
+        """What stands above the text; empty for texts and data."""
+        if self.kind in ("text", "data"):
+            return ""
+        if self.kind in ("attachment", "reasoning"):
+            return self.title or self.kind
+        return f"{'result of' if self.kind == 'result' and self.title else self.kind} {self.title}".rstrip()
+
 
 class Shown(NamedTuple):
     """A message as people read it.

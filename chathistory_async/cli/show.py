@@ -120,8 +120,8 @@ def _write_part(console: Console, part: Part) -> None:
     if part.kind == "text":
         write_indented(console, part.text, 2)
         return
-    label = {"attachment": f"[{part.title}]", "data": ""}.get(part.kind, f"{part.kind} {part.title}".rstrip() + ":")
-    if label:
+    if part.label:
+        label = f"[{part.label}]" if part.kind == "attachment" else f"{part.label}:"
         write_indented(console, in_one_line(label), 2, "bold")
     if part.text:
-        write_indented(console, part.text, 4 if label else 2, "dim" if part.kind == "reasoning" else "")
+        write_indented(console, part.text, 4 if part.label else 2, "dim" if part.kind == "reasoning" else "")
