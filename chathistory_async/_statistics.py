@@ -19,14 +19,13 @@ from ._item_collection.records import Record, joined
 from ._item_collection.requests import query_whole_items
 from ._request import Item
 from ._session import Access, now, reads_stored
+from ._session_index.stored import OWNER
 from ._single_item.layout import SingleItem
 from ._single_item.requests import get_item
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
 _WRITE_UNIT_BYTES = 1024
 _READ_UNIT_BYTES = 4096
-# In the index's transaction: two units for the session's item, and two for the old and the new entry in the index.
-_INDEX_UNITS_PER_KB = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +156,10 @@ class CollectionStatistics:
     def _write_units(self, sizes: Iterable[int]) -> int:
         units = [_units(size, _WRITE_UNIT_BYTES) for size in sizes]
         if self._session_item is not None:
-            size = item_size(self._session_item)
-            return 2 * sum(units) + _INDEX_UNITS_PER_KB * _units(size, _WRITE_UNIT_BYTES)
+            # The transaction also writes the session's item. With an owner, the index drops an entry and gets another,
+            # because the time of the last activity is part of its key.
+            in_index = 2 if OWNER in self._session_item else 0
+            return 2 * sum(units) + (2 + in_index) * _units(item_size(self._session_item), _WRITE_UNIT_BYTES)
         # Several items are written in one transaction, which costs twice as much.
         return sum(units) * (1 if len(units) == 1 else 2)
 

@@ -104,7 +104,8 @@ def test_a_purge_leaves_a_receipt(alices: str, owner: str, options: list[str], s
     assert (receipt["owner"], receipt["table"], receipt["complete"]) == (owner, options[1], True)
     assert (receipt["sessions"], receipt["messages"]) == (3, 4)
     assert receipt["began_at"] <= receipt["ended_at"]
-    assert receipt["identity"].startswith("arn:aws:")
+    # LocalStack may run without STS.
+    assert receipt["identity"].startswith(("arn:aws:", "not known ("))
     assert any("backups" in text for text in receipt["not_covered"])
     assert run(store.list_sessions, owner).sessions == []
     assert succeeds("purge", owner, "--yes", *options).json()["sessions"] == 0

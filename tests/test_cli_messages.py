@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, message_to_dict
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, message_to_dict
 from samples import EVERY_TYPE, described
 
 from chathistory_async.cli.html import message as html_of
@@ -143,6 +143,20 @@ def test_a_line_of_a_message_is_no_heading_of_another() -> None:
     result = {"role": "tool", "content": "```\n## user\n````"}
     lines = markdown_of(shown(result, "json", None, None)).splitlines()
     assert lines.count("`````") == 2
+
+
+def test_markdown_loads_and_runs_nothing() -> None:
+    text = "<b>x</b> ![a](https://a.example) `<i> ![b]` ``` <u> ``\n```\n<s>\n```\n<p>"
+    lines = markdown_of(shown({"role": "user", "content": text}, "json", None, None)).splitlines()[2:]
+    assert lines[0] == "> &lt;b>x&lt;/b> !\\[a](https://a.example) `<i> ![b]` ``` &lt;u> ``"
+    assert lines[1:5] == ["> ```", "> <s>", "> ```", "> &lt;p>"]
+
+
+def test_speakers_have_names() -> None:
+    message = message_to_dict(HumanMessage("Hi", name="someone"))
+    assert shown(message, "langchain", None, None).speaker == "human (someone)"
+    assert shown({"role": "user", "name": "bob", "content": "Hi"}, "json", None, None).speaker == "user (bob)"
+    assert shown({"type": "function_call", "name": "f", "call_id": "c"}, "json", None, None).speaker == "assistant"
 
 
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(1)>&amp;\"'"

@@ -160,7 +160,9 @@ async def _identity(settings: Settings) -> str:
     try:
         async with settings.session().client("sts", region_name=settings.region) as sts:
             identity: str = (await sts.get_caller_identity())["Arn"]
-    except (BotoCoreError, ClientError, ValueError) as error:
+    except ClientError as error:
+        return f"not known ({error.response['Error']['Code']})"
+    except (BotoCoreError, ValueError) as error:
         return f"not known ({type(error).__name__})"
     return identity
 

@@ -145,8 +145,8 @@ async def export(
 ) -> None:
     """Export SESSION, or with --owner all sessions of an owner.
 
-    The HTML page is one file that loads nothing. Markdown shows messages as they are written, so a viewer may load
-    images that messages link to.
+    The HTML page is one file that loads nothing. Markdown shows messages as they are written, except that HTML and
+    images are escaped outside of code.
 
     A LangChain message is the JSON {"type": ..., "data": ...}. The function of --redact is looked up in the current
     directory, too; with it, titles are left out. The file of --output appears when the export is complete.
@@ -162,7 +162,9 @@ async def export(
         totals = [one.messages for one in sessions if one.messages is not None]
         total = sum(totals) if len(totals) == len(sessions) else None
         written = 0
-        with _target(output) as write, progress("Exporting messages", total) as advance:
+        # In a terminal the messages themselves show the progress.
+        in_view = output is None and sys.stdout.isatty()
+        with _target(output) as write, progress("Exporting messages", total, hidden=in_view) as advance:
 
             def count(steps: int = 1) -> None:
                 nonlocal written

@@ -77,7 +77,8 @@ def message(one: Shown) -> str:
     time = f"<time>{time_text(one.time)}</time>" if one.time else ""
     parts = "".join(_part(part) for part in one.parts)
     anchor = f' id="{_line(one.id)}"' if one.id else ""
-    return f'<article class="{_line(one.role)}"{anchor}>\n<h2>{_line(one.role)}</h2>{time}\n{parts}</article>\n'
+    speaker = escape(title_of(one.speaker))
+    return f'<article class="{_line(one.role)}"{anchor}>\n<h2>{speaker}</h2>{time}\n{parts}</article>\n'
 
 
 def _part(part: Part) -> str:

@@ -7,6 +7,9 @@ import re
 from .messages import Part, Shown
 from .output import readable, time_text, title_of
 
+_FENCE = re.compile(" {0,3}(```|~~~)")
+# Code within a line, or what begins HTML or an image, which a viewer may run or load.
+_CODE_OR_LOADING = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)|<|!\[")
 # Characters that Markdown takes for markup within a line.
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~-])")
 
@@ -22,7 +25,7 @@ def message(one: Shown) -> str:
     Texts are quoted, so that no line of a message can be taken for the heading of another one.
     """
     time = time_text(one.time)
-    head = f"## {_escaped(one.role)}{f' · {time}' if time else ''}\n\n"
+    head = f"## {_escaped(one.speaker)}{f' · {time}' if time else ''}\n\n"
     return head + "".join(_part(part) for part in one.parts)
 
 
@@ -38,7 +41,16 @@ def _part(part: Part) -> str:
 
 
 def _quoted(text: str) -> str:
-    return "\n".join(f"> {line}".rstrip() for line in text.split("\n"))
+    """Return a text as a quotation, in which HTML and images are escaped outside of code."""
+    lines, in_code = list[str](), False
+    for line in text.split("\n"):
+        in_code = in_code != bool(_FENCE.match(line))
+        lines.append(f"> {line if in_code else _CODE_OR_LOADING.sub(_escaped_if_loading, line)}".rstrip())
+    return "\n".join(lines)
+
+
+def _escaped_if_loading(found: re.Match[str]) -> str:
+    return {"<": "&lt;", "![": r"!\["}.get(found[0], found[0])
 
 
 def _escaped(text: str) -> str:

@@ -55,21 +55,35 @@ class Shown(NamedTuple):
 
     Attributes:
         role: who says it: "human", "ai", "tool", or the framework's own name.
+        name: the speaker's own name, or empty.
         id: the id of the stored message, or None if it has none.
         time: when it was added, or None if that is not known.
         parts: its parts, in order.
     """
 
     role: str
+    name: str
     id: str | None
     time: datetime | None
     parts: list[Part]
+
+    @property
+    def speaker(self) -> str:
+        """The role, and the name if there is one."""
+        return f"{self.role} ({self.name})" if self.name else self.role
 
 
 def shown(value: Any, format_name: str, message_id: str | None, time: datetime | None) -> Shown:
     """Return a stored value as people read it."""
     role, parts = (_langchain if format_name == LANGCHAIN_NAME else _json)(value, format_name)
-    return Shown(role, message_id, time, parts)
+    return Shown(role, _name_in(value), message_id, time, parts)
+
+
+def _name_in(value: Any) -> str:
+    """Return the speaker's name in a message, or an empty text. A tool's name is part of its result."""
+    data = value.get("data", value) if isinstance(value, dict) else {}
+    is_speaker = isinstance(data, dict) and not data.keys() & {"tool_call_id", "call_id"}
+    return _text(data.get("name")) if is_speaker else ""
 
 
 def _langchain(value: Any, format_name: str) -> tuple[str, list[Part]]:

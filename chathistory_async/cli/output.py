@@ -161,16 +161,26 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(what: str, total: int | None) -> Iterator[Advance]:
+def progress(what: str, total: int | None, *, hidden: bool = False) -> Iterator[Advance]:
     """Show a progress bar on standard error if that is a terminal, and nothing if it is not.
+
+    Lines that the command writes to the same terminal meanwhile are shown above the bar.
 
     Args:
         what: what is done, such as "Deleting sessions".
         total: how many steps there are, or None if that is not known.
+        hidden: show nothing in any case.
     """
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with Progress(
+        *columns,
+        console=console,
+        disable=hidden or not console.is_terminal,
+        transient=True,
+        # What is written to a file or a pipe must not be redirected to the terminal.
+        redirect_stdout=sys.stdout.isatty(),
+    ) as bar:
         task = bar.add_task(what, total=total)
 
         def advance(steps: int = 1) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..store import ChatHistoryStore
 from .messages import Part, Shown
-from .output import in_one_line, iso_text, terminal, time_text, write_indented, write_json
+from .output import in_one_line, iso_text, terminal, time_text, title_of, write_indented, write_json
 from .reading import Entry, entries, format_of, nothing_in
 from .settings import Command, Settings, as_json, in_event_loop, with_settings
 
@@ -109,7 +109,7 @@ def _write(entry: Entry, format_name: str, *, ids: bool, as_json: bool) -> None:
 
 
 def _write_heading(console: Console, one: Shown, *, ids: bool) -> None:
-    heading = Text(in_one_line(one.role), style=f"bold {_STYLES.get(one.role, 'blue')}")
+    heading = Text(title_of(one.speaker), style=f"bold {_STYLES.get(one.role, 'blue')}")
     for detail in (time_text(one.time), one.id if ids else None):
         if detail:
             heading.append(f"  {detail}", style="not bold dim")
