@@ -227,6 +227,14 @@ def test_settings_that_do_not_work_are_one_line(option: list[str], said: str, op
     assert said in line
 
 
+@pytest.mark.parametrize("session", ["", "\udcff", "x" * 2049])
+def test_a_session_id_that_no_key_can_have_is_one_line(session: str, options: list[str]) -> None:
+    for command in (["show"], ["info"], ["title"], ["stats"], ["export"], ["delete", "--yes"]):
+        done = run_command(*command, session, *options)
+        assert done.code in (1, 2)
+        assert len(done.error.splitlines()) == 1
+
+
 def test_without_a_region_it_names_its_option(options: list[str]) -> None:
     said = fails("show", "x", *options, environment={"AWS_DEFAULT_REGION": None})
     assert said.startswith("Error: No AWS region: give --region, or set AWS_DEFAULT_REGION")

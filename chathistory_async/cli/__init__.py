@@ -13,4 +13,5 @@ def main() -> None:
         if missing.name not in ("click", "rich"):
             raise
         sys.exit(f"The command line needs {missing.name}: pip install 'chathistory-async[cli]'")
-    chathistory()
+    # As `python -m chathistory_async.cli` it would be named after the file.
+    chathistory(prog_name="chathistory")

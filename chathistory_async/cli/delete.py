@@ -13,7 +13,7 @@ from .._codec.format import LANGCHAIN_NAME
 from .._codec.keys import KeyValue
 from ..errors import UndecodableItemError
 from ..store import ChatHistoryStore
-from .errors import Failed, misused
+from .errors import Failed
 from .output import in_one_line, iso_text, number_of, progress, write_json
 from .reading import format_of
 from .settings import Command, Settings, as_json, in_event_loop, with_settings
@@ -72,13 +72,10 @@ async def delete_message(settings: Settings, session: str, ids: tuple[str, ...],
     async with await settings.store_as_indexed() as store:
         name = await format_of(store, session)
         _confirm(f"Delete {number_of(len(ids), 'message')} of the session {session!r}?", yes)
-        try:
-            if name == LANGCHAIN_NAME:
-                await store.session(session).adelete_messages(ids)
-            else:
-                await store.json_session(session, format=name).adelete(ids)
-        except ValueError as error:
-            raise misused(error) from error
+        if name == LANGCHAIN_NAME:
+            await store.session(session).adelete_messages(ids)
+        else:
+            await store.json_session(session, format=name).adelete(ids)
     if as_json:
         write_json({"session": session, "ids": list(ids)})
     else:
@@ -106,10 +103,7 @@ async def purge(settings: Settings, owner: str, yes: bool) -> None:
     """
     receipt: dict[str, Any] = {"owner": owner, "table": settings.table, "complete": False, "sessions": 0, "messages": 0}
     async with settings.store(session_index=True) as store:
-        try:
-            listed = await _listed(store, owner)
-        except ValueError as error:
-            raise misused(error) from error
+        listed = await _listed(store, owner)
         known = sum(one.messages or 0 for one in listed)
         _confirm(f"Delete {number_of(len(listed), 'session')} of {owner!r} with {number_of(known, 'message')}?", yes)
         receipt |= {"identity": await _identity(settings), "began_at": iso_text(datetime.now(timezone.utc))}

@@ -86,6 +86,9 @@ class Commands(click.Group):
             raise Misused(f"{error.format_message().rstrip('.')}: see {path} --help") from error
         except ChatHistoryError as error:
             raise Failed(in_own_words(error)) from error
+        except ValueError as error:
+            # The library has refused an argument.
+            raise Misused(in_own_words(error)) from error
         except click.Abort as error:
             # The user gave no answer to a question, which is still in the last line.
             click.echo(err=True)
@@ -97,11 +100,6 @@ class Commands(click.Group):
             # The reader of the output has ended. The interpreter flushes stdout once more at exit, which must not fail.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(FAILED)
-
-
-def misused(error: Exception) -> click.UsageError:
-    """Return the error for an argument that the library has refused."""
-    return click.UsageError(in_own_words(error))
 
 
 def in_own_words(error: object, words: Mapping[str, str] | None = None) -> str:

@@ -13,7 +13,7 @@ import click
 
 from .._codec.keys import KeyValue
 from ..store import ChatHistoryStore
-from .errors import Failed, misused
+from .errors import Failed
 from .html import END, SESSION_END, page_head, session_head
 from .html import message as html_of
 from .markdown import heading
@@ -185,10 +185,7 @@ async def _sessions_of(store: ChatHistoryStore, owner: str, *, titles: bool) -> 
     sessions: list[Session] = []
     cursor = None
     while True:
-        try:
-            page = await store.list_sessions(owner, _LISTED, before=cursor)
-        except ValueError as error:
-            raise misused(error) from error
+        page = await store.list_sessions(owner, _LISTED, before=cursor)
         for one in page.sessions:
             title = one.title if titles else None
             sessions.append(Session(_text(one.session_id), one.format, title, one.message_count))

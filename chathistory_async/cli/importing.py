@@ -9,7 +9,7 @@ import click
 
 from .._codec.format import LANGCHAIN_NAME
 from .._codec.json_values import decode_value
-from .errors import Failed, misused
+from .errors import Failed
 from .output import in_one_line, number_of, progress, write_json
 from .settings import Command, Settings, as_json, in_event_loop, with_settings
 
@@ -42,15 +42,12 @@ async def import_(
     key = f"import:{hashlib.sha256(content).hexdigest()}"
     async with await settings.store_as_indexed(ttl=ttl) as store:
         with progress("Importing", None):
-            try:
-                if batch.format == LANGCHAIN_NAME:
-                    history = store.session(session, owner=owner)
-                    await history.aadd_messages(_messages(batch.values), idempotency_key=key)
-                else:
-                    values = store.json_session(session, owner=owner, format=batch.format)
-                    await values.aadd(batch.values, idempotency_key=key)
-            except (TypeError, ValueError) as error:
-                raise misused(error) from error
+            if batch.format == LANGCHAIN_NAME:
+                history = store.session(session, owner=owner)
+                await history.aadd_messages(_messages(batch.values), idempotency_key=key)
+            else:
+                values = store.json_session(session, owner=owner, format=batch.format)
+                await values.aadd(batch.values, idempotency_key=key)
     number = len(batch.values)
     if as_json:
         write_json({"session": session, "format": batch.format, "messages": number})

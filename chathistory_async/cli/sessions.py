@@ -9,7 +9,7 @@ from rich.text import Text
 
 from .._session_index.session import SessionInfo
 from ..store import ChatHistoryStore
-from .errors import Failed, in_own_words, misused
+from .errors import Failed, in_own_words
 from .output import (
     in_one_line,
     is_narrow,
@@ -38,10 +38,7 @@ from .settings import Command, Settings, as_json, in_event_loop, with_settings
 async def list_(settings: Settings, owner: str, limit: int, before: str | None, as_json: bool) -> None:
     """List the sessions of OWNER, the last active first. Needs a table with a session index."""
     async with settings.store(session_index=True) as store:
-        try:
-            page = await store.list_sessions(owner, limit, before=before)
-        except ValueError as error:
-            raise misused(error) from error
+        page = await store.list_sessions(owner, limit, before=before)
     if as_json:
         unreadable = [{"session": one.session_id, "error": in_own_words(one.error)} for one in page.unreadable]
         sessions = [_as_json(one) for one in page.sessions]

@@ -15,7 +15,7 @@ from botocore.exceptions import ProfileNotFound
 
 from ..errors import KeySchemaError
 from ..store import ChatHistoryStore
-from .errors import Failed, misused
+from .errors import Failed, in_own_words
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -39,8 +39,8 @@ class Settings:
         """Return a store with these settings.
 
         Raises:
-            click.UsageError: a setting is not valid.
-            Failed: there is no such profile.
+            ValueError: a setting is not valid.
+            Failed: there is no such profile, or the extra of encryption is not installed.
         """
         try:
             return ChatHistoryStore(
@@ -57,8 +57,8 @@ class Settings:
                 session_index=session_index,
                 ttl=ttl,
             )
-        except (ValueError, ModuleNotFoundError) as error:
-            raise misused(error) from error
+        except ModuleNotFoundError as error:
+            raise Failed(in_own_words(error)) from error
 
     def session(self) -> aioboto3.Session:
         """Return the SDK's session with the profile and the region."""
