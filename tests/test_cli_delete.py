@@ -97,9 +97,16 @@ def test_values_of_a_json_session(session_id: str, options: list[str], store: Ch
     assert "is not an id of a message" in fails("delete-message", session_id, "x", "--yes", *options, code=2)
 
 
-def test_a_purge_leaves_a_receipt(alices: str, owner: str, options: list[str], store: ChatHistoryStore) -> None:
+def test_a_purge_leaves_a_receipt(
+    alices: str, owner: str, options: list[str], store: ChatHistoryStore, dynamodb: Any
+) -> None:
     store.json_session(f"{alices}-2", owner=owner).add(["x"])
-    ChatHistoryStore(options[1], session_index=True, ttl=1).session(f"{alices}-3", owner=owner).add_messages(humans(1))
+    store.session(f"{alices}-3", owner=owner).add_messages(humans(1))
+    # It has expired: it is not listed, and DynamoDB has not deleted it yet.
+    key = {"SessionId": {"S": f"{alices}-3"}, "MessageId": {"S": "session"}}
+    change: dict[str, Any] = {"UpdateExpression": "SET expireAt = :x", "ExpressionAttributeValues": {":x": {"N": "1"}}}
+    dynamodb.update_item(TableName=options[1], Key=key, **change)
+    assert len(run(store.list_sessions, owner).sessions) == 2
     receipt = succeeds("purge", owner, "--yes", *options).json()
     assert (receipt["owner"], receipt["table"], receipt["complete"]) == (owner, options[1], True)
     assert (receipt["sessions"], receipt["messages"]) == (3, 4)
