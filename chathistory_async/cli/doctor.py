@@ -129,9 +129,7 @@ def _of_ttl(settings: Settings, table: TableDescription) -> Finding:
     found = f"enabled on {table.ttl_attribute}"
     if table.ttl_attribute == settings.ttl_key_name:
         return Finding("TTL", "ok", found)
-    advice = (
-        "the store's ttl_key_name must be that attribute: give it as --ttl-key-name, or change the table's TTL"
-    )
+    advice = "the store's ttl_key_name must be that attribute: give it as --ttl-key-name, or change the table's TTL"
     return Finding("TTL", "problem", f"{found}, not on {settings.ttl_key_name}", advice)
 
 
