@@ -351,8 +351,3 @@ def smaller(one: int | None, other: int | None) -> int | None:
     """Return the smaller of two limits. None means no limit."""
     limits = [limit for limit in (one, other) if limit is not None]
     return min(limits, default=None)
-
-
-def now() -> int:
-    """Return the time, in seconds since the epoch."""
-    return int(time.time())

@@ -13,7 +13,8 @@ from typing import Generic, TypeVar
 
 from .._codec.attribute_values import AttributeValue, has_passed, size_of
 from .._cooperative import at_most
-from .._session import Access, leaves_no_plaintext, now
+from .._session import Access, leaves_no_plaintext
+from .._wall_clock import now
 from ..errors import ChatHistoryError, ItemTooLargeError, MessageNotFoundError, WriteOutcomeUnknownError
 from .bodies import Bodies
 from .layout import MAX_TRANSACTION_BYTES, ItemCollection, Items

@@ -9,8 +9,9 @@ from datetime import datetime, timezone
 from time import monotonic
 from typing import Generic, TypeVar
 
-from .._session import Access, Session, Stored, StoredPage, leaves_no_plaintext, now, smaller
+from .._session import Access, Session, Stored, StoredPage, leaves_no_plaintext, smaller
 from .._settings import check_positive
+from .._wall_clock import now
 from ..errors import ChatHistoryError
 from .bodies import Bodies
 from .edits import Edits

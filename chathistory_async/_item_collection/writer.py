@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Protocol
 from .._aws.calls import pause
 from .._cooperative import at_most
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled
-from .._session import Access, now
+from .._session import Access
+from .._wall_clock import now
 from ..errors import EndpointError, ThrottledError, wrong_key
 from .idempotency import Once
 from .layout import MAX_TRANSACTION_ITEMS, ItemCollection, Items

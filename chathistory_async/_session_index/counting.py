@@ -28,7 +28,8 @@ from .._item_collection.writer import (
     condition_failed,
 )
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled, transaction
-from .._session import Access, Attempts, now
+from .._session import Access, Attempts
+from .._wall_clock import now
 from ..errors import ChatHistoryError, FormatError, ServiceError, SessionRef, UndecodableItemError
 from .flags import counts_all, flags_over, may_count_all, new_flag
 from .owner_index import INDEX_NAME, query_sessions

@@ -19,7 +19,8 @@ from .._item_collection.reader import Reader
 from .._item_collection.session import ItemCollectionSession
 from .._migration.checkpoint import CheckpointItem
 from .._request import ConditionFailed, Item
-from .._session import Access, leaves_no_plaintext, now
+from .._session import Access, leaves_no_plaintext
+from .._wall_clock import now
 from ..errors import ItemTooLargeError, MessageNotStorableError, SessionNotFoundError, UndecodableItemError
 from .counting import CountingWriter
 from .flags import is_trusted
