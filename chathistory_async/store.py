@@ -68,8 +68,9 @@ class ChatHistoryStore:
 
     Open one store for the application with ``async with``, and get handles from ``session()``. LangChain's
     ``RunnableWithMessageHistory`` takes ``store.session`` as its ``get_session_history``. The store opens one client on
-    each event loop that uses it, at the first use. The store's own methods are asynchronous, except ``close``;
-    synchronous code calls them with ``asyncio.run``. Handles have synchronous methods too.
+    each event loop that uses it, at the first use. The store's own methods are asynchronous, except
+    ``create_table_sync`` and ``close``; synchronous code calls the other methods with ``asyncio.run``. Handles have
+    synchronous methods too.
 
     A closed store and its handles raise ``ClosedError`` until ``async with`` opens the store again. Several
     ``async with`` blocks may be open at the same time, on any event loops; the end of the last block closes the store.
@@ -448,6 +449,23 @@ class ChatHistoryStore:
             point_in_time_recovery=point_in_time_recovery,
             kms_key_id=table_kms_key_id,
             tags=tags or {},
+        )
+
+    def create_table_sync(
+        self,
+        *,
+        point_in_time_recovery: bool = False,
+        table_kms_key_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        wait_seconds: float | None = None,
+    ) -> None:
+        """Create the table, as ``create_table`` does."""
+        run(
+            self.create_table,
+            point_in_time_recovery=point_in_time_recovery,
+            table_kms_key_id=table_kms_key_id,
+            tags=tags,
+            wait_seconds=wait_seconds,
         )
 
     async def delete_table(self, *, wait_seconds: float | None = None) -> None:

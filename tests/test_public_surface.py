@@ -122,6 +122,7 @@ MODULES = [
     "_aws.answers",
     "_aws.bounded",
     "_aws.signing",
+    "local",
     "_sync.bridge",
     "_aws.first_append",
     "_sync.fork",
@@ -129,7 +130,6 @@ MODULES = [
     "_request",
     "errors",
     "_aws.redaction",
-    "local",
     "_quick_moto",
 ]
 
@@ -214,6 +214,7 @@ def test_only_the_public_classes_know_the_bridge() -> None:
     assert {module for module in MODULES if "_sync.bridge" in imports_of(module)} == {
         "history",
         "json_session",
+        "local",
         "store",
     }
 
