@@ -22,9 +22,12 @@ from variants import SINGLE_ITEM_VARIANTS
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
 from chathistory_async._item_collection.session import ItemCollectionSession
 from chathistory_async._sync.bridge import run
+from chathistory_async.testing import FakeClock
 
 ENGINE = pytest.StashKey[Engine]()
 STOP = pytest.StashKey[Any]()
+# A project of its own, which test_testing.py runs.
+collect_ignore = ["users_project"]
 EMBEDDED = "the embedded engine cannot honestly hold this: "
 
 # In debug mode the futures, tasks and handles keep the stacks of their creation, which took a third of the suite's CPU.
@@ -266,6 +269,13 @@ def update(dynamodb: Any, table: str, session_id: str) -> Callable[..., None]:
         )
 
     return update
+
+
+@pytest.fixture
+def clock() -> Iterator[FakeClock]:
+    """The clock that the library reads. It stands still until the test advances it."""
+    with FakeClock() as clock:
+        yield clock
 
 
 @pytest.fixture

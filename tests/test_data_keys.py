@@ -380,7 +380,7 @@ class TestFailures:
 
     @pytest.mark.usefixtures("encrypted_session")
     async def test_that_pass_are_retried(self, make: Make, proxy: Proxy) -> None:
-        for fault in (Fault.THROTTLED, Fault.ERROR_500, Fault.RESET, Fault.LOST_ANSWER):
+        for fault in (Fault.THROTTLED, Fault.ERROR_500, Fault.RESET, Fault.LOST_RESPONSE):
             forget(make())
             proxy.script(fault, operation="Decrypt")
             assert texts(await make().aget_messages())[0] == SECRET

@@ -218,7 +218,7 @@ async def test_transactions_of_others_in_the_way_after_a_lost_answer(
     variant: type[Variant], through: Through, proxy: Proxy, item: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chathistory_async._aws.calls.MAX_CONFLICTS", 3)
-    proxy.script(Fault.LOST_ANSWER, *[Fault.CONFLICT] * 9)
+    proxy.script(Fault.LOST_RESPONSE, *[Fault.CONFLICT] * 9)
     await failure(WriteOutcomeUnknownError, variant, through(), "add")
     assert item() is not None
 

@@ -78,7 +78,7 @@ async def test_every_acknowledged_message_is_there_exactly_once(
 ) -> None:
     proxy.schedule = at_random(rate, seed=int(rate * 100) + attempts, faults=FAULTS)
     acknowledged, failed = await write_all([variant(through(attempts)) for _ in range(WRITERS)], appends)
-    await asyncio.to_thread(proxy.wait_for_zombies)
+    await asyncio.to_thread(proxy.wait_for_late_requests)
     stored = texts(await make().aget_messages())
 
     assert len(acknowledged) + len(failed) == WRITERS * appends
@@ -98,9 +98,9 @@ async def test_every_acknowledged_message_is_there_exactly_once(
 async def test_history_size_is_exact_all_the_same(
     variant: type[Variant], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy, appends: int
 ) -> None:
-    proxy.schedule = at_random(0.33, seed=7, faults=[*FAULTS, *[Fault.LOST_ANSWER] * 10])
+    proxy.schedule = at_random(0.33, seed=7, faults=[*FAULTS, *[Fault.LOST_RESPONSE] * 10])
     acknowledged, _ = await write_all([variant(through(10, history_size=20)) for _ in range(WRITERS)], appends)
-    await asyncio.to_thread(proxy.wait_for_zombies)
+    await asyncio.to_thread(proxy.wait_for_late_requests)
     stored = texts(await make(history_size=20 if variant.collection else None).aget_messages())
     assert len(stored) == 20
     assert len(set(stored)) == 20
@@ -115,7 +115,7 @@ async def test_reads_and_clears_survive_too(
     variant: type[Variant], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy
 ) -> None:
     history: Any = variant(through(10))
-    proxy.schedule = at_random(0.33, seed=3, faults=[fault for fault in FAULTS if fault is not Fault.ZOMBIE])
+    proxy.schedule = at_random(0.33, seed=3, faults=[fault for fault in FAULTS if fault is not Fault.LATE_REQUEST])
     for number in range(20):
         await history.add(humans(number))
         assert texts(await history.read()) == [str(number)]

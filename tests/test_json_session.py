@@ -212,7 +212,7 @@ class TestMethods:
         assert (session.session_id, session.key, session.format) == (session_id, {"SessionId": session_id}, "mine")
 
     @pytest.mark.parametrize(
-        "fault", [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
+        "fault", [Fault.LOST_RESPONSE, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
     )
     async def test_store_and_change_once_under_faults(
         self, open_session: Open, through: Open, proxy: Proxy, fault: Fault

@@ -51,12 +51,14 @@ PACKAGES = [
         "_session_index",
         "_single_item",
         "_sync",
+        "_testing",
     )
 ]
 # From the top down: each imports only what stands below it.
 MODULES = [
     "__init__",
     "cli",
+    "testing",
     "store",
     "history",
     "json_session",
@@ -109,6 +111,9 @@ MODULES = [
     "_codec.plain",
     "_codec.unstorable",
     "_codec.compression",
+    "_testing.clock",
+    "_testing.endpoint",
+    "_testing.proxy",
     "_wall_clock",
     "_aws.calls",
     "_aws.clients",
@@ -164,7 +169,12 @@ LIGHT = [
     "_expressions",
     "_idempotency",
     "_settings",
+    "_testing.clock",
+    "_testing.endpoint",
+    "_testing.proxy",
     "_wall_clock",
+    "local",
+    "testing",
     "_aws.answers",
     "_aws.redaction",
     "_encryption.binding",
@@ -216,6 +226,7 @@ def test_only_the_public_classes_know_the_bridge() -> None:
         "json_session",
         "local",
         "store",
+        "testing",
     }
 
 

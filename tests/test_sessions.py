@@ -37,7 +37,7 @@ from chathistory_async import (
 from chathistory_async._item_collection.sort_keys import Clock
 from chathistory_async._sync.bridge import run
 
-UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
+UNANSWERED = [Fault.LOST_RESPONSE, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
 
 
@@ -219,7 +219,7 @@ class TestCount:
                     continue
 
         await asyncio.gather(*(write(writer) for writer in range(6)))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         proxy.schedule = lambda seen: Fault.NONE
         stored = await store.session(session_id).aget_messages()
         assert len(stored) > 50
@@ -669,11 +669,11 @@ class TestLateRequests:
     ) -> None:
         store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
-        proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+        proxy.script(Fault.LATE_REQUEST, operation="UpdateItem")
         await store.set_title(session_id, "older")
         assert (await info_of(store, session_id)).title == "older"
         await store.set_title(session_id, later)
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert (await info_of(store, session_id)).title == later
 
     async def test_give_the_next_session_of_an_id_nothing(
@@ -681,12 +681,12 @@ class TestLateRequests:
     ) -> None:
         store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
-        proxy.script(Fault.ZOMBIE, Fault.NONE, Fault.ZOMBIE, operation="UpdateItem")
+        proxy.script(Fault.LATE_REQUEST, Fault.NONE, Fault.LATE_REQUEST, operation="UpdateItem")
         await store.set_title(session_id, "old")
         await store.update_metadata(session_id, {"old": 1})
         await store.delete_session(session_id)
         await store.session(session_id).aadd_messages(humans(2))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         info = await info_of(store, session_id)
         assert (info.title, info.metadata) == (None, {})
 
@@ -695,11 +695,11 @@ class TestLateRequests:
     ) -> None:
         store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
-        proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+        proxy.script(Fault.LATE_REQUEST, operation="UpdateItem")
         await store.set_title(session_id, "old")
         expire()
         await store.session(session_id).aadd_messages(humans(2))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert (await info_of(store, session_id)).title is None
 
     async def test_to_change_metadata_are_told_from_those_that_found_the_same(
@@ -708,10 +708,10 @@ class TestLateRequests:
         store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
         await store.update_metadata(session_id, {"a": 1})
-        proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+        proxy.script(Fault.LATE_REQUEST, operation="UpdateItem")
         await store.update_metadata(session_id, {"a": 2})
         await store.update_metadata(session_id, {"a": 1})
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert (await info_of(store, session_id)).metadata == {"a": 1}
 
     async def test_are_not_made_again_over_what_came_in_between(
@@ -728,7 +728,7 @@ class TestLateRequests:
                 # The retry, after somebody has seen the title and changed it.
                 run(other.set_title, session_id, "theirs")
                 run(other.update_metadata, session_id, {"theirs": 1})
-            return Fault.LOST_ANSWER if seen.operation == "UpdateItem" and sent == 1 else Fault.NONE
+            return Fault.LOST_RESPONSE if seen.operation == "UpdateItem" and sent == 1 else Fault.NONE
 
         proxy.schedule = schedule
         await store.set_title(session_id, "ours")
