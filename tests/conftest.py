@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, MutableMapping
@@ -44,6 +45,10 @@ CREDENTIALS = {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
+
+# Other packages of this environment bring plugins along that take seconds to import.
+WITHOUT_OTHER_PLUGINS = ["-p", "no:langsmith_plugin", "-p", "no:hypothesispytest"]
+PYTEST = [sys.executable, "-m", "pytest", *WITHOUT_OTHER_PLUGINS]
 
 
 def set_aws_settings(environment: MutableMapping[str, str], engine: Engine) -> None:

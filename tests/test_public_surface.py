@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
-from importlib.metadata import metadata, requires
+import textwrap
+from importlib.metadata import entry_points, metadata, requires
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import chathistory_async
-from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory, JsonSession, errors
+from chathistory_async import (
+    ChatHistoryError,
+    ChatHistoryStore,
+    DynamoDBChatMessageHistory,
+    JsonSession,
+    errors,
+    testing,
+)
+from chathistory_async.local import LocalEngine
 
 PACKAGE = Path(chathistory_async.__file__).parent
 CLASSES = [DynamoDBChatMessageHistory, ChatHistoryStore, JsonSession]
@@ -214,6 +224,18 @@ def test_only_the_codecs_of_messages_import_langchain() -> None:
     assert heavy_imports_of("_codec.message_attribute_values") == {"langchain_core", "botocore", "boto3"}
 
 
+def test_the_package_imports_none_of_its_modules() -> None:
+    program = "import sys, chathistory_async; print(*(name for name in sys.modules if 'chathistory' in name))"
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["chathistory_async"]
+
+
+def test_its_modules_of_errors_and_classes_are_attributes() -> None:
+    program = "import chathistory_async as c; print(c.errors.__name__, c.store.__name__, c.json_session.__name__)"
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert output.split() == [f"chathistory_async.{name}" for name in ("errors", "store", "json_session")]
+
+
 def test_the_package_is_imported_without_langchain() -> None:
     program = "import sys, chathistory_async; print(chathistory_async.JsonSession, 'langchain_core' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
@@ -252,6 +274,20 @@ def test_nothing_public_takes_any_keyword(kind: type) -> None:
             assert inspect.Parameter.VAR_KEYWORD not in kinds
 
 
+def test_what_tests_use_is_public_and_documented() -> None:
+    assert testing.__all__ == sorted(testing.__all__)
+    assert all(inspect.getdoc(getattr(testing, name)) for name in testing.__all__)
+    for kind in (testing.FaultProxy, testing.FakeClock):
+        assert all(inspect.getdoc(member) for member in public_members(kind) if inspect.isfunction(member))
+    [plugin] = entry_points(group="pytest11", name="chathistory_async")
+    assert plugin.value == testing.__name__
+
+
+def test_a_synchronous_creation_of_a_table_takes_what_the_asynchronous_one_takes() -> None:
+    twins = (ChatHistoryStore.create_table_sync, ChatHistoryStore.create_table)
+    assert len({inspect.signature(twin) for twin in twins}) == 1
+
+
 def natives_of(kind: type) -> list[str]:
     return [name for name in vars(kind) if name.startswith("a") and not name.startswith("add")]
 
@@ -274,15 +310,18 @@ def synchronous() -> list[Any]:
     members = vars(DynamoDBChatMessageHistory)
     twins = [vars(kind)[name[1:]] for kind in (DynamoDBChatMessageHistory, JsonSession) for name in natives_of(kind)]
     others = [members[name] for name in ("add_message", "add_user_message", "add_ai_message")]
-    return [members["messages"].fget, *others, *twins, vars(ChatHistoryStore)["close"]]
+    store = [vars(ChatHistoryStore)[name] for name in ("create_table_sync", "close")]
+    return [members["messages"].fget, *others, *twins, *store, LocalEngine.__enter__, LocalEngine.__exit__]
 
 
 @pytest.mark.parametrize("method", synchronous(), ids=lambda method: method.__qualname__)
-def test_synchronous_methods_are_one_line_each(method: Any) -> None:
-    source = inspect.getsource(method)
-    body = source.split('"""')[2].strip().splitlines()
-    assert len(body) == 1
-    assert "run(self.a" in body[0] or body == ["return iterate(self.aiter())"]
+def test_synchronous_methods_are_one_call_each(method: Any) -> None:
+    [function] = ast.parse(textwrap.dedent(inspect.getsource(method))).body
+    assert isinstance(function, ast.FunctionDef)
+    [_, statement] = function.body
+    assert re.match(
+        r"(return )?run\(self\.(a|__a|create_table\b)|return iterate\(self\.aiter\(\)\)$", ast.unparse(statement)
+    )
 
 
 def test_the_package_says_that_it_is_typed() -> None:

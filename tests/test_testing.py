@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Make
+from conftest import PYTEST, WITHOUT_OTHER_PLUGINS, Make
 from engines import ROOT, Engine
 from samples import humans, texts
 
@@ -31,8 +31,6 @@ from chathistory_async.testing import FakeClock, Fault, FaultProxy, Seen, StoreF
 
 pytest_plugins = ["pytester"]
 
-# Leaves out the plugins that other packages of this environment bring along, and that take seconds to import.
-OTHER_PLUGINS = ("-p", "no:langsmith_plugin", "-p", "no:hypothesispytest")
 NEW_MODULES = """
 import sys, pytest
 before = {*sys.modules}
@@ -58,7 +56,7 @@ class TestEndpoint:
 
         def is_used(url: str, *options: str) -> bool:
             pytester.makepyfile(f"def test(chathistory_endpoint_url): assert chathistory_endpoint_url == {url!r}")
-            done = pytester.runpytest_inprocess(*OTHER_PLUGINS, "-p", "no:asyncio", *options)
+            done = pytester.runpytest_inprocess(*WITHOUT_OTHER_PLUGINS, "-p", "no:asyncio", *options)
             return done.parseoutcomes() == {"passed": 1}
 
         return is_used
@@ -237,7 +235,7 @@ class TestUsersProject:
             }
             environment |= {"AWS_CA_BUNDLE": os.environ["AWS_CA_BUNDLE"], "LOCALSTACK_HOST": "127.0.0.1:1"}
             done = subprocess.run(
-                [users_python, "-W", "error", "-m", "pytest", *OTHER_PLUGINS, *options],
+                [users_python, "-W", "error", *PYTEST[1:], *options],
                 cwd=project,
                 env=environment | variables,
                 capture_output=True,
