@@ -9,10 +9,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Make
+from conftest import PYTEST, Make
 from engines import ROOT
 from proxy import Proxy
 
@@ -48,9 +49,17 @@ def example_table(kms_in: Callable[[str], Any]) -> Iterator[None]:
     chats.close()
 
 
+def command_of(example: str, tests: Path) -> list[str]:
+    if "def test_" not in example:
+        return [sys.executable, "-W", "error::ResourceWarning", "-c", example]
+    tests.write_text(example)
+    settings = ["asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function"]
+    return [*PYTEST, "-W", "error", *(part for setting in settings for part in ("-o", setting)), str(tests)]
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.splitlines()[0])
-def test_example(example: str) -> None:
-    command = [sys.executable, "-W", "error::ResourceWarning", "-c", example]
+def test_example(example: str, tmp_path: Path) -> None:
+    command = command_of(example, tmp_path / "test_example.py")
     environment = os.environ | {"AWS_DEFAULT_REGION": REGION}
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
