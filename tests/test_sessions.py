@@ -36,6 +36,7 @@ from chathistory_async import (
 )
 from chathistory_async._item_collection.sort_keys import Clock
 from chathistory_async._sync.bridge import run
+from chathistory_async.testing import FakeClock
 
 UNANSWERED = [Fault.LOST_RESPONSE, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
@@ -871,11 +872,11 @@ class TestPurging:
             assert await new_store().session(name).aget_messages() == []
 
     async def test_takes_expired_ones_too(
-        self, new_store: NewStore, owner: str, dynamodb: Any, collection_table: str
+        self, new_store: NewStore, owner: str, dynamodb: Any, collection_table: str, clock: FakeClock
     ) -> None:
-        store = new_store(ttl=1)
+        store = new_store(ttl=60)
         [name] = await begin(store, owner, 1)
-        await asyncio.sleep(2.1)
+        clock.advance(60)
         assert (await store.list_sessions(owner, 5)).sessions == []
         await store.purge_owner(owner)
         key = {"SessionId": {"S": name}, "MessageId": {"S": "session"}}
@@ -899,13 +900,13 @@ class TestExpiry:
         assert (info.owner, info.title, info.message_count) == ("another", None, 1)
 
     async def test_of_some_messages_leaves_those_that_never_expire(
-        self, new_store: NewStore, session_id: str, owner: str
+        self, new_store: NewStore, session_id: str, owner: str, clock: FakeClock
     ) -> None:
         await new_store().session(session_id, owner=owner).aadd_messages(humans(1, 2))
-        store = new_store(ttl=1)
+        store = new_store(ttl=60)
         await store.set_title(session_id, "t")
         await store.session(session_id).aadd_messages(humans(3))
-        await asyncio.sleep(2.1)
+        clock.advance(60)
         assert texts(await store.session(session_id).aget_messages()) == ["1", "2"]
         assert (await info_of(store, session_id)).title == "t"
         assert (await store.purge_owner(owner)).messages >= 2
