@@ -24,7 +24,7 @@ _KNOWN_MOTO = "5.2."
 class LocalEngine:
     """An embedded engine that runs while its context does; made by ``local_engine``.
 
-    Enter it with ``async with``, or with ``with`` in synchronous code. One object can be entered again after its end.
+    Enter it with ``async with``, or with ``with`` in synchronous code.
     """
 
     _engine: asyncio.subprocess.Process

@@ -3,15 +3,17 @@
 pytest loads the plugin wherever this library is installed. All fixtures are synchronous, so they work in plain tests,
 under pytest-asyncio in both modes, and under anyio. ``pytest --fixtures`` lists them.
 
-The fixtures need a DynamoDB: the first of the endpoint in ``--chathistory-endpoint-url``, in the ini option
-``chathistory_endpoint_url``, in the environment variable CHATHISTORY_ENDPOINT_URL, AWS_ENDPOINT_URL_DYNAMODB or
-AWS_ENDPOINT_URL; LocalStack, if it runs; an embedded engine of the run's own (extra ``local``).
+The fixtures use the endpoint in ``--chathistory-endpoint-url``, in the ini option ``chathistory_endpoint_url``, or in
+CHATHISTORY_ENDPOINT_URL, AWS_ENDPOINT_URL_DYNAMODB or AWS_ENDPOINT_URL, in this order. Without these, they use
+LocalStack if it runs, or else an embedded engine of the run's own (extra ``local``).
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -99,7 +101,6 @@ def chathistory_store_factory(
 
 @contextmanager
 def _store_on_a_new_table(endpoint_url: str, options: dict[str, Any]) -> Iterator[ChatHistoryStore]:
-    from dataclasses import replace
     from uuid import uuid4
 
     from ._aws.clients import shared_clients
@@ -154,8 +155,6 @@ def chathistory_proxy(chathistory_endpoint_url: str) -> Iterator[FaultProxy]:
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(f"._testing.{_MODULES[name]}", __package__), name)
+    value: object = getattr(importlib.import_module(f"._testing.{_MODULES[name]}", __package__), name)
     globals()[name] = value
     return value
