@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
+
 import aioboto3
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
@@ -26,7 +29,11 @@ def test_stores_are_apart(chathistory_store_factory: StoreFactory) -> None:
 
 
 def test_a_table_of_our_own(chathistory_endpoint_url: str, chathistory_boto3_session: aioboto3.Session) -> None:
-    options = {"endpoint_url": chathistory_endpoint_url, "boto3_session": chathistory_boto3_session}
-    ChatHistoryStore("Chats", **options, layout="single_item").create_table_sync()
-    DynamoDBChatMessageHistory("Chats", "alice", **options).add_user_message("Hello!")
-    assert len(DynamoDBChatMessageHistory("Chats", "alice", **options).messages) == 1
+    engine = {"endpoint_url": chathistory_endpoint_url, "boto3_session": chathistory_boto3_session}
+    # LocalStack keeps tables when the tests have ended.
+    table = f"chats-{uuid.uuid4().hex}"
+    store = ChatHistoryStore(table, **engine, layout="single_item")
+    store.create_table_sync()
+    DynamoDBChatMessageHistory(table, "alice", **engine).add_user_message("Hello!")
+    assert len(DynamoDBChatMessageHistory(table, "alice", **engine).messages) == 1
+    asyncio.run(store.delete_table())
