@@ -51,11 +51,14 @@ PACKAGES = [
         "_session_index",
         "_single_item",
         "_sync",
+        "integrations",
     )
 ]
 # From the top down: each imports only what stands below it.
 MODULES = [
     "__init__",
+    "integrations.langchain",
+    "integrations._agent_messages",
     "cli",
     "store",
     "history",
@@ -205,6 +208,7 @@ def test_the_package_is_imported_without_langchain() -> None:
 def test_only_the_public_classes_know_the_bridge() -> None:
     assert {module for module in MODULES if "_sync.bridge" in imports_of(module)} == {
         "history",
+        "integrations.langchain",
         "json_session",
         "store",
     }
@@ -351,4 +355,4 @@ def test_the_package_says_what_it_needs() -> None:
     needed = requires("chathistory-async") or []
     assert "aioboto3>=15" in needed
     extras = {need.split("extra == ")[1].strip("'\"") for need in needed if "extra == " in need}
-    assert extras == {"local", "cli", "kms"}
+    assert extras == {"local", "cli", "kms", "langchain"}
