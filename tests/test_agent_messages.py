@@ -168,3 +168,6 @@ class TestPast:
         one, other = with_ids([human(), human("1")])
         assert one.id
         assert other.id == "1"
+        # The id that was given says that the message is stored.
+        assert names(unstored([one, ai("2")], set())) == "AI"
+        assert names(unstored([other, ai("2")], set())) == "H AI"

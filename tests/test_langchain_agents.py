@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ from agents_langchain import (
     synchronously,
 )
 from conftest import NewStore
+from engines import ROOT
 from langchain.agents.middleware import (
     HumanInTheLoopMiddleware,
     ModelCallLimitMiddleware,
@@ -540,3 +544,11 @@ class TestKilled:
         assert await record_of(store, session_id) == "H"
         await call(agent, value, session_id)
         assert await record_of(store, session_id) == "H AI"
+
+
+def test_the_example_runs() -> None:
+    command = [sys.executable, "-W", "error::ResourceWarning", str(ROOT / "examples" / "langchain_agent.py")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "'first-chat': 6 messages" in done.stdout

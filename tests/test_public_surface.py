@@ -57,9 +57,9 @@ PACKAGES = [
 # From the top down: each imports only what stands below it.
 MODULES = [
     "__init__",
+    "cli",
     "integrations.langchain",
     "integrations._agent_messages",
-    "cli",
     "store",
     "history",
     "json_session",
@@ -195,6 +195,7 @@ def test_what_is_pure_imports_neither_langchain_nor_the_sdk(module: str) -> None
 
 
 def test_only_the_codecs_of_messages_import_langchain() -> None:
+    assert heavy_imports_of("integrations._agent_messages") == {"langchain_core"}
     assert heavy_imports_of("_codec.messages") == {"langchain_core"}
     assert heavy_imports_of("_codec.message_attribute_values") == {"langchain_core", "botocore", "boto3"}
 
@@ -203,6 +204,20 @@ def test_the_package_is_imported_without_langchain() -> None:
     program = "import sys, chathistory_async; print(chathistory_async.JsonSession, 'langchain_core' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert output.split()[-1] == "False"
+
+
+# Which packages of the frameworks a module imports.
+FRAMEWORKS = {
+    "integrations": set(),
+    "integrations.langchain": {"langchain", "langgraph"},
+}
+
+
+@pytest.mark.parametrize("module", FRAMEWORKS)
+def test_an_integration_imports_its_own_framework_alone(module: str) -> None:
+    program = f"import sys, chathistory_async.{module}; print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert set().union(*FRAMEWORKS.values()) & set(output.split()) == FRAMEWORKS[module]
 
 
 def test_only_the_public_classes_know_the_bridge() -> None:

@@ -13,6 +13,10 @@ from uuid import uuid4
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 
+# Begins the ids of messages that were loaded into a state without an id of their own.
+_LOADED = "loaded-"
+
+
 class Entry(NamedTuple):
     """A message of the record, with the id under which it is stored; "" in a single item, which has no ids."""
 
@@ -69,7 +73,7 @@ def unstored(messages: Sequence[BaseMessage], stored: Set[str]) -> list[BaseMess
         messages: the messages of the state, oldest first.
         stored: the ids of those that are stored.
     """
-    last = max((at for at, message in enumerate(messages) if message.id in stored), default=-1)
+    last = max((at for at, message in enumerate(messages) if message.id in stored or is_loaded(message)), default=-1)
     steps = _steps(messages[last + 1 :])
     return [message for step in steps for message in _whole(step, _calls(step.ai)) if not _is_summary(message)]
 
@@ -104,8 +108,13 @@ def past(
 
 
 def with_ids(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
-    """Return the messages, each with an id: a mark cannot name a message that has none."""
-    return [message if message.id else message.model_copy(update={"id": str(uuid4())}) for message in messages]
+    """Return loaded messages, each with an id. An id that is given here says that the message is stored."""
+    return [message if message.id else message.model_copy(update={"id": f"{_LOADED}{uuid4()}"}) for message in messages]
+
+
+def is_loaded(message: BaseMessage) -> bool:
+    """Return whether a message of the state has an id that ``with_ids`` gave it."""
+    return message.id is not None and message.id.startswith(_LOADED)
 
 
 def _steps(messages: Iterable[BaseMessage]) -> Iterator[_Step]:

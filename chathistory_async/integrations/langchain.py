@@ -26,7 +26,7 @@ from .._session import smaller
 from .._settings import check_positive
 from .._sync.bridge import run
 from ..errors import ChatHistoryError, LayoutError, SessionRef
-from ._agent_messages import Entry, Mark, cursor, past, sendable, unstored, with_ids
+from ._agent_messages import Entry, Mark, cursor, is_loaded, past, sendable, unstored, with_ids
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
@@ -113,8 +113,8 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
         owner: a function of the state and the runtime that returns the owner whose list the session is in, or None for
             no owner. Needs a store with ``session_index``. By default the owner is the identity of the authenticated
             user on LangGraph Server, and elsewhere None.
-        limit: how many of the record's latest messages the model is sent, in addition to those in the state; None for
-            all. They begin with a human message. At least 50 messages are read, to find those that are stored already.
+        limit: only messages among the record's latest ``limit`` are loaded, from a human message on; None for all. A
+            look at the record reads at least 50, to find those of the state that are stored already.
         load: "beside": the model is sent the record's messages that precede the thread's state. They are never in the
             state, the result or a stream. "state": they are put into the state when a thread begins, so that
             SummarizationMiddleware sees them without a checkpointer; streams of messages emit them too. Needed for the
@@ -215,7 +215,7 @@ def load_history(
         store: the store. It stays the caller's.
         session: as for ``ChatHistoryMiddleware``.
         owner: as for ``ChatHistoryMiddleware``.
-        limit: how many of the record's latest messages are loaded, or None for all.
+        limit: as for ``ChatHistoryMiddleware``.
         on_error: as for ``ChatHistoryMiddleware``.
 
     Raises:
@@ -405,7 +405,8 @@ class _Recorder:
         messages, mark = state["messages"], Mark.of(state.get(self.keys.mark))
         ids = {message.id for message in messages}
         limit = smaller(self._limit, history.history_size)
-        begins = mark is None and self._load != "never"
+        # A graph whose state has no place for the mark shows by its messages that they were loaded.
+        begins = mark is None and self._load != "never" and not any(map(is_loaded, messages))
         loads = begins or (self._load == "beside" and mark is not None and mark.begins_after != "")
         entries = await _latest(history, (limit and max(limit, _TAIL_MESSAGES)) if loads else _TAIL_MESSAGES)
         stored = mark.stored if mark else set()
