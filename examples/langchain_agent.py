@@ -1,4 +1,4 @@
-"""An agent of LangChain with its conversation in DynamoDB, on the embedded engine: ``python examples/langchain_agent.py``.
+"""An agent of LangChain, its conversation in DynamoDB, on the embedded engine: ``python examples/langchain_agent.py``.
 
 Needs no key and no AWS account: ``pip install 'chathistory-async[local,langchain]'``.
 """

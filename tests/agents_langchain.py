@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -148,3 +149,8 @@ async def synchronously(graph: Any, value: Any, session_id: str, **options: Any)
     """Run a graph synchronously, as ``asynchronously`` does."""
     value = {"messages": [HumanMessage(value)]} if isinstance(value, str) else value
     return await asyncio.to_thread(graph.invoke, value, on_thread(session_id), **options)
+
+
+def waiting(call: Call) -> Call:
+    """A way to run a graph that waits for a human. LangGraph's interrupt() needs Python 3.11 in asynchronous code."""
+    return call if sys.version_info >= (3, 11) else synchronously

@@ -18,6 +18,7 @@ from agents_langchain import (
     record_of,
     script,
     synchronously,
+    waiting,
 )
 from conftest import NewStore, created_table
 from langchain.agents.middleware import HumanInTheLoopMiddleware
@@ -224,6 +225,7 @@ async def test_what_is_noted_can_be_left_out_of_the_result(new_store: NewStore, 
 
 
 async def test_an_agent_that_waits_for_a_human_in_a_graph(new_store: NewStore, session_id: str, call: Call) -> None:
+    call = waiting(call)
     store, model = new_store(), script(calling("ok"))
     await store.session(session_id).aadd_messages([HumanMessage("old"), AIMessage("before")])
     graph = StateGraph(MessagesState)

@@ -155,6 +155,9 @@ class TestLoad:
             result = await call(agent, text, session_id)
         assert names(model.seen[-1]) == "H AI H AI(ok) T AI H"
         assert len(result["messages"]) == 8
+        if saver:
+            state = await agent.aget_state(on_thread(session_id))
+            assert state.values["ChatHistoryMiddleware_mark"] == ["", *(message.id for message in result["messages"])]
         assert await record_of(store, session_id) == "H AI H AI(ok) T AI H AI"
 
     async def test_a_single_item(

@@ -372,7 +372,7 @@ class _Recorder:
             if batch := unstored(messages, mark.stored):
                 await history.aadd_messages(batch)
                 mark = mark._replace(stored=mark.stored | {message.id for message in batch if message.id})
-                update[self.keys.mark] = mark.value([*update.get("messages", ()), *messages])
+                update[self.keys.mark] = mark.value(update.get("messages", messages))
         except ChatHistoryError as error:
             self._tolerate(error, "stored")
             # The batch may have been stored all the same: the next step looks.
