@@ -575,7 +575,7 @@ def page_region() -> Iterator[str]:
 def test_the_page_is_true(example: str, page_region: str) -> None:
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", example]
     environment = os.environ | {"AWS_DEFAULT_REGION": page_region}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Hi, how can I help?" in done.stdout
 
@@ -583,6 +583,6 @@ def test_the_page_is_true(example: str, page_region: str) -> None:
 def test_the_example_runs() -> None:
     command = [sys.executable, "-W", "error::ResourceWarning", str(ROOT / "examples" / "langchain_agent.py")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "'first-chat': 6 messages" in done.stdout
