@@ -12,7 +12,6 @@ from uuid import uuid4
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-
 # Begins the ids of messages that were loaded into a state without an id of their own.
 _LOADED = "loaded-"
 
