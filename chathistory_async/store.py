@@ -244,6 +244,26 @@ class ChatHistoryStore:
         return Indexed(owner) if self._session_index else None
 
     @property
+    def table_name(self) -> str:
+        """The table's name."""
+        return self._layout.table_name
+
+    @property
+    def primary_key_name(self) -> str:
+        """The attribute name of the partition key."""
+        return self._primary_key_name
+
+    @property
+    def layout(self) -> Literal["item_collection", "single_item"]:
+        """The layout of the store's sessions."""
+        return "item_collection" if isinstance(self._layout, ItemCollection) else "single_item"
+
+    @property
+    def session_index(self) -> bool:
+        """Whether the store keeps a session index."""
+        return self._session_index
+
+    @property
     def fast_path_status(self) -> FastPathStatus:
         """Whether calls to DynamoDB take the fast path now, and if not, why.
 

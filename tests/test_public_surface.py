@@ -51,12 +51,15 @@ PACKAGES = [
         "_session_index",
         "_single_item",
         "_sync",
+        "integrations",
     )
 ]
 # From the top down: each imports only what stands below it.
 MODULES = [
     "__init__",
     "cli",
+    "integrations.langchain",
+    "integrations._agent_messages",
     "store",
     "history",
     "json_session",
@@ -198,6 +201,7 @@ def test_what_is_pure_imports_neither_langchain_nor_the_sdk(module: str) -> None
 
 
 def test_only_the_codecs_of_messages_import_langchain() -> None:
+    assert heavy_imports_of("integrations._agent_messages") == {"langchain_core"}
     assert heavy_imports_of("_codec.messages") == {"langchain_core"}
     assert heavy_imports_of("_codec.message_attribute_values") == {"langchain_core", "botocore", "boto3"}
 
@@ -208,9 +212,24 @@ def test_the_package_is_imported_without_langchain() -> None:
     assert output.split()[-1] == "False"
 
 
+# Which packages of the frameworks a module imports.
+FRAMEWORKS = {
+    "integrations": set(),
+    "integrations.langchain": {"langchain", "langgraph"},
+}
+
+
+@pytest.mark.parametrize("module", FRAMEWORKS)
+def test_an_integration_imports_its_own_framework_alone(module: str) -> None:
+    program = f"import sys, chathistory_async.{module}; print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert set().union(*FRAMEWORKS.values()) & set(output.split()) == FRAMEWORKS[module]
+
+
 def test_only_the_public_classes_know_the_bridge() -> None:
     assert {module for module in MODULES if "_sync.bridge" in imports_of(module)} == {
         "history",
+        "integrations.langchain",
         "json_session",
         "store",
     }
@@ -280,4 +299,4 @@ def test_the_package_says_what_it_needs() -> None:
     needed = requires("chathistory-async") or []
     assert "aioboto3>=15" in needed
     extras = {need.split("extra == ")[1].strip("'\"") for need in needed if "extra == " in need}
-    assert extras == {"local", "cli", "kms"}
+    assert extras == {"local", "cli", "kms", "langchain"}

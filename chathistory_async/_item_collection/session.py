@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from time import monotonic
 from typing import Generic, TypeVar
 
+from .._cooperative import Slices
 from .._session import Access, Session, Stored, StoredPage, leaves_no_plaintext, now, smaller
 from .._settings import check_positive
 from ..errors import ChatHistoryError
@@ -96,11 +97,12 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         records = await self._reader.latest(limit + 1, before=end)
         number = sum(one.number for one in wanted_of(records, before=end))
         wanted = await self._wanted(records, limit, before=end)
-        stored = [
-            Stored(message_id_of(one.record.key, position), value, _created_at(one.record.key))
-            for one, values in zip(wanted, await self._bodies.decode(wanted), strict=True)
-            for position, value in zip(_positions(one), values, strict=True)
-        ]
+        stored, slices = list[Stored[Value]](), Slices()
+        for one, values in zip(wanted, await self._bodies.decode(wanted), strict=True):
+            await slices.checkpoint()
+            key, created_at = one.record.key, _created_at(one.record.key)
+            ids = (message_id_of(key, position) for position in _positions(one))
+            stored += [Stored(id_, value, created_at) for id_, value in zip(ids, values, strict=True)]
         return StoredPage(stored, stored[0].id if number > limit and stored else None)
 
     async def append(self, values: Sequence[Value], idempotency_key: str | None = None) -> None:
