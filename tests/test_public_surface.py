@@ -51,12 +51,14 @@ PACKAGES = [
         "_session_index",
         "_single_item",
         "_sync",
+        "integrations",
     )
 ]
 # From the top down: each imports only what stands below it.
 MODULES = [
     "__init__",
     "cli",
+    "integrations.openai_agents",
     "store",
     "history",
     "json_session",
@@ -200,6 +202,20 @@ def test_the_package_is_imported_without_langchain() -> None:
     program = "import sys, chathistory_async; print(chathistory_async.JsonSession, 'langchain_core' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert output.split()[-1] == "False"
+
+
+# Which packages of the frameworks a module imports.
+FRAMEWORKS = {
+    "integrations": set(),
+    "integrations.openai_agents": {"agents"},
+}
+
+
+@pytest.mark.parametrize("module", FRAMEWORKS)
+def test_an_integration_imports_its_own_framework_alone(module: str) -> None:
+    program = f"import sys, chathistory_async.{module}; print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert {"langchain_core", *set().union(*FRAMEWORKS.values())} & set(output.split()) == FRAMEWORKS[module]
 
 
 def test_only_the_public_classes_know_the_bridge() -> None:
@@ -351,4 +367,4 @@ def test_the_package_says_what_it_needs() -> None:
     needed = requires("chathistory-async") or []
     assert "aioboto3>=15" in needed
     extras = {need.split("extra == ")[1].strip("'\"") for need in needed if "extra == " in need}
-    assert extras == {"local", "cli", "kms"}
+    assert extras == {"local", "cli", "kms", "openai-agents"}
