@@ -58,6 +58,7 @@ PACKAGES = [
 MODULES = [
     "__init__",
     "cli",
+    "integrations.agent_framework",
     "integrations.openai_agents",
     "store",
     "history",
@@ -207,6 +208,7 @@ def test_the_package_is_imported_without_langchain() -> None:
 # Which packages of the frameworks a module imports.
 FRAMEWORKS = {
     "integrations": set(),
+    "integrations.agent_framework": {"agent_framework"},
     "integrations.openai_agents": {"agents"},
 }
 
@@ -367,4 +369,4 @@ def test_the_package_says_what_it_needs() -> None:
     needed = requires("chathistory-async") or []
     assert "aioboto3>=15" in needed
     extras = {need.split("extra == ")[1].strip("'\"") for need in needed if "extra == " in need}
-    assert extras == {"local", "cli", "kms", "openai-agents"}
+    assert extras == {"local", "cli", "kms", "openai-agents", "agent-framework"}
