@@ -38,6 +38,10 @@ class DynamoDBSession:
     items with their ids and times. Not stored are a run's state (``RunState``), which the application keeps if a run
     waits for an approval, and traces.
 
+    The SDK's ``OpenAIResponsesCompactionSession`` and ``EncryptedSession`` take it as their underlying session. A
+    compaction replaces the items by a clear and an append, and a reader may see the session empty in between. With a
+    ``limit``, the SDK does not compact automatically.
+
     The SDK reads a session again after it has removed items from it, so the store needs strongly consistent reads,
     which are its default. The methods raise the library's errors unchanged; the SDK passes them on to the caller of
     the run.
