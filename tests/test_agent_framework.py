@@ -29,6 +29,7 @@ from agent_framework import (
 from botocore.config import Config
 from conftest import NewStore
 from engines import ROOT, SDK_THREADS
+from pages import of_page
 from proxy import Fault, Proxy
 
 from chathistory_async import (
@@ -618,3 +619,11 @@ def test_the_example_runs() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Editor: I was sent 3 messages." in done.stdout
+
+
+async def test_the_page_is_true(collection_table: str) -> None:
+    names: dict[str, Any] = {"client": Scripted("Hi")}
+    await of_page("agent-framework.md", names, {"Chats": collection_table})
+    async with ChatHistoryStore(collection_table) as store:
+        stored = await DynamoDBHistoryProvider(store).get_messages("first-chat")
+    assert texts(stored) == ["I am Alice.", "Hi"]

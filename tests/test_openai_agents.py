@@ -29,6 +29,7 @@ from agents.testing import ScriptedModel, assistant_message, function_call
 from botocore.config import Config
 from conftest import NewStore
 from engines import ROOT, SDK_THREADS
+from pages import of_page
 from proxy import Fault, Proxy
 
 from chathistory_async import (
@@ -650,3 +651,10 @@ def test_the_example_runs() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "You are Alice" in done.stdout
+
+
+async def test_the_page_is_true(collection_table: str) -> None:
+    names: dict[str, Any] = {"model": ScriptedModel([says("Hi")])}
+    await of_page("openai-agents.md", names, {"Chats": collection_table, 'name="Assistant"': 'name="A", model=model'})
+    assert names["result"].final_output == "Hi"
+    assert [(info.session_id, info.message_count) for info in names["page"].sessions] == [("first-chat", 2)]
