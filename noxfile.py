@@ -111,7 +111,7 @@ def openai_agents(session: nox.Session) -> None:
     session.run("python", "-m", "tarfile", "-e", str(folder / f"openai_agents-{release}.tar.gz"), str(folder))
     session.env["PYTHONPATH"] = str(Path("tests").absolute())
     session.chdir(folder / f"openai_agents-{release}")
-    run_suite(session, "-p", "openai_agents_suite", *(session.posargs or OPENAI_AGENTS_TESTS))
+    session.run("pytest", "-p", "openai_agents_suite", *(session.posargs or OPENAI_AGENTS_TESTS))
 
 
 @nox.session
