@@ -1,6 +1,7 @@
 """Run ``nox -s lint types tests compat stress`` before a merge. ``nox -l`` lists all sessions."""
 
 import os
+from pathlib import Path
 
 import nox
 
@@ -67,6 +68,51 @@ def newest(session: nox.Session) -> None:
     session.run("pip", "list")
     session.env["PYTHONSAFEPATH"] = "1"
     run_suite(session, *session.posargs)
+
+
+# Where the OpenAI Agents SDK tests its sessions, its runner and its compaction.
+OPENAI_AGENTS_TESTS = [
+    "tests/memory/test_session.py",
+    "tests/memory/test_session_limit.py",
+    "tests/memory/test_session_context_wrapper.py",
+    "tests/memory/test_compaction_model_visibility.py",
+    "tests/memory/test_compaction_suffix.py",
+    "tests/memory/test_openai_responses_compaction_session.py",
+    "tests/extensions/memory/test_encrypt_session.py",
+    "tests/deferred_session_writes",
+    "tests/test_agent_as_tool.py",
+    "tests/test_agent_runner.py",
+    "tests/test_agent_runner_streamed.py",
+    "tests/test_handoff_history_duplication.py",
+    "tests/test_hitl_session_scenario.py",
+    "tests/test_max_turns.py",
+    "tests/test_native_tool_failure_history.py",
+    "tests/test_programmatic_tool_calling.py",
+    "tests/test_run_impl_resume_paths.py",
+    "tests/test_run_state_pending_input.py",
+    "tests/test_runner_guardrail_resume.py",
+    "tests/test_runtime_symmetry_contract.py",
+    "tests/test_soft_cancel.py",
+    "tests/test_tool_batch_failure_history.py",
+    "tests/test_tool_failure_boundaries.py",
+]
+
+
+@nox.session(venv_backend="virtualenv")
+def openai_agents(session: nox.Session) -> None:
+    """The OpenAI Agents SDK's own tests, with our sessions instead of SQLite's: see tests/openai_agents_suite.py."""
+    needed = ["aiosqlite", "cryptography", "fakeredis", "inline-snapshot", "sqlalchemy[asyncio]"]
+    session.install(".[local,openai-agents]", *dependencies("test"), *needed)
+    ask = "from importlib.metadata import version; print(version('openai-agents'))"
+    release = str(session.run("python", "-c", ask, silent=True)).strip()
+    folder = Path(session.create_tmp())
+    # Only the source distribution has the tests.
+    source = ["--no-deps", "--no-binary", "openai-agents", "--dest", str(folder), f"openai-agents=={release}"]
+    session.run("pip", "download", "--quiet", *source)
+    session.run("python", "-m", "tarfile", "-e", str(folder / f"openai_agents-{release}.tar.gz"), str(folder))
+    session.env["PYTHONPATH"] = str(Path("tests").absolute())
+    session.chdir(folder / f"openai_agents-{release}")
+    session.run("pytest", "-p", "openai_agents_suite", *(session.posargs or OPENAI_AGENTS_TESTS))
 
 
 @nox.session

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, MutableMapping
 from contextlib import contextmanager
@@ -332,6 +334,28 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(random, "uniform", lambda low, high: high)
     monkeypatch.setattr(asyncio, "sleep", record)
     return pauses
+
+
+@pytest.fixture
+def long_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Which steps of event loops took over 50 ms of CPU time: the time of the clock also has what other processes took.
+
+    Full garbage collections are kept out, since they take longer the more tests have run before.
+    """
+    run = asyncio.Handle._run
+    found: list[str] = []
+
+    def measured(handle: asyncio.Handle) -> None:
+        before = time.thread_time()
+        run(handle)
+        if time.thread_time() - before > 0.05:
+            found.append(repr(handle))
+
+    monkeypatch.setattr(asyncio.Handle, "_run", measured)
+    gc.collect()
+    gc.freeze()
+    yield found
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -204,12 +204,13 @@ class TestMethods:
         with pytest.raises(ClosedError):
             await session.aget()
 
-    async def test_show_no_content(self, open_session: Open, session_id: str) -> None:
+    async def test_show_no_content(self, open_session: Open, session_id: str, collection_table: str) -> None:
         await open_session().aadd(["secret"])
         assert "secret" not in repr(await open_session().apage())
         assert repr(open_session("mine")).endswith(f"session SessionId={session_id!r}, format 'mine'>")
         session = open_session("mine")
         assert (session.session_id, session.key, session.format) == (session_id, {"SessionId": session_id}, "mine")
+        assert session.table_name == collection_table
 
     @pytest.mark.parametrize(
         "fault", [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]

@@ -58,6 +58,8 @@ PACKAGES = [
 MODULES = [
     "__init__",
     "cli",
+    "integrations.agent_framework",
+    "integrations.openai_agents",
     "integrations.langchain",
     "integrations._agent_messages",
     "store",
@@ -215,6 +217,8 @@ def test_the_package_is_imported_without_langchain() -> None:
 # Which packages of the frameworks a module imports.
 FRAMEWORKS = {
     "integrations": set(),
+    "integrations.agent_framework": {"agent_framework"},
+    "integrations.openai_agents": {"agents"},
     "integrations.langchain": {"langchain", "langgraph"},
 }
 
@@ -223,7 +227,7 @@ FRAMEWORKS = {
 def test_an_integration_imports_its_own_framework_alone(module: str) -> None:
     program = f"import sys, chathistory_async.{module}; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert set().union(*FRAMEWORKS.values()) & set(output.split()) == FRAMEWORKS[module]
+    assert {"langchain_core", *set().union(*FRAMEWORKS.values())} & set(output.split()) == FRAMEWORKS[module]
 
 
 def test_only_the_public_classes_know_the_bridge() -> None:
@@ -299,4 +303,4 @@ def test_the_package_says_what_it_needs() -> None:
     needed = requires("chathistory-async") or []
     assert "aioboto3>=15" in needed
     extras = {need.split("extra == ")[1].strip("'\"") for need in needed if "extra == " in need}
-    assert extras == {"local", "cli", "kms", "langchain"}
+    assert extras == {"local", "cli", "kms", "langchain", "openai-agents", "agent-framework"}
