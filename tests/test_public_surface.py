@@ -219,7 +219,7 @@ FRAMEWORKS = {
     "integrations": set(),
     "integrations.agent_framework": {"agent_framework"},
     "integrations.openai_agents": {"agents"},
-    "integrations.langchain": {"langchain", "langgraph"},
+    "integrations.langchain": {"langchain", "langchain_core", "langgraph"},
 }
 
 
