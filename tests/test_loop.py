@@ -57,8 +57,7 @@ async def test_the_guard_of_cpu_time_sees_it_too(long_steps: list[str]) -> None:
             pass
 
     await asyncio.create_task(count())
-    [step] = long_steps
-    assert "count" in step
+    assert len(long_steps) == 1
 
 
 def many_messages() -> list[BaseMessage]:
