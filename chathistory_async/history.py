@@ -298,15 +298,18 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         A single item takes one ``GetItem``. An item collection takes one ``Query`` for each megabyte; with ``limit`` or
         ``history_size``, the query reads the latest messages without the others. With ``kms_key_id``, each data key
         that this process has not cached in the last five minutes takes one KMS ``Decrypt``. Long histories are
-        decrypted and decoded in slices, and the event loop runs other tasks between the slices. A batch
-        that is appended meanwhile is read whole or not at all, unless ``limit``, ``up_to`` or ``history_size`` cuts it.
-        A read of several pages is not a snapshot: it may miss messages that are appended or deleted meanwhile.
+        decrypted and decoded in slices, and the event loop runs other tasks between the slices.
+
+        A batch that is appended meanwhile is read whole or not at all, unless ``limit``, ``up_to`` or ``history_size``
+        cuts it. A read of several pages is not a snapshot: a message that is appended or deleted meanwhile may or may
+        not be in it.
 
         Args:
             limit: the maximum number of messages, counted from the latest; None for all messages that ``history_size``
                 keeps.
             up_to: a message id. Only messages up to and including that message are returned; with ``limit``, the latest
-                of these. Needs an item collection.
+                of these. The id of a message that does not exist, or of another session, is a place in the order of the
+                messages. Needs an item collection.
             start_on: "human" leaves out the messages before the first human message, as ``trim_messages`` does.
                 ``limit`` applies before that. Model providers reject, for example, a tool message whose tool call was
                 cut off. If there is no human message, the list is empty.
@@ -533,8 +536,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """Append this session's messages to a different session of the same table, and return a handle on that session.
 
         Use it to branch off a conversation. The messages are appended as one batch, of up to 4 MB after compression. A
-        second call appends them again. The copies have new ids and new times. All messages are in memory during the
-        call. The returned handle has the class and the attributes of this handle. Needs an item collection.
+        second call appends them again. The copies have new times and new ids as stored messages (``StoredMessage.id``);
+        ``message.id`` is unchanged. All messages are in memory during the call. The returned handle has the class and
+        the attributes of this handle. Needs an item collection.
 
         With a session index, the new session gets the owner that this handle was made with. If this handle has no
         owner, the new session gets this session's owner from the index, which takes a ``GetItem``.
@@ -570,11 +574,12 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
 
         In an item collection: a ``Query`` for each megabyte and a ``BatchWriteItem`` for each 25 records. If the call
         fails halfway, some messages are left; call it again. A record younger than half an hour leaves an empty item
-        for that time, which DynamoDB's TTL deletes.
+        for that time, which DynamoDB's TTL deletes. Idempotency keys are kept, so a batch that is sent again with its
+        old key is not stored.
 
         With a session index: an ``UpdateItem`` for each megabyte marks the message count as invalid during the
         deletion. Then a ``GetItem``, a ``Query`` for each megabyte that is left, and an ``UpdateItem`` count the
-        messages anew.
+        messages anew. The session stays listed, with no messages; ``ChatHistoryStore.delete_session`` removes it.
 
         Raises:
             WriteOutcomeUnknownError: a response was lost, and a new session has begun under a key whose item

@@ -291,8 +291,8 @@ class ChatHistoryStore:
         Args:
             owner: the owner.
             limit: the maximum number of sessions, 50 by default.
-            before: the ``cursor`` of a page. Only sessions after that page are returned. A session that becomes active
-                in the meantime moves to the front and is not in the following pages.
+            before: the ``cursor`` of a page, to get the next page, of sessions that were last active before. A session
+                that becomes active in the meantime moves to the front and is not in the following pages.
             format: only sessions of this format, "langchain" for messages; None for all. Sessions of other formats are
                 read and billed all the same.
 
