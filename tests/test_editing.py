@@ -367,13 +367,17 @@ class TestPopping:
         assert await make().aget_messages() == []
 
     async def test_by_more_than_there_are_messages_takes_few_requests(self, make: Make, proxy: Proxy) -> None:
-        await make().aadd_messages(humans(*range(15)))
-        popped = await asyncio.gather(*(make(endpoint_url=proxy.url).apop_message() for _ in range(20)))
-        contents = sorted(int(str(message.content)) for message in popped if message is not None)
-        assert contents == list(range(15))
-        # A read and a removal each, and the turns that are lost: 75 to 103 on an idle machine, 151 on a busy one.
-        # Without growing pauses it is 300 and more.
-        assert len(proxy.seen) <= 200
+        requests = []
+        for _ in range(3):
+            proxy.seen.clear()
+            await make().aadd_messages(humans(*range(15)))
+            popped = await asyncio.gather(*(make(endpoint_url=proxy.url).apop_message() for _ in range(20)))
+            contents = sorted(int(str(message.content)) for message in popped if message is not None)
+            assert contents == list(range(15))
+            requests.append(len(proxy.seen))
+        # A read and a removal each, and the turns that are lost: 75 to 103 on an idle machine. Without growing pauses
+        # it is 300 and more. The least of three, because a busy machine makes some writers lose more turns.
+        assert min(requests) <= 130
 
     async def test_takes_two_requests(self, through: Through, make: Make, proxy: Proxy, removal: str) -> None:
         await make().aadd_messages(humans(0))

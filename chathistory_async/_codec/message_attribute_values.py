@@ -24,17 +24,9 @@ _LEVELS_AROUND_DATA = 3
 def encode_message(message: BaseMessage, position: int, default: Default | None = None) -> AttributeValue:
     """Return the attribute value of a message, after checking that it reads back with the same plain form of its dump.
 
-    Text with surrogates needs a mark. If langchain-core accepts only text in that field, such as the content, the text
-    is stored without surrogates: a pair becomes the character that it encodes, and a lone surrogate becomes U+FFFD.
-
-    Args:
-        message: the message.
-        position: the message's index in the caller's batch, for the error text.
-        default: the function that converts a value without a plain form, or None.
-
-    Raises:
-        MessageNotStorableError: the message has no plain form, or would not read back with it. The error text gives the
-            path and never the content.
+    Arguments and errors are as for ``messages.encode_json``. Text with surrogates needs a mark. If langchain-core
+    accepts only text in that field, such as the content, the text is stored without surrogates: a pair becomes the
+    character that it encodes, and a lone surrogate becomes U+FFFD.
     """
     return encoded(lambda message: _encode_message(message, default), message, f"messages[{position}]")
 
