@@ -120,9 +120,27 @@ def query_alive_keys(
     return Request("query", _query(layout, _range(), "#sort, #count", start_key, alive_at=now))
 
 
-def query_between(layout: ItemCollection, low: str, high: str, start_key: dict[str, AttributeValue] | None) -> Request:
-    """Return the query for a page of the sort keys of all items between two sort keys, including both, in order."""
-    return Request("query", _query(layout, (low, high), "#sort", start_key))
+def query_between(
+    layout: ItemCollection,
+    low: str,
+    high: str,
+    start_key: dict[str, AttributeValue] | None,
+    names: Mapping[str, str] | None = None,
+) -> Request:
+    """Return the query for a page of all items between two sort keys, including both, in order.
+
+    Args:
+        layout: how the session is stored.
+        low: the first sort key.
+        high: the last sort key.
+        start_key: the ``LastEvaluatedKey`` of the previous page.
+        names: the names of the attributes to read beside the sort key, by their placeholders.
+    """
+    names = names or {}
+    parameters = _query(layout, (low, high), "#sort", start_key)
+    parameters["ProjectionExpression"] = ", ".join(["#sort", *names])
+    parameters["ExpressionAttributeNames"] |= names
+    return Request("query", parameters)
 
 
 def is_of_all(query: Request) -> bool:

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 from .._aws.calls import pause
+from .._codec.attribute_values import AttributeValue
 from .._cooperative import at_most
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled
 from .._session import Access, now
@@ -25,6 +26,26 @@ _BATCH_ATTEMPTS = 50
 _OLDEST_SECONDS = TOMBSTONE_SECONDS // 2
 
 
+class Together(NamedTuple):
+    """What one transaction writes together with a record. Only the writer of the session index can write it.
+
+    Attributes:
+        items: further items, which replace what is stored under their keys. The transaction has no other action on
+            these keys, so no condition on them can fail.
+        seen: texts in the session's item that must be as they were read, by the names of their attributes; None for an
+            attribute that was absent.
+        new: new values of attributes of the session's item.
+    """
+
+    items: Items
+    seen: Mapping[str, str | None]
+    new: Mapping[str, AttributeValue]
+
+    def is_overtaken(self, item: Item | None) -> bool:
+        """Return whether the session's item has other texts than were read. None for an item that does not exist."""
+        return any((item or {}).get(name, {}).get("S") != text for name, text in self.seen.items())
+
+
 class NewRecord(NamedTuple):
     """A record to be stored.
 
@@ -33,6 +54,7 @@ class NewRecord(NamedTuple):
         length: how many values it has.
         began: when its sort key was made, by ``monotonic``.
         once: its idempotency key and batch, or None without a key.
+        together: what the same transaction writes, or None for nothing else.
     """
 
     key: SortKey
@@ -40,10 +62,15 @@ class NewRecord(NamedTuple):
     length: int
     began: float
     once: Once | None = None
+    together: Together | None = None
 
     def actions(self, layout: ItemCollection) -> list[Action]:
         marker = [] if self.once is None else [self.once.put(layout, self.key, now())]
         return [*put_items(layout, self.items), *marker]
+
+
+class Overtaken(Exception):
+    """A record was not stored, because another writer has changed the session's item. See ``Together.seen``."""
 
 
 class NotWritten(Exception):
@@ -87,6 +114,7 @@ class RecordWriter(Protocol):
 
         Raises:
             IdempotencyKeyReusedError: the key was used to store a different batch.
+            Overtaken: ``record.together`` no longer fits the session's item.
         """
 
     async def change(self, actions: Sequence[Action], token: str, removed: int) -> None:
