@@ -51,12 +51,14 @@ PACKAGES = [
         "_session_index",
         "_single_item",
         "_sync",
+        "integrations",
     )
 ]
 # From the top down: each imports only what stands below it.
 MODULES = [
     "__init__",
     "cli",
+    "integrations.claude_agent_sdk",
     "store",
     "history",
     "json_session",
@@ -66,12 +68,14 @@ MODULES = [
     "_migration.source",
     "_migration.outcome",
     "_aws.table",
+    "_session_index.keyed",
     "_session_index.listing",
     "_session_index.session",
     "_session_index.counting",
     "_session_index.requests",
     "_session_index.owner_index",
     "_session_index.flags",
+    "_session_index.value_ids",
     "_session_index.stored",
     "_migration.checkpoint",
     "_item_collection.session",
@@ -173,6 +177,7 @@ LIGHT = [
     "_session_index.owner_index",
     "_session_index.requests",
     "_session_index.stored",
+    "_session_index.value_ids",
     "_single_item.changes",
     "_single_item.requests",
     *(module for module in MODULES if module.startswith("_codec.") and not module.startswith("_codec.message")),
@@ -200,6 +205,22 @@ def test_the_package_is_imported_without_langchain() -> None:
     program = "import sys, chathistory_async; print(chathistory_async.JsonSession, 'langchain_core' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert output.split()[-1] == "False"
+
+
+def test_a_framework_costs_nothing_until_its_integration_is_imported() -> None:
+    program = (
+        "import sys, chathistory_async; print({'claude_agent_sdk', 'chathistory_async.integrations'} & {*sys.modules})"
+    )
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["set()"]
+
+
+@pytest.mark.parametrize("framework", ["claude_agent_sdk"])
+def test_a_missing_framework_is_named_with_its_extra(framework: str) -> None:
+    # None in sys.modules makes an import fail as if nothing were installed.
+    program = f"import sys; sys.modules[{framework!r}] = None; import chathistory_async.integrations.{framework}"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert f"pip install 'chathistory-async[{framework.replace('_', '-')}]'" in result.stderr
 
 
 def test_only_the_public_classes_know_the_bridge() -> None:
@@ -351,4 +372,4 @@ def test_the_package_says_what_it_needs() -> None:
     needed = requires("chathistory-async") or []
     assert "aioboto3>=15" in needed
     extras = {need.split("extra == ")[1].strip("'\"") for need in needed if "extra == " in need}
-    assert extras == {"local", "cli", "kms"}
+    assert extras == {"local", "cli", "kms", "claude-agent-sdk"}

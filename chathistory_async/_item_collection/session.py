@@ -18,8 +18,9 @@ from .idempotency import Once
 from .layout import ItemCollection
 from .reader import PlainPage, Reader
 from .records import MAX_TYPES, Record, Wanted, wanted_of
+from .requests import Together
 from .sort_keys import RecordPosition, SortKey, message_id_of, parse_id
-from .writer import NewRecord, RecordWriter, Together
+from .writer import NewRecord, RecordWriter
 
 _DECODED_AT_ONCE = 32
 

@@ -7,7 +7,6 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 from .._aws.calls import pause
-from .._codec.attribute_values import AttributeValue
 from .._cooperative import at_most
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled
 from .._session import Access, now
@@ -15,7 +14,16 @@ from ..errors import EndpointError, ThrottledError, wrong_key
 from .idempotency import Once
 from .layout import MAX_TRANSACTION_ITEMS, ItemCollection, Items
 from .records import Record
-from .requests import TOMBSTONE_SECONDS, Action, batch_write, new_token, put_items, request_of, sweep_parts
+from .requests import (
+    TOMBSTONE_SECONDS,
+    Action,
+    Together,
+    batch_write,
+    new_token,
+    put_items,
+    request_of,
+    sweep_parts,
+)
 from .sort_keys import SortKey
 
 # Batches of 25 items each. More at once would only be throttled by the partition.
@@ -24,26 +32,6 @@ _SWEEPS_AT_ONCE = 4
 _BATCH_ATTEMPTS = 50
 # The other half of TOMBSTONE_SECONDS is left for the requests that are sent then.
 _OLDEST_SECONDS = TOMBSTONE_SECONDS // 2
-
-
-class Together(NamedTuple):
-    """What one transaction writes together with a record. Only the writer of the session index can write it.
-
-    Attributes:
-        items: further items, which replace what is stored under their keys. The transaction has no other action on
-            these keys, so no condition on them can fail.
-        seen: texts in the session's item that must be as they were read, by the names of their attributes; None for an
-            attribute that was absent.
-        new: new values of attributes of the session's item.
-    """
-
-    items: Items
-    seen: Mapping[str, str | None]
-    new: Mapping[str, AttributeValue]
-
-    def is_overtaken(self, item: Item | None) -> bool:
-        """Return whether the session's item has other texts than were read. None for an item that does not exist."""
-        return any((item or {}).get(name, {}).get("S") != text for name, text in self.seen.items())
 
 
 class NewRecord(NamedTuple):

@@ -14,9 +14,10 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from .._codec.attribute_values import AttributeValue
 from .._item_collection.layout import ItemCollection, Items
 from .._item_collection.reader import Reader
+from .._item_collection.requests import Together
 from .._item_collection.session import ItemCollectionSession
 from .._item_collection.sort_keys import SortKey, record_id_of
-from .._item_collection.writer import Overtaken, Together
+from .._item_collection.writer import Overtaken
 from .._request import Item
 from .._session import now, reads_stored
 from .._sync.fork import after_fork_in_child

@@ -19,8 +19,8 @@ from typing import Any
 from .._codec.attribute_values import AttributeValue, has_passed
 from .._expressions import ALIVE, assigned, names_in, number_value, time_values, unchanged
 from .._item_collection.layout import CREATED_AT, FORMAT, REVISION, ItemCollection, iso
+from .._item_collection.requests import Together
 from .._item_collection.sort_keys import SortKey
-from .._item_collection.writer import Together
 from .._request import Item, Request
 from .._settings import check_names
 from .flags import MAX_FLAGS, merged_flag, new_flag
