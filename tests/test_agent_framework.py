@@ -600,13 +600,6 @@ class TestErrors:
         with pytest.raises(ValueError, match="owner needs"):
             await DynamoDBHistoryProvider(stores(), owner="alice").get_messages(session_id)
 
-    def test_without_the_framework_name_the_extra(self) -> None:
-        module = "chathistory_async.integrations.agent_framework"
-        program = f"import sys; sys.modules['agent_framework'] = None; import {module}"
-        output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-        assert "DynamoDBHistoryProvider needs the Microsoft Agent Framework: pip install" in output.stderr
-        assert "chathistory-async[agent-framework]" in output.stderr
-
 
 def test_the_provider_is_one_of_the_framework(provider: DynamoDBHistoryProvider) -> None:
     assert isinstance(provider, HistoryProvider)

@@ -447,12 +447,6 @@ class TestErrors:
         other = DynamoDBSession(session_id, store, key={"SessionId": ("acme", f"1#{session_id}")})
         assert await other.get_items() == []
 
-    def test_without_the_sdk_the_extra_is_named(self) -> None:
-        program = "import sys; sys.modules['agents'] = None; import chathistory_async.integrations.openai_agents"
-        output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-        assert "ModuleNotFoundError: DynamoDBSession needs the OpenAI Agents SDK: pip install" in output.stderr
-        assert "chathistory-async[openai-agents]" in output.stderr
-
 
 # The SDK calls tools that are not asynchronous in a thread.
 @function_tool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from importlib.metadata import metadata, requires
@@ -59,6 +60,7 @@ MODULES = [
     "__init__",
     "cli",
     "integrations.agent_framework",
+    "integrations.claude_agent_sdk",
     "integrations.openai_agents",
     "integrations.langchain",
     "integrations._agent_messages",
@@ -71,12 +73,14 @@ MODULES = [
     "_migration.source",
     "_migration.outcome",
     "_aws.table",
+    "_session_index.keyed",
     "_session_index.listing",
     "_session_index.session",
     "_session_index.counting",
     "_session_index.requests",
     "_session_index.owner_index",
     "_session_index.flags",
+    "_session_index.value_ids",
     "_session_index.stored",
     "_migration.checkpoint",
     "_item_collection.session",
@@ -183,6 +187,7 @@ LIGHT = [
     "_session_index.owner_index",
     "_session_index.requests",
     "_session_index.stored",
+    "_session_index.value_ids",
     "_single_item.changes",
     "_single_item.layout",
     "_single_item.requests",
@@ -216,8 +221,10 @@ def test_the_package_is_imported_without_langchain() -> None:
 
 # Which packages of the frameworks a module imports.
 FRAMEWORKS = {
+    "__init__": set(),
     "integrations": set(),
     "integrations.agent_framework": {"agent_framework"},
+    "integrations.claude_agent_sdk": {"claude_agent_sdk"},
     "integrations.openai_agents": {"agents"},
     "integrations.langchain": {"langchain", "langchain_core", "langgraph"},
 }
@@ -228,6 +235,23 @@ def test_an_integration_imports_its_own_framework_alone(module: str) -> None:
     program = f"import sys, chathistory_async.{module}; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert {"langchain_core", *set().union(*FRAMEWORKS.values())} & set(output.split()) == FRAMEWORKS[module]
+
+
+@pytest.mark.parametrize(
+    ("module", "framework", "extra"),
+    [
+        ("agent_framework", "agent_framework", "agent-framework"),
+        ("claude_agent_sdk", "claude_agent_sdk", "claude-agent-sdk"),
+        ("langchain", "langchain", "langchain"),
+        ("openai_agents", "agents", "openai-agents"),
+    ],
+)
+def test_a_missing_framework_is_named_with_its_extra(module: str, framework: str, extra: str) -> None:
+    # None in sys.modules makes an import fail as if nothing were installed.
+    program = f"import sys; sys.modules[{framework!r}] = None; import chathistory_async.integrations.{module}"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    [error] = result.stderr.splitlines()[-1:]
+    assert re.fullmatch(rf"ModuleNotFoundError: \w+ needs .+: pip install 'chathistory-async\[{extra}\]'", error)
 
 
 def test_only_the_public_classes_know_the_bridge() -> None:
@@ -303,4 +327,4 @@ def test_the_package_says_what_it_needs() -> None:
     needed = requires("chathistory-async") or []
     assert "aioboto3>=15" in needed
     extras = {need.split("extra == ")[1].strip("'\"") for need in needed if "extra == " in need}
-    assert extras == {"local", "cli", "kms", "langchain", "openai-agents", "agent-framework"}
+    assert extras == {"local", "cli", "kms", "langchain", "openai-agents", "claude-agent-sdk", "agent-framework"}

@@ -59,7 +59,7 @@ def test_example(example: str) -> None:
 
 
 def test_there_are_examples_of_each_use() -> None:
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 9
 
 
 @pytest.mark.parametrize("statement", STATEMENTS, ids=["IAM", "key"])

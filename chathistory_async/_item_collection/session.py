@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime, timezone
 from time import monotonic
@@ -19,6 +19,7 @@ from .idempotency import Once
 from .layout import ItemCollection
 from .reader import PlainPage, Reader
 from .records import MAX_TYPES, Record, Wanted, wanted_of
+from .requests import Together
 from .sort_keys import RecordPosition, SortKey, message_id_of, parse_id
 from .writer import NewRecord, RecordWriter
 
@@ -105,10 +106,24 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
             stored += [Stored(id_, value, created_at) for id_, value in zip(ids, values, strict=True)]
         return StoredPage(stored, stored[0].id if number > limit and stored else None)
 
-    async def append(self, values: Sequence[Value], idempotency_key: str | None = None) -> None:
+    async def append(
+        self,
+        values: Sequence[Value],
+        idempotency_key: str | None = None,
+        together: Callable[[SortKey], Together] | None = None,
+    ) -> None:
         """Append a batch as one record, in order and after all values that were seen: all of it or nothing.
 
         A batch larger than history_size is cut: only its last history_size values are stored.
+
+        Args:
+            values: the batch.
+            idempotency_key: as for ``JsonSession.aadd``.
+            together: returns what the same transaction writes, from the sort key of the record. Only for a session in
+                the index.
+
+        Raises:
+            Overtaken: what ``together`` has returned no longer fits the session's item. Nothing was written.
         """
         values = list(values)
         if not values:
@@ -127,8 +142,9 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         body = await self._bodies.pack(key, texts, range(len(texts)), types)
         await self._writer.check_table()
         items = self._layout.items_of(key, body, self._layout.expiry(now()))
-        self._edits.check_size(items, len(texts))
-        before = await self._writer.store(NewRecord(key, items, len(texts), began, once))
+        beside = None if together is None else together(key)
+        self._edits.check_size(items, len(texts), () if beside is None else beside.items)
+        before = await self._writer.store(NewRecord(key, items, len(texts), began, once, beside))
         if before is not None:
             self._reader.clock.see(before)
         self._reader.wrote(len(texts))
