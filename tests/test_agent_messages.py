@@ -123,8 +123,9 @@ def test_step_by_step_as_much_is_stored_as_at_once(messages: list[BaseMessage]) 
 
 
 class TestMark:
-    def test_comes_back_from_the_state(self) -> None:
-        mark = Mark("begin", {"1", "2"})
+    @pytest.mark.parametrize("begins_after", ["begin", "", None])
+    def test_comes_back_from_the_state(self, begins_after: str | None) -> None:
+        mark = Mark(begins_after, {"1", "2"})
         assert Mark.of(mark.value([human("2"), human("1"), human("3")])) == mark
 
     def test_forgets_what_is_not_in_the_state(self) -> None:

@@ -82,12 +82,13 @@ def graph_of(
     def after_model(state: Any) -> str:
         return "tools" if state["messages"][-1].tool_calls else "save_rest"
 
+    on_error = options.get("on_error", "raise")
     graph = StateGraph(state)
     graph.add_node("load", load_history(store, **options))
-    graph.add_node("save", save_history(store))
+    graph.add_node("save", save_history(store, on_error=on_error))
     graph.add_node("model", RunnableLambda(answer, aanswer))
     graph.add_node("tools", ToolNode(list(tools), handle_tool_errors=False))
-    graph.add_node("save_rest", save_history(store))
+    graph.add_node("save_rest", save_history(store, on_error=on_error))
     graph.add_edge(START, "load")
     graph.add_edge("load", "save")
     graph.add_edge("save", "model")
@@ -210,6 +211,23 @@ async def test_logged_errors(
     assert "was not read" in caplog.text
     assert names(model.seen[-1]) == "H"
     assert await record_of(store, session_id) == "H AI H AI"
+
+
+@pytest.mark.parametrize("denied", [2, 100], ids=["the first read", "everything"])
+async def test_older_history_is_loaded_once_the_store_is_back(
+    store_through: NewStore, proxy: Proxy, session_id: str, call: Call, denied: int
+) -> None:
+    store, model = store_through(), script()
+    await store.session(session_id).aadd_messages([HumanMessage("old"), AIMessage("before")])
+    graph = graph_of(model, store, InMemorySaver(), on_error="log")
+    proxy.script(*[Fault.DENIED] * denied)
+    await call(graph, "one", session_id)
+    assert names(model.seen[-1]) == "H"
+    proxy.script()
+    for text in ("two", "three"):
+        await call(graph, text, session_id)
+    assert names(model.seen[-1]) == "H AI H AI H AI H"
+    assert await record_of(store, session_id) == "H AI H AI H AI H AI"
 
 
 async def test_what_is_noted_can_be_left_out_of_the_result(new_store: NewStore, session_id: str, call: Call) -> None:

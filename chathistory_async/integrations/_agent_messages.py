@@ -14,6 +14,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 # Begins the ids of messages that were loaded into a state without an id of their own.
 _LOADED = "loaded-"
+# Stands in a state for a mark's ``begins_after`` of None. No entry has this id.
+_UNKNOWN = "?"
 
 
 class Entry(NamedTuple):
@@ -27,21 +29,23 @@ class Mark(NamedTuple):
     """What is stored of a thread's state. The state itself holds it as a list of text.
 
     Attributes:
-        begins_after: the id of the latest entry of the record that precedes the thread's state, or "" if none does.
+        begins_after: the id of the latest entry of the record that precedes the thread's state, "" if none does, or
+            None if nothing was loaded yet, so that it is not known.
         stored: the ids of the state's messages that are stored.
     """
 
-    begins_after: str
+    begins_after: str | None
     stored: Set[str]
 
     @classmethod
     def of(cls, value: Sequence[str] | None) -> Mark | None:
         """Return the mark that a state holds, or None if it holds none."""
-        return cls(value[0], set(value[1:])) if value else None
+        return cls(None if value[0] == _UNKNOWN else value[0], set(value[1:])) if value else None
 
     def value(self, messages: Iterable[BaseMessage]) -> list[str]:
         """Return the mark as the state of these messages holds it. Ids of other messages are left out."""
-        return [self.begins_after, *(message.id for message in messages if message.id in self.stored and message.id)]
+        begins_after = _UNKNOWN if self.begins_after is None else self.begins_after
+        return [begins_after, *(message.id for message in messages if message.id in self.stored and message.id)]
 
 
 class _Step(NamedTuple):

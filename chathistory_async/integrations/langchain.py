@@ -208,8 +208,9 @@ def load_history(
         graph.add_node("save", save_history(store))
 
     The history is loaded when a thread begins: with a checkpointer, the later runs of a thread have it in their state.
-    Half a step is left out. One ``Query`` for each run, or one ``GetItem`` for a single item. Streams of messages emit
-    the loaded ones. The state's key ``messages`` must have the reducer ``add_messages``.
+    If it cannot be read and ``on_error`` is "log", the thread's next run loads it. Half a step is left out. One
+    ``Query`` for each run, or one ``GetItem`` for a single item. Streams of messages emit the loaded ones. The state's
+    key ``messages`` must have the reducer ``add_messages``.
 
     Args:
         store: the store. It stays the caller's.
@@ -382,7 +383,7 @@ class _Recorder:
     async def past(self, history: DynamoDBChatMessageHistory, state: Any) -> list[BaseMessage]:
         """Return what precedes the state and is not in it."""
         mark = Mark.of(state.get(self.keys.mark))
-        if self._load != "beside" or (mark and not mark.begins_after):
+        if self._load != "beside" or (mark and mark.begins_after == ""):
             return []
         kept = self._pasts.get(state.get(self.keys.past, ""))
         if kept is not None:
@@ -402,20 +403,21 @@ class _Recorder:
         return update
 
     async def _look(self, history: DynamoDBChatMessageHistory, state: Any) -> _Look:
-        messages, mark = state["messages"], Mark.of(state.get(self.keys.mark))
+        messages, mark = state["messages"], Mark.of(state.get(self.keys.mark)) or Mark(None, set())
         ids = {message.id for message in messages}
         limit = smaller(self._limit, history.history_size)
         # A graph whose state has no place for the mark shows by its messages that they were loaded.
-        begins = mark is None and self._load != "never" and not any(map(is_loaded, messages))
-        loads = begins or (self._load == "beside" and mark is not None and mark.begins_after != "")
+        begins = mark.begins_after is None and self._load != "never" and not any(map(is_loaded, messages))
+        loads = begins or (self._load == "beside" and mark.begins_after != "")
         entries = await _latest(history, (limit and max(limit, _TAIL_MESSAGES)) if loads else _TAIL_MESSAGES)
-        stored = mark.stored if mark else set()
-        stored = stored | {entry.message.id for entry in entries if entry.message.id in ids and entry.message.id}
+        stored = mark.stored | {entry.message.id for entry in entries if entry.message.id in ids and entry.message.id}
         if self._load == "beside":
-            begins_after = mark.begins_after if mark else cursor(entries, ids)
+            begins_after = cursor(entries, ids) if mark.begins_after is None else mark.begins_after
             found = past(entries, ids, up_to=begins_after, limit=limit) if begins_after else []
             return _Look(found, Mark(begins_after, stored))
-        found = with_ids(sendable(past(entries, ids, limit=limit))) if begins else []
+        if not begins:
+            return _Look([], mark._replace(stored=stored))
+        found = with_ids(sendable(past(entries, ids, limit=limit)))
         return _Look(found, Mark("", stored | {message.id for message in found if message.id}))
 
     def _looked(self, look: _Look, state: Any) -> Update:
