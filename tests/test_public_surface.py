@@ -59,6 +59,7 @@ PACKAGES = [
 MODULES = [
     "__init__",
     "cli",
+    "_demo_agents",
     "integrations.agent_framework",
     "integrations.claude_agent_sdk",
     "integrations.openai_agents",
