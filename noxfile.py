@@ -12,12 +12,16 @@ nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "uv|virtualenv"
 
 
+# The wheels of the Claude Agent SDK have Claude Code in them, 384 MB that no test needs. Its sources do not.
+WITHOUT_CLAUDE_CODE = ["--no-binary", "claude-agent-sdk"]
+
+
 def dependencies(*groups: str) -> list[str]:
     return nox.project.dependency_groups(PYPROJECT, *groups)
 
 
 def install(session: nox.Session) -> None:
-    session.install(".[local,cli,kms]", *dependencies("test"))
+    session.install(*WITHOUT_CLAUDE_CODE, ".[local,cli,kms]", *dependencies("test"))
     # Programs that the tests start would otherwise import the working tree instead of the wheel.
     session.env["PYTHONSAFEPATH"] = "1"
 
@@ -63,8 +67,8 @@ def compat(session: nox.Session) -> None:
 
 @nox.session(venv_backend="virtualenv")
 def newest(session: nox.Session) -> None:
-    """The suite with the newest release of everything, pre-releases too: for a run each night."""
-    session.install("--pre", ".[local,cli,kms]", *dependencies("test"))
+    """The suite with the newest release of everything, the frameworks' too, and pre-releases: for a run each night."""
+    session.install("--pre", *WITHOUT_CLAUDE_CODE, ".[local,cli,kms]", *dependencies("test"))
     session.run("pip", "list")
     session.env["PYTHONSAFEPATH"] = "1"
     run_suite(session, *session.posargs)
@@ -102,7 +106,7 @@ OPENAI_AGENTS_TESTS = [
 def openai_agents(session: nox.Session) -> None:
     """The OpenAI Agents SDK's own tests, with our sessions instead of SQLite's: see tests/openai_agents_suite.py."""
     needed = ["aiosqlite", "cryptography", "fakeredis", "inline-snapshot", "sqlalchemy[asyncio]"]
-    session.install(".[local,openai-agents]", *dependencies("test"), *needed)
+    session.install(*WITHOUT_CLAUDE_CODE, ".[local,openai-agents]", *dependencies("test"), *needed)
     ask = "from importlib.metadata import version; print(version('openai-agents'))"
     release = str(session.run("python", "-c", ask, silent=True)).strip()
     folder = Path(session.create_tmp())
@@ -126,7 +130,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Static types of the package, its tests and its benchmarks."""
-    session.install(".[local,cli,kms]", *dependencies("test", "bench"))
+    session.install(*WITHOUT_CLAUDE_CODE, ".[local,cli,kms]", *dependencies("test", "bench"))
     session.run("mypy")
 
 

@@ -607,7 +607,7 @@ def test_the_provider_is_one_of_the_framework(provider: DynamoDBHistoryProvider)
 
 
 def test_the_example_runs() -> None:
-    command = [sys.executable, "-W", "error::ResourceWarning", str(ROOT / "examples" / "microsoft_agent_framework.py")]
+    command = [sys.executable, "-W", "error::ResourceWarning", str(ROOT / "examples" / "agent_framework_agent.py")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")

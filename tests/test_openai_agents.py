@@ -640,7 +640,7 @@ class TestSessionIndex:
 
 
 def test_the_example_runs() -> None:
-    command = [sys.executable, "-W", "error::ResourceWarning", str(ROOT / "examples" / "openai_agents.py")]
+    command = [sys.executable, "-W", "error::ResourceWarning", str(ROOT / "examples" / "openai_agent.py")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "OPENAI_"))}
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""A conversation of the OpenAI Agents SDK in DynamoDB, on the embedded engine: ``python examples/openai_agents.py``.
+"""A conversation of the OpenAI Agents SDK in DynamoDB, on the embedded engine: ``python examples/openai_agent.py``.
 
 Needs no key and no AWS account: ``pip install 'chathistory-async[local,openai-agents]'``.
 """

@@ -1,6 +1,6 @@
 """Two agents of Microsoft Agent Framework share a session in DynamoDB, on the embedded engine.
 
-Run it with ``python examples/microsoft_agent_framework.py``. It needs no key and no AWS account:
+Run it with ``python examples/agent_framework_agent.py``. It needs no key and no AWS account:
 ``pip install 'chathistory-async[local,agent-framework]'``.
 """
 
