@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
@@ -137,6 +138,9 @@ def agent_of(model: BaseChatModel, *middleware: Any, **options: Any) -> Agent:
 
 
 Call = Callable[..., Any]
+# The synchronous methods run the same code by the bridge: BOTH_CALLS marks the tests of both that are not long runs.
+CALLS = ["async", pytest.param("sync", marks=pytest.mark.stress)]
+BOTH_CALLS = pytest.mark.parametrize("call", ["async", "sync"], indirect=True)
 
 
 async def asynchronously(graph: Any, value: Any, session_id: str, **options: Any) -> Any:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
-import os
 import re
-import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from agents_langchain import (
+    BOTH_CALLS,
+    CALLS,
     Agent,
     Call,
     Flaky,
@@ -43,13 +44,12 @@ from proxy import Fault, Proxy, Seen
 from pydantic import BaseModel
 
 from chathistory_async import ChatHistoryStore, EndpointError, ServiceError
-from chathistory_async._sync.bridge import run
 from chathistory_async.integrations.langchain import ChatHistoryMiddleware
 
 WRITES = {"PutItem", "UpdateItem", "TransactWriteItems"}
 
 
-@pytest.fixture(params=["async", "sync"])
+@pytest.fixture(params=CALLS)
 def call(request: pytest.FixtureRequest) -> Call:
     """Runs an agent, in each of the two ways."""
     return asynchronously if request.param == "async" else synchronously
@@ -71,6 +71,7 @@ async def add_old_turn(store: ChatHistoryStore, session_id: str) -> None:
 
 
 class TestTurns:
+    @BOTH_CALLS
     async def test_two_turns(
         self, store: ChatHistoryStore, session_id: str, call: Call, saver: InMemorySaver | None
     ) -> None:
@@ -103,6 +104,7 @@ class TestTurns:
         kinds = {type(message) for message in await store.session(session_id).aget_messages()}
         assert kinds == {HumanMessage, AIMessage, ToolMessage}
 
+    @BOTH_CALLS
     async def test_a_tool_that_raises_leaves_no_half_a_step(
         self, store: ChatHistoryStore, session_id: str, call: Call, saver: InMemorySaver | None
     ) -> None:
@@ -375,10 +377,14 @@ DECISIONS = {
 }
 
 
-@pytest.mark.parametrize("decision", DECISIONS)
-@pytest.mark.parametrize("mode", ["batched", "per_call"])
-@pytest.mark.parametrize("first", [True, False], ids=["history first", "approval first"])
-@pytest.mark.parametrize("other", [True, False], ids=["another agent", "the same agent"])
+# The decision, the mode, whether the history comes before the approval, and whether another agent resumes the run.
+WAYS_TO_DECIDE = [
+    pytest.param(*way, marks=[] if at % 5 == 0 else pytest.mark.stress)
+    for at, way in enumerate(itertools.product(DECISIONS, ["batched", "per_call"], [True, False], [True, False]))
+]
+
+
+@pytest.mark.parametrize(("decision", "mode", "first", "other"), WAYS_TO_DECIDE)
 async def test_a_human_decides(
     store: ChatHistoryStore, session_id: str, call: Call, decision: str, mode: Any, first: bool, other: bool
 ) -> None:
@@ -561,28 +567,8 @@ class TestKilled:
 PAGE = (ROOT / "docs" / "langchain.md").read_text()
 
 
-@pytest.fixture
-def page_region() -> Iterator[str]:
-    """Not the region of the other tests: the table may be somebody's, who follows the page on this LocalStack."""
-    store = ChatHistoryStore("Chats", session_index=True, region_name="eu-west-3")
-    run(store.create_table)
-    yield "eu-west-3"
-    run(store.delete_table)
-    store.close()
-
-
 @pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL), ids=["agent", "graph"])
-def test_the_page_is_true(example: str, page_region: str) -> None:
-    command = [sys.executable, "-W", "error::ResourceWarning", "-c", example]
-    environment = os.environ | {"AWS_DEFAULT_REGION": page_region}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "Hi, how can I help?" in done.stdout
-
-
-def test_the_example_runs() -> None:
-    command = [sys.executable, "-W", "error::ResourceWarning", str(ROOT / "examples" / "langchain_agent.py")]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "'first-chat': 6 messages" in done.stdout
+async def test_the_page_is_true(example: str, collection_table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    # In a thread, because a program runs an event loop of its own.
+    await asyncio.to_thread(exec, example.replace("Chats", collection_table), {})
+    assert "Hi, how can I help?" in capsys.readouterr().out

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from agents_langchain import (
+    BOTH_CALLS,
+    CALLS,
     Call,
     Flaky,
     agent_of,
@@ -20,7 +22,7 @@ from agents_langchain import (
     synchronously,
     waiting,
 )
-from conftest import NewStore, created_table
+from conftest import NewStore
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage
@@ -40,7 +42,7 @@ from chathistory_async.integrations.langchain import (
 )
 
 
-@pytest.fixture(params=["async", "sync"])
+@pytest.fixture(params=CALLS)
 def call(request: pytest.FixtureRequest) -> Call:
     """Runs a graph, in each of the two ways."""
     return asynchronously if request.param == "async" else synchronously
@@ -52,14 +54,13 @@ def saver(request: pytest.FixtureRequest) -> InMemorySaver | None:
 
 
 @pytest.fixture(params=["collection", "single item"])
-def store(request: pytest.FixtureRequest, new_store: NewStore) -> Iterator[ChatHistoryStore]:
+def store(request: pytest.FixtureRequest, new_store: NewStore, table: str) -> Iterator[ChatHistoryStore]:
     if request.param == "collection":
         yield new_store()
         return
-    with created_table(layout="single_item") as name:
-        single = ChatHistoryStore(name, layout="single_item")
-        yield single
-        single.close()
+    single = ChatHistoryStore(table, layout="single_item")
+    yield single
+    single.close()
 
 
 def graph_of(
@@ -112,6 +113,7 @@ async def test_turns(
     await store.aclose()
 
 
+@BOTH_CALLS
 async def test_a_tool_that_raises(
     store: ChatHistoryStore, session_id: str, call: Call, saver: InMemorySaver | None
 ) -> None:
@@ -169,6 +171,7 @@ async def test_what_was_deleted_stays_deleted(new_store: NewStore, session_id: s
     assert await record_of(store, session_id) == "H H AI"
 
 
+@BOTH_CALLS
 async def test_requests_of_a_turn(
     store_through: NewStore, proxy: Proxy, session_id: str, call: Call, saver: InMemorySaver | None
 ) -> None:

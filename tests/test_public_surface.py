@@ -220,39 +220,59 @@ def test_the_package_is_imported_without_langchain() -> None:
     assert output.split()[-1] == "False"
 
 
-# Which packages of the frameworks a module imports.
+# The frameworks whose packages a module imports, and the extra that installs them.
 FRAMEWORKS = {
-    "__init__": set(),
-    "integrations": set(),
-    "integrations.agent_framework": {"agent_framework"},
-    "integrations.claude_agent_sdk": {"claude_agent_sdk"},
-    "integrations.openai_agents": {"agents"},
-    "integrations.langchain": {"langchain", "langchain_core", "langgraph"},
+    "integrations.agent_framework": ({"agent_framework"}, "agent-framework"),
+    "integrations.claude_agent_sdk": ({"claude_agent_sdk"}, "claude-agent-sdk"),
+    "integrations.openai_agents": ({"agents"}, "openai-agents"),
+    "integrations.langchain": ({"langchain", "langgraph"}, "langchain"),
 }
+PACKAGES_OF_FRAMEWORKS = set().union(*(packages for packages, _ in FRAMEWORKS.values()))
 
 
-@pytest.mark.parametrize("module", FRAMEWORKS)
-def test_an_integration_imports_its_own_framework_alone(module: str) -> None:
+def packages_of(module: str) -> set[str]:
+    """The packages of others that come with a module. Those that a function imports are for who calls it."""
+    tree = ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text())
+    statements = [part for part in tree.body if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    nodes = [node for part in statements for node in ast.walk(part)]
+    names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    names += [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+    return {name.split(".")[0] for name in names}
+
+
+def test_only_its_integration_imports_a_framework() -> None:
+    found = {module: packages_of(module) & PACKAGES_OF_FRAMEWORKS for module in MODULES}
+    assert {module: packages for module, packages in found.items() if packages} == {
+        module: packages for module, (packages, _) in FRAMEWORKS.items()
+    }
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("module", ["integrations", *FRAMEWORKS])
+def test_an_integration_loads_its_own_framework_alone(module: str) -> None:
     program = f"import sys, chathistory_async.{module}; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert {"langchain_core", *set().union(*FRAMEWORKS.values())} & set(output.split()) == FRAMEWORKS[module]
+    packages, _ = FRAMEWORKS.get(module, (set(), ""))
+    assert PACKAGES_OF_FRAMEWORKS & set(output.split()) == packages
 
 
-@pytest.mark.parametrize(
-    ("module", "framework", "extra"),
-    [
-        ("agent_framework", "agent_framework", "agent-framework"),
-        ("claude_agent_sdk", "claude_agent_sdk", "claude-agent-sdk"),
-        ("langchain", "langchain", "langchain"),
-        ("openai_agents", "agents", "openai-agents"),
-    ],
-)
-def test_a_missing_framework_is_named_with_its_extra(module: str, framework: str, extra: str) -> None:
-    # None in sys.modules makes an import fail as if nothing were installed.
-    program = f"import sys; sys.modules[{framework!r}] = None; import chathistory_async.integrations.{module}"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    [error] = result.stderr.splitlines()[-1:]
-    assert re.fullmatch(rf"ModuleNotFoundError: \w+ needs .+: pip install 'chathistory-async\[{extra}\]'", error)
+# None in sys.modules makes an import fail as if nothing were installed.
+MISSING = """
+import importlib, sys
+for module, packages in {modules}:
+    sys.modules.update(dict.fromkeys(packages))
+    try:
+        importlib.import_module(f"chathistory_async.{{module}}")
+    except ModuleNotFoundError as error:
+        print(error)
+"""
+
+
+def test_a_missing_framework_is_named_with_its_extra() -> None:
+    program = MISSING.format(modules=[(module, packages) for module, (packages, _) in FRAMEWORKS.items()])
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    for (_, extra), error in zip(FRAMEWORKS.values(), output.splitlines(), strict=True):
+        assert re.fullmatch(rf"\w+ needs .+: pip install 'chathistory-async\[{extra}\]'", error)
 
 
 def test_only_the_public_classes_know_the_bridge() -> None:
