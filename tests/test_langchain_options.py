@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,9 +50,10 @@ def saver(request: pytest.FixtureRequest) -> InMemorySaver | None:
     return InMemorySaver() if request.param == "checkpointer" else None
 
 
-@pytest.fixture
-def store(new_store: NewStore) -> ChatHistoryStore:
-    return new_store()
+@pytest.fixture(scope="module")
+async def store(collection_table: str) -> AsyncIterator[ChatHistoryStore]:
+    async with ChatHistoryStore(collection_table, session_index=True) as store:
+        yield store
 
 
 @pytest.fixture
@@ -429,7 +430,7 @@ class TestCost:
 
 
 class TestAtOnce:
-    @pytest.mark.parametrize("number", [10, pytest.param(100, marks=pytest.mark.stress)])
+    @pytest.mark.parametrize("number", [5, pytest.param(100, marks=pytest.mark.stress)])
     @pytest.mark.parametrize(
         "encrypted", [False, pytest.param(True, marks=pytest.mark.stress)], ids=["plain", "encrypted"]
     )

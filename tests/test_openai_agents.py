@@ -77,6 +77,10 @@ def texts(items: Any) -> list[str]:
 STORAGES: list[Any] = ["plain", "encrypted"]
 LONG_STORAGES = [pytest.param(kind, marks=pytest.mark.stress) for kind in ("indexed", "sdk")]
 
+PLAIN_FIRST = pytest.mark.parametrize(
+    "storage", ["plain", pytest.param("encrypted", marks=pytest.mark.stress), *LONG_STORAGES], indirect=True
+)
+
 
 @pytest.fixture(params=STORAGES + LONG_STORAGES)
 def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
@@ -261,7 +265,7 @@ class TestAppend:
         assert await session.get_items() == [*users(1), *large]
 
     @pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500])
-    @pytest.mark.parametrize("indexed", [False, True])
+    @pytest.mark.parametrize("indexed", [True, pytest.param(False, marks=pytest.mark.stress)])
     async def test_and_pop_happen_once_under_faults(
         self, through: Open, session: DynamoDBSession, proxy: Proxy, fault: Fault, indexed: bool
     ) -> None:
@@ -275,9 +279,7 @@ class TestAppend:
 
 
 class TestConcurrency:
-    @pytest.mark.parametrize(
-        "storage", ["plain", pytest.param("encrypted", marks=pytest.mark.stress), *LONG_STORAGES], indirect=True
-    )
+    @PLAIN_FIRST
     async def test_twenty_poppers_get_distinct_items(self, open_session: Open) -> None:
         await open_session().add_items(users(*range(15)))
         await open_session().add_items(users(*range(15, 20)))
@@ -290,6 +292,7 @@ class TestConcurrency:
         popped = await asyncio.gather(*(session.pop_item() for _ in range(10)))
         assert sorted(popped, key=str) == sorted([*users(1, 2, 3), *[None] * 7], key=str)
 
+    @PLAIN_FIRST
     async def test_writers_of_one_session_lose_nothing_and_keep_batches_together(self, open_session: Open) -> None:
         mine = open_session()
         await asyncio.gather(*(mine.add_items(users(number, -number)) for number in range(1, 21)))
@@ -344,7 +347,7 @@ async def cancelled_after(steps: int, call: Any, times: int = 1) -> bool:
 
 
 class TestCancellation:
-    @pytest.mark.parametrize("indexed", [False, True])
+    @pytest.mark.parametrize("indexed", [False, pytest.param(True, marks=pytest.mark.stress)])
     async def test_is_raised_when_the_outcome_of_a_write_is_settled(
         self, through: Open, session: DynamoDBSession, proxy: Proxy, indexed: bool
     ) -> None:
@@ -352,7 +355,7 @@ class TestCancellation:
         await mine.get_items()
         proxy.schedule = lambda seen: Fault.DELAY
         stored = 0
-        for steps in [*range(1, 30), 50, 100, 500]:
+        for steps in [*range(1, 30, 2), 50, 100, 500]:
             await cancelled_after(steps, mine.add_items(users(1, 2, 3)), times=1 + steps % 3)
             stored += 3
             assert len(await session.get_items()) == stored
@@ -545,6 +548,7 @@ class TestRuns:
             await run(an_agent([calls("look"), calls("look")]), "Weather?", session=session, max_turns=1)
         assert texts(await session.get_items()) == ["Weather?", "function_call", "function_call_output"]
 
+    @PLAIN_FIRST
     @pytest.mark.parametrize("approved", [True, False])
     async def test_wait_for_approval_and_are_resumed_elsewhere(
         self, open_session: Open, run: Any, approved: bool
