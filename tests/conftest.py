@@ -3,10 +3,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from botocore.config import Config
 from engines import Engine, engine_of_a_worker, running_engine
 from proxy import Proxy
+from serving import serving
 from variants import SINGLE_ITEM_VARIANTS
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
@@ -348,7 +348,7 @@ def fast_path_always_open(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def answering() -> Iterator[Callable[[int, str], str]]:
     """Starts a server that gives one answer to everything."""
-    servers = []
+    servers = ExitStack()
 
     def start(status: int, body: str) -> str:
         class Answer(BaseHTTPRequestHandler):
@@ -362,11 +362,8 @@ def answering() -> Iterator[Callable[[int, str], str]]:
             def log_message(self, format: str, *args: Any) -> None: ...
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-        threading.Thread(target=server.serve_forever).start()
-        servers.append(server)
+        servers.enter_context(serving(server))
         return f"http://127.0.0.1:{server.server_port}"
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with servers:
+        yield start

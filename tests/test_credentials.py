@@ -28,6 +28,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from conftest import Make
 from samples import humans
+from serving import serving
 
 from chathistory_async import (
     ChatHistoryError,
@@ -170,13 +171,9 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Aws]:
         "[profile missing]\ncredential_process = /none-such\n"
         f"[profile strange]\ncredential_process = {sys.executable} {tmp_path / 'strange.py'}\n"
     )
-    thread = threading.Thread(target=aws.server.serve_forever)
-    thread.start()
-    yield aws
-    aws.answers.set()
-    aws.server.shutdown()
-    aws.server.server_close()
-    thread.join()
+    with serving(aws.server):
+        yield aws
+        aws.answers.set()
 
 
 Handle = Callable[..., DynamoDBChatMessageHistory]

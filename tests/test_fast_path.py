@@ -8,13 +8,12 @@ import random
 import re
 import socket
 import ssl
-import threading
 import time
 import traceback
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
@@ -40,6 +39,7 @@ from engines import Engine
 from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy
 from samples import humans, texts
+from serving import serving
 from variants import AsyncVariant, CollectionVariant, Variant
 
 from chathistory_async import (
@@ -687,7 +687,7 @@ class Saying:
     """Starts a server that gives these answers, one after the other, and the last one again and again."""
 
     def __init__(self) -> None:
-        self.servers: list[ThreadingHTTPServer] = []
+        self.servers = ExitStack()
 
     def __call__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> SimpleNamespace:
         left = list(answers)
@@ -711,8 +711,7 @@ class Saying:
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         if tls is not None:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever).start()
-        self.servers.append(server)
+        self.servers.enter_context(serving(server))
         url = f"http://127.0.0.1:{server.server_port}" if tls is None else f"https://localhost:{server.server_port}"
         return SimpleNamespace(url=url, seen_by_sdk=seen_by_sdk, seen_headers=seen_headers)
 
@@ -720,7 +719,5 @@ class Saying:
 @pytest.fixture
 def saying() -> Iterator[Saying]:
     saying = Saying()
-    yield saying
-    for server in saying.servers:
-        server.shutdown()
-        server.server_close()
+    with saying.servers:
+        yield saying
