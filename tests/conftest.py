@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -73,11 +74,42 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"engine: {engine.name} at {engine.endpoint_url}"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    leave_to_stress(items)
     if config.stash[ENGINE].embedded:
         for item in items:
             if marker := item.get_closest_marker("real_engine"):
                 item.add_marker(pytest.mark.skip(reason=EMBEDDED + marker.args[0]))
+
+
+def leave_to_stress(items: list[pytest.Item]) -> None:
+    """Mark most parameter sets of the tests that are ``sampled`` as stress."""
+    sampled = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sampled") and not item.get_closest_marker("stress"):
+            sampled[item.nodeid.partition("[")[0]].append(item)
+    for sets in sampled.values():
+        for item in set(sets) - set(sample(sets)):
+            item.add_marker(pytest.mark.stress)
+
+
+def sample(sets: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """Choose parameter sets of a test until each value occurs, but one is enough of those that the mark names."""
+    values = {item: set(values_of(item)) for item in sets}
+    missing = set.union(*values.values())
+    while missing or len(values) == len(sets):
+        # The first of those with the most.
+        chosen = max(values, key=lambda item: len(values[item] & missing))
+        missing -= values.pop(chosen)
+        yield chosen
+
+
+def values_of(item: pytest.Item) -> Iterator[tuple[str, str]]:
+    sampled = item.get_closest_marker("sampled")
+    for name, value in item.callspec.params.items():  # type: ignore[attr-defined]
+        if name not in sampled.args:  # type: ignore[union-attr]
+            yield name, repr(value)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

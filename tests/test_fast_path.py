@@ -118,6 +118,7 @@ class TestOff:
         await self.send(make(endpoint_url=proxy.url, **options))
         assert set(by_sdk(proxy)) == {True}
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("default", [Config, AioConfig])
     @pytest.mark.parametrize("kind", [AioSession, aioboto3.Session, boto3.Session])
     async def test_but_not_by_a_sessions_default_config(
@@ -600,6 +601,7 @@ class TestTracebacks:
 
         return history
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("fast_path", [True, False])
     @pytest.mark.parametrize(
         "answer",

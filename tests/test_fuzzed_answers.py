@@ -261,6 +261,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[Operation]]] = {
 }
 
 
+@pytest.mark.sampled("layout")
 @pytest.mark.usefixtures("fast_path_always_open")
 @pytest.mark.parametrize(
     "fast_path", [pytest.param(True, id="fast"), pytest.param(False, id="sdk", marks=pytest.mark.stress)]

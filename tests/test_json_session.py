@@ -97,6 +97,7 @@ def all_alike(values: list[Any], others: list[Any]) -> bool:
 
 
 class TestValues:
+    @pytest.mark.sampled("storage")
     async def test_come_back_equal_one_by_one(self, open_session: Open) -> None:
         for value in VALUES:
             await open_session().aadd([value])
@@ -211,6 +212,7 @@ class TestMethods:
         session = open_session("mine")
         assert (session.session_id, session.key, session.format) == (session_id, {"SessionId": session_id}, "mine")
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize(
         "fault", [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
     )
@@ -228,6 +230,7 @@ class TestMethods:
         assert await through().apop() == 1
         assert await open_session().aget() == [0]
 
+    @pytest.mark.sampled("storage")
     async def test_keep_the_latest_by_history_size(self, open_session: Open) -> None:
         session = open_session(history_size=3)
         for number in range(30):
@@ -271,6 +274,7 @@ class TestFormats:
         with pytest.raises(FormatError, match=f"has the format '{mine}', and was read as '{other}'.*format='{mine}'"):
             await open_session(other).aget()
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("damaged", [{"S": "No Name"}, {"S": "langchain"}, {"S": "x" * 65}, {"N": "5"}], ids=str)
     async def test_that_none_can_have_are_damage(
         self, open_session: Open, dynamodb: Any, items_in: Any, collection_table: str, damaged: Any

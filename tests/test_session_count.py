@@ -550,6 +550,7 @@ class TestBesideOthers:
         await appender
         await check()
 
+    @pytest.mark.stress
     async def test_all_of_it_on_a_bad_day(
         self, store_through: NewStore, session_id: str, owner: str, proxy: Proxy, check: Callable[[], Awaitable[int]]
     ) -> None:

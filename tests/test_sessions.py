@@ -149,6 +149,7 @@ class TestCount:
         info = await info_of(store, f"{session_id}-2")
         assert (info.message_count, info.owner) == (5, owner)
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("synchronous", [False, True])
     async def test_of_a_branch_is_its_owners_whichever_handle_branched_it_off(
         self, store: ChatHistoryStore, session_id: str, owner: str, synchronous: bool
@@ -182,6 +183,7 @@ class TestCount:
         await store.session(session_id).aclear()
         assert (await info_of(store, session_id)).message_count == 0
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
     @pytest.mark.parametrize("batch", [1, 3])
     async def test_is_exact_where_a_request_is_retried(
@@ -414,6 +416,7 @@ class TestFormats:
         with pytest.raises(ValueError, match="format"):
             await new_store().list_sessions(owner, format=name)
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize(
         ("stored", "appended"), [("langchain", "json"), ("json", "langchain"), ("json", "other"), ("other", "json")]
     )

@@ -151,6 +151,7 @@ class TestTTL:
 
 
 class TestKeys:
+    @pytest.mark.sampled
     @pytest.mark.parametrize(
         ("kinds", "key"),
         [
