@@ -86,7 +86,7 @@ def test_a_key_accepts_its_statement(kms: Any) -> None:
 
 
 def test_the_first_screen_has_the_two_commands() -> None:
-    assert COMMANDS[:2] == ['pip install ".[local,cli]" && chathistory demo', "pip install nox && nox"]
+    assert COMMANDS[:2] == ['pip install ".[local,cli]" && chathistory demo', 'pip install "nox[uv]" && nox']
     assert README.index(COMMANDS[1]) < 1200
     assert "&& nox" in COMMANDS[1]
     assert 'nox.options.sessions = ["tests"]' in (ROOT / "noxfile.py").read_text()
