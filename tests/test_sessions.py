@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import random
 import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -29,6 +31,7 @@ from chathistory_async import (
     FormatError,
     ItemTooLargeError,
     KeySchemaError,
+    MessageNotFoundError,
     MessageNotStorableError,
     PurgeResult,
     SessionInfo,
@@ -933,6 +936,62 @@ class TestExpiry:
         await history(1000).aadd_messages(humans(1))
         assert expiry() == 0
         assert (await info_of(new_store(), session_id)).message_count == 5
+
+    @pytest.mark.parametrize("ttls", [(100, 1000, 5000), (100, 1000, None)], ids=["all expire", "some expire"])
+    async def test_is_never_before_a_messages(
+        self,
+        new_store: NewStore,
+        session_id: str,
+        dynamodb: Any,
+        items_in: Callable[[str], list[dict[str, Any]]],
+        collection_table: str,
+        ttls: tuple[int | None, ...],
+    ) -> None:
+        chance, histories = random.Random(2), {ttl: new_store(ttl=ttl).session(session_id) for ttl in ttls}
+
+        async def write() -> None:
+            history = histories[chance.choice(ttls)]
+            stored = (await history.apage(9)).messages
+            if not stored or chance.random() < 0.4:
+                await history.aadd_messages(humans(*range(chance.randint(1, 3))))
+                return
+            one, change = chance.choice(stored).id, chance.choice(["replace", "replace", "delete", "pop"])
+            with suppress(MessageNotFoundError):
+                if change == "replace":
+                    await history.areplace_message(one, HumanMessage("new"))
+                elif change == "delete":
+                    await history.adelete_messages([one])
+                else:
+                    await history.apop_message()
+
+        def expiring() -> list[dict[str, Any]]:
+            """Return the session's item, which is the last one, and its messages."""
+            return [one for one in items_in(collection_table) if "History" in one or "MessageCount" in one]
+
+        def pass_time(seconds: int) -> None:
+            puts = [
+                {"PutRequest": {"Item": one | {"expireAt": {"N": str(int(one["expireAt"]["N"]) - seconds)}}}}
+                for one in expiring()
+                if "expireAt" in one
+            ]
+            dynamodb.batch_write_item(RequestItems={collection_table: puts})
+
+        def check() -> set[float]:
+            """Compare them, and return the expiries of the messages that are left."""
+            *messages, session = [float(one.get("expireAt", {"N": "inf"})["N"]) for one in expiring()]
+            left = {expiry for expiry in messages if expiry > time.time()}
+            assert session >= max(left, default=0)
+            return left
+
+        found = []
+        for _ in range(12):
+            await asyncio.gather(*(write() for _ in range(chance.randint(1, 3))))
+            found.append(check())
+            if chance.random() < 0.3:
+                pass_time(chance.choice([90, 900, 4900]))
+                found.append(check())
+        assert any(len(left) > 1 for left in found)
+        assert any(math.inf in left for left in found) == (None in ttls)
 
 
 AWKWARD = ["a", "a#b", "a%23b", "a%", "#", "%", "", "a#", "#a", "%2523", "session", "名#", "a##b", "'\"\\", "\x00"]
