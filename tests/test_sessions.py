@@ -563,6 +563,49 @@ class TestKeysOfOtherTypes:
         assert await typed_store.delete_session("", key={"SessionId": keys[0]}) == 1
         assert await typed_store.purge_owner(owner) == PurgeResult(4, 14)
 
+    async def test_is_used_by_every_method(
+        self, typed_store: ChatHistoryStore, storage: dict[str, Any], keys: list[Any], owner: str
+    ) -> None:
+        one, copied, other, of_values, _ = ({"SessionId": key} for key in keys)
+        # The same number, spelled in another way.
+        again = {"SessionId": Decimal(f"{keys[0]}.0")} if isinstance(keys[0], int) else one
+        whose = {"owner": owner} if "session_index" in storage else {}
+        async with ChatHistoryStore(typed_store._layout.table_name, **storage) as store:
+            history = store.session("", key=one, **whose)
+            await history.aadd_messages(humans(1, 2, 3))
+            await history.aadd_messages(humans(4), idempotency_key="key")
+            await store.session("", key=other).aadd_messages(humans("other"), idempotency_key="key")
+            [_, second, third, _] = (await history.apage()).messages
+            await history.areplace_message(third.id, HumanMessage("three"))
+            assert await history.apop_message() == HumanMessage("4")
+            await history.adelete_messages([second.id])
+            await store.session("", key=again).aadd_messages(humans(4), idempotency_key="key")
+            assert texts(await store.session("", key=again).aget_messages()) == ["1", "three"]
+            assert texts(await history.aget_messages(limit=1)) == ["three"]
+            assert texts([message async for message in history.aiter()]) == ["1", "three"]
+            branch = await history.acopy_to("", key=copied, up_to=second.id)
+            await history.aclear()
+            assert await history.aget_messages() == []
+            assert (branch.key, texts(await branch.aget_messages())) == (copied, ["1"])
+            assert texts(await store.session("", key=other).aget_messages()) == ["other"]
+            values = store.json_session("", key=of_values, **whose)
+            await values.aadd([1, 2])
+            assert (await values.apop(), await values.aget()) == (2, [1])
+            if whose:
+                assert await store.purge_owner(owner) == PurgeResult(sessions=3, messages=2)
+                assert await branch.aget_messages() == await values.aget() == []
+                assert texts(await store.session("", key=other).aget_messages()) == ["other"]
+
+    @pytest.mark.parametrize("typed_store", ["N"], indirect=True)
+    async def test_of_one_number_has_one_clock_however_it_is_spelled(self, typed_store: ChatHistoryStore) -> None:
+        for number, spelled in ((Decimal(5), Decimal("5.0")), (Decimal("1.5"), Decimal("1.50"))):
+            reader = typed_store.session("", key={"SessionId": spelled})
+            ahead = TestTimes.on_another_host(typed_store.session("", key={"SessionId": number}), 300)
+            await ahead.aadd_messages(humans("read"))
+            assert texts(await reader.aget_messages()) == ["read"]
+            await typed_store.session("", key={"SessionId": number}).aadd_messages(humans("written"))
+            assert texts(await reader.aget_messages()) == ["read", "written"]
+
 
 class TestTitleAndMetadata:
     async def test_a_title_is_set_and_removed(self, store: ChatHistoryStore, session_id: str) -> None:
