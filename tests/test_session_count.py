@@ -535,7 +535,8 @@ class TestACancelledEdit:
             reached = await cut_off_at_an_await(work, number)
             before, left = left, await check()
             assert 0 <= before - left <= removes
-        assert number > 5
+        # How many each request has depends on the engine and the connection.
+        assert number > 3
         assert before - left == removes, "the last one was not cut off"
         # What was cut off has arrived by now.
         await check()
