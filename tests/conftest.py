@@ -321,6 +321,18 @@ def through(proxy: Proxy, make: Make) -> Callable[..., DynamoDBChatMessageHistor
     return through
 
 
+@pytest.fixture(params=["plain", "encrypted", "indexed", "sdk"])
+def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The options of a store for sessions of this kind."""
+    kinds: dict[str, Callable[[], dict[str, Any]]] = {
+        "plain": dict,
+        "encrypted": lambda: {"kms_key_id": request.getfixturevalue("kms_key")},
+        "indexed": lambda: {"session_index": True},
+        "sdk": lambda: {"fast_path": False},
+    }
+    return kinds[request.param]()
+
+
 class NewStore(Protocol):
     def __call__(self, **options: Any) -> ChatHistoryStore: ...
 
