@@ -53,7 +53,7 @@ from chathistory_async import (
 from chathistory_async._aws.calls import call
 from chathistory_async._aws.fast_path import FastPath, NoFastPath, fast_path_beside, send_by_sdk
 from chathistory_async._aws.sdk import ReadyClient
-from chathistory_async._aws.signing import _key
+from chathistory_async._aws.signing import _keyed
 from chathistory_async._request import ConditionFailed, Request
 
 Through = Callable[..., DynamoDBChatMessageHistory]
@@ -585,7 +585,7 @@ class TestTracebacks:
     def check(self, error: BaseException, whose: str = "") -> None:
         frames = [frame for frame in frames_of(error) if frame.f_globals["__name__"].startswith(whose)]
         assert frames
-        key = _key(SECRET, f"{time.strftime('%Y%m%d', time.gmtime())}/us-east-1/dynamodb/aws4_request")
+        key = _keyed(SECRET, f"{time.strftime('%Y%m%d', time.gmtime())}/us-east-1/dynamodb/aws4_request")
         for frame in frames:
             for name, value in frame.f_locals.items():
                 text = "\n".join(shown(value, set()))
