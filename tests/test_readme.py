@@ -92,6 +92,12 @@ def test_the_first_screen_has_the_two_commands() -> None:
     assert 'nox.options.sessions = ["tests"]' in (ROOT / "noxfile.py").read_text()
 
 
+def test_the_tests_have_a_map() -> None:
+    tests = ROOT / "tests"
+    mapped = (tests / "README.md").read_text()
+    assert [path.name for path in tests.rglob("test_*.py") if path.name not in mapped] == []
+
+
 def test_what_it_links_to_is_there() -> None:
     headings = {f"#{heading.lower().replace(' ', '-')}" for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
     for target in re.findall(r"\]\(([^)]+)\)", README):

@@ -1106,7 +1106,7 @@ class TestWithoutIt:
         assert ChatHistoryStore("t", primary_key_name=name).session("s").key == {name: "s"}
         for option in ("primary_key_name", "sort_key_name", "history_messages_key", "ttl_key_name"):
             options: dict[str, Any] = {option: name}
-            with pytest.raises(ValueError, match="names must differ"):
+            with pytest.raises(ValueError, match="Two attributes have the name"):
                 ChatHistoryStore("t", session_index=True, **options)
 
 
