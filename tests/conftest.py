@@ -4,11 +4,11 @@ import asyncio
 import gc
 import os
 import random
-import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +19,7 @@ import pytest
 from botocore.config import Config
 from engines import Engine, engine_of_a_worker, running_engine
 from proxy import Proxy
+from serving import serving
 from variants import SINGLE_ITEM_VARIANTS
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
@@ -75,11 +76,42 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"engine: {engine.name} at {engine.endpoint_url}"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    leave_to_stress(items)
     if config.stash[ENGINE].embedded:
         for item in items:
             if marker := item.get_closest_marker("real_engine"):
                 item.add_marker(pytest.mark.skip(reason=EMBEDDED + marker.args[0]))
+
+
+def leave_to_stress(items: list[pytest.Item]) -> None:
+    """Mark most parameter sets of the tests that are ``sampled`` as stress."""
+    sampled = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sampled") and not item.get_closest_marker("stress"):
+            sampled[item.nodeid.partition("[")[0]].append(item)
+    for sets in sampled.values():
+        for item in set(sets) - set(sample(sets)):
+            item.add_marker(pytest.mark.stress)
+
+
+def sample(sets: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """Choose parameter sets of a test until each value occurs, but one is enough of those that the mark names."""
+    values = {item: set(values_of(item)) for item in sets}
+    missing = set.union(*values.values())
+    while missing or len(values) == len(sets):
+        # The first of those with the most.
+        chosen = max(values, key=lambda item: len(values[item] & missing))
+        missing -= values.pop(chosen)
+        yield chosen
+
+
+def values_of(item: pytest.Item) -> Iterator[tuple[str, str]]:
+    sampled = item.get_closest_marker("sampled")
+    for name, value in item.callspec.params.items():  # type: ignore[attr-defined]
+        if name not in sampled.args:  # type: ignore[union-attr]
+            yield name, repr(value)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -291,6 +323,18 @@ def through(proxy: Proxy, make: Make) -> Callable[..., DynamoDBChatMessageHistor
     return through
 
 
+@pytest.fixture(params=["plain", "encrypted", "indexed", "sdk"])
+def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The options of a store for sessions of this kind."""
+    kinds: dict[str, Callable[[], dict[str, Any]]] = {
+        "plain": dict,
+        "encrypted": lambda: {"kms_key_id": request.getfixturevalue("kms_key")},
+        "indexed": lambda: {"session_index": True},
+        "sdk": lambda: {"fast_path": False},
+    }
+    return kinds[request.param]()
+
+
 class NewStore(Protocol):
     def __call__(self, **options: Any) -> ChatHistoryStore: ...
 
@@ -372,7 +416,7 @@ def fast_path_always_open(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def answering() -> Iterator[Callable[[int, str], str]]:
     """Starts a server that gives one answer to everything."""
-    servers = []
+    servers = ExitStack()
 
     def start(status: int, body: str) -> str:
         class Answer(BaseHTTPRequestHandler):
@@ -386,11 +430,8 @@ def answering() -> Iterator[Callable[[int, str], str]]:
             def log_message(self, format: str, *args: Any) -> None: ...
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-        threading.Thread(target=server.serve_forever).start()
-        servers.append(server)
+        servers.enter_context(serving(server))
         return f"http://127.0.0.1:{server.server_port}"
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with servers:
+        yield start

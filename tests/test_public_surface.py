@@ -159,12 +159,13 @@ def test_imports_run_one_way_only() -> None:
 
 
 # Imports one without the package's own __init__, and tells which packages came with it.
-IMPORT_ALONE = """
+IMPORT_ONE_BY_ONE = """
 import importlib, sys, types
 package = sys.modules["chathistory_async"] = types.ModuleType("chathistory_async")
 package.__path__ = [sys.argv[1]]
-importlib.import_module(f"chathistory_async.{sys.argv[2]}")
-print(*sorted({name.partition(".")[0] for name in sys.modules}))
+for module in sys.argv[2:]:
+    importlib.import_module(f"chathistory_async.{module}")
+    print(module, *{name.partition(".")[0] for name in sys.modules})
 """
 HEAVY = {"langchain_core", "botocore", "boto3", "aiobotocore", "aioboto3"}
 LIGHT = [
@@ -196,22 +197,25 @@ LIGHT = [
 ]
 
 
-def heavy_imports_of(module: str) -> set[str]:
-    command = [sys.executable, "-c", IMPORT_ALONE, str(PACKAGE), module]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "chathistory_async" in output.split()
-    return HEAVY & set(output.split())
+def heavy_imports_of(*modules: str) -> dict[str, set[str]]:
+    """The heavy packages that are imported once each module is, after those before it."""
+    command = [sys.executable, "-c", IMPORT_ONE_BY_ONE, str(PACKAGE), *modules]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    imported = {line.split()[0]: set(line.split()[1:]) for line in lines}
+    assert all("chathistory_async" in packages for packages in imported.values())
+    return {module: packages & HEAVY for module, packages in imported.items()}
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_what_is_pure_imports_neither_langchain_nor_the_sdk(module: str) -> None:
-    assert not heavy_imports_of(module)
+def test_what_is_pure_imports_neither_langchain_nor_the_sdk() -> None:
+    assert heavy_imports_of(*LIGHT) == {module: set() for module in LIGHT}
 
 
 def test_only_the_codecs_of_messages_import_langchain() -> None:
-    assert heavy_imports_of("integrations._agent_messages") == {"langchain_core"}
-    assert heavy_imports_of("_codec.messages") == {"langchain_core"}
-    assert heavy_imports_of("_codec.message_attribute_values") == {"langchain_core", "botocore", "boto3"}
+    assert heavy_imports_of("integrations._agent_messages", "_codec.messages", "_codec.message_attribute_values") == {
+        "integrations._agent_messages": {"langchain_core"},
+        "_codec.messages": {"langchain_core"},
+        "_codec.message_attribute_values": {"langchain_core", "botocore", "boto3"},
+    }
 
 
 def test_the_package_is_imported_without_langchain() -> None:
