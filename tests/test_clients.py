@@ -308,6 +308,7 @@ class TestSessions:
         assert threading.active_count() == threads
         assert roles.refreshes == 1
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("fast_path", [True, False])
     @pytest.mark.parametrize("kind", [AioSession, aioboto3.Session])
     def test_that_are_asynchronous_serve_several_loops_while_they_refresh(

@@ -145,6 +145,7 @@ class TestIteration:
             history.aiter()
 
 
+@pytest.mark.sampled("kind")
 async def test_a_long_session_is_iterated_over_a_page_at_a_time(through: Through, make: Make, proxy: Proxy) -> None:
     batch = [HumanMessage(secrets.token_urlsafe(8000)) for _ in range(400)]
     for start in range(0, 400, 10):
@@ -359,6 +360,7 @@ class TestPopping:
         await make().aadd_messages(humans("new"))
         assert [await make().apop_message() for _ in range(3)] == [HumanMessage("new"), HumanMessage("0"), None]
 
+    @pytest.mark.sampled("kind")
     async def test_by_many_at_once_gives_each_message_to_one(self, make: Make) -> None:
         await make().aadd_messages(humans(*range(12)))
         popped = await asyncio.gather(*(make().apop_message() for _ in range(15)))
@@ -366,6 +368,7 @@ class TestPopping:
         assert contents == list(range(12))
         assert await make().aget_messages() == []
 
+    @pytest.mark.sampled("kind")
     async def test_by_more_than_there_are_messages_takes_few_requests(self, make: Make, proxy: Proxy) -> None:
         requests = []
         for _ in range(3):

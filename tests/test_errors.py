@@ -459,6 +459,10 @@ class TestMisuse:
         with pytest.raises(TypeError, match="put the one message in a list"):
             await variant(make()).add(HumanMessage(SECRET))  # type: ignore[arg-type]
 
+    async def test_an_iterator_instead_of_a_list(self, variant: type[Variant], make: Make) -> None:
+        with pytest.raises(TypeError, match="aadd_messages takes a sequence of messages: make a list of the iterator"):
+            await variant(make()).add(HumanMessage(SECRET) for _ in range(2))  # type: ignore[arg-type]
+
     @pytest.mark.parametrize("name", ["", None])
     def test_no_table_name(self, name: Any) -> None:
         with pytest.raises(ValueError, match="table_name"):

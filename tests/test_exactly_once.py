@@ -25,6 +25,7 @@ UNANSWERED = [Fault.LOST_RESPONSE, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED, Fault.CONFLICT]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
 @pytest.mark.parametrize("history_size", [None, 3])
 async def test_a_retried_append_is_stored_once(

@@ -29,9 +29,9 @@ from variants import (
 from chathistory_async import ChatHistoryError, DynamoDBChatMessageHistory
 
 VARIANTS = [
+    IndexedVariant,
     AsyncVariant,
     CollectionVariant,
-    IndexedVariant,
     *in_stress(SdkVariant, SyncVariant, EncryptedVariant),
     *in_stress(SdkCollectionVariant, SyncCollectionVariant, EncryptedCollectionVariant),
 ]
@@ -64,6 +64,7 @@ async def write_all(histories: list[Variant], appends: int) -> tuple[list[str], 
     return acknowledged, failed
 
 
+@pytest.mark.sampled("variant")
 @pytest.mark.parametrize("appends", [6, MANY])
 @pytest.mark.parametrize("rate", [pytest.param(0.1, marks=pytest.mark.stress), 0.33])
 @pytest.mark.parametrize("attempts", [2, pytest.param(10, marks=pytest.mark.stress)])
@@ -94,6 +95,7 @@ async def test_every_acknowledged_message_is_there_exactly_once(
         assert own == sorted(own)
 
 
+@pytest.mark.sampled("variant")
 @pytest.mark.parametrize("appends", [6, MANY])
 async def test_history_size_is_exact_all_the_same(
     variant: type[Variant], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy, appends: int
@@ -111,6 +113,7 @@ async def test_history_size_is_exact_all_the_same(
         assert own == written[len(written) - len(own) :], "what is left of a writer is its latest"
 
 
+@pytest.mark.sampled("variant")
 async def test_reads_and_clears_survive_too(
     variant: type[Variant], through: Callable[..., DynamoDBChatMessageHistory], make: Make, proxy: Proxy
 ) -> None:

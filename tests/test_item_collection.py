@@ -178,6 +178,7 @@ class TestLargeMessages:
         await variant(make()).clear()
         assert await variant(make()).read() == []
 
+    @pytest.mark.stress
     async def test_is_read_whole_while_it_is_replaced(self, make: Make) -> None:
         versions = [HumanMessage(f"{number}" + secrets.token_urlsafe(1_200_000)) for number in range(2)]
         await make().aadd_messages([versions[0]])
@@ -250,6 +251,7 @@ NO_NUMBERS_OF_PARTS: list[dict[str, Any]] = [
 
 
 class TestDamage:
+    @pytest.mark.sampled
     @pytest.mark.parametrize(
         ("attributes", "reason"),
         [
@@ -421,6 +423,7 @@ class TestDamage:
 
 
 class TestExactlyOnce:
+    @pytest.mark.sampled
     @pytest.mark.parametrize("batch", [1, 3])
     @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
     async def test_a_retried_append_is_stored_once(
@@ -737,6 +740,7 @@ class TestClear:
         await variant(through()).clear()
         assert texts(await variant(make()).read()) == ["after"]
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
     async def test_is_retried(
         self, variant: type[Variant], through: Through, make: Make, proxy: Proxy, fault: Fault

@@ -474,6 +474,7 @@ class TestOutcomes:
         assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, 4)
         assert texts(await read(target, session_id)) == ["1", "2", "overwritten", "later", "secret"]
 
+    @pytest.mark.sampled("history")
     @pytest.mark.parametrize("history", [{"L": [{"S": "no message"}]}, {"S": "no list"}, {"L": [{"B": b"encrypted?"}]}])
     async def test_failed_and_the_others_go_on(
         self,
@@ -1007,6 +1008,7 @@ class TestWhatIsCopied:
 class TestWhoeverIsKilled:
     """At each of a move's requests, before or after it has done its work, and run again."""
 
+    @pytest.mark.sampled("fault")
     @pytest.mark.parametrize("fault", [Fault.RESET, Fault.LOST_RESPONSE, Fault.LATE_REQUEST])
     async def test_by_a_broken_connection(
         self,

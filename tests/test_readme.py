@@ -95,16 +95,22 @@ def test_a_key_accepts_its_statement(kms: Any) -> None:
 
 
 def test_the_first_screen_has_the_two_commands() -> None:
-    assert COMMANDS[:2] == ['pip install ".[local,cli]" && chathistory demo', "pip install nox && nox"]
+    assert COMMANDS[:2] == ['pip install ".[local,cli]" && chathistory demo', 'pip install "nox[uv]" && nox']
     assert README.index(COMMANDS[1]) < 1200
     assert "&& nox" in COMMANDS[1]
     assert 'nox.options.sessions = ["tests"]' in (ROOT / "noxfile.py").read_text()
 
 
+def test_the_tests_have_a_map() -> None:
+    tests = ROOT / "tests"
+    mapped = (tests / "README.md").read_text()
+    assert [path.name for path in tests.rglob("test_*.py") if path.name not in mapped] == []
+
+
 def test_what_it_links_to_is_there() -> None:
     headings = {f"#{heading.lower().replace(' ', '-')}" for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or target in headings or (ROOT / target).exists(), target
+        assert target.startswith("https://") or target in headings or (ROOT / target.split("#")[0]).exists(), target
 
 
 def test_the_compose_file_pins_localstack() -> None:

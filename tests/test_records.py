@@ -329,6 +329,7 @@ class TestEdits:
         noise = [secrets.token_hex(60_000) if large else "" for _ in range(number)]
         return humans(*(f"{at} {text}" for at, text in enumerate(noise)))
 
+    @pytest.mark.sampled
     async def test_at_random_leave_the_others_as_they_were(
         self, variant: type[Variant], make: Make, records: Items, large: bool
     ) -> None:
@@ -378,6 +379,7 @@ class TestEdits:
         assert "History" not in left[0]
         assert abs(int(left[0]["expireAt"]["N"]) - time.time() - TOMBSTONE_SECONDS) < 30
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("fault", UNANSWERED)
     async def test_whose_answer_is_lost_are_made_once(
         self, through: Through, make: Make, proxy: Proxy, fault: Fault, large: bool
@@ -520,6 +522,7 @@ class TestDamage:
 
         return damage
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize(
         "changes",
         [

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import random
 import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -29,6 +31,7 @@ from chathistory_async import (
     FormatError,
     ItemTooLargeError,
     KeySchemaError,
+    MessageNotFoundError,
     MessageNotStorableError,
     PurgeResult,
     SessionInfo,
@@ -150,6 +153,7 @@ class TestCount:
         info = await info_of(store, f"{session_id}-2")
         assert (info.message_count, info.owner) == (5, owner)
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("synchronous", [False, True])
     async def test_of_a_branch_is_its_owners_whichever_handle_branched_it_off(
         self, store: ChatHistoryStore, session_id: str, owner: str, synchronous: bool
@@ -183,6 +187,7 @@ class TestCount:
         await store.session(session_id).aclear()
         assert (await info_of(store, session_id)).message_count == 0
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
     @pytest.mark.parametrize("batch", [1, 3])
     async def test_is_exact_where_a_request_is_retried(
@@ -415,6 +420,7 @@ class TestFormats:
         with pytest.raises(ValueError, match="format"):
             await new_store().list_sessions(owner, format=name)
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize(
         ("stored", "appended"), [("langchain", "json"), ("json", "langchain"), ("json", "other"), ("other", "json")]
     )
@@ -560,6 +566,49 @@ class TestKeysOfOtherTypes:
         await typed_store.set_title("", "t", key={"SessionId": keys[0]})
         assert await typed_store.delete_session("", key={"SessionId": keys[0]}) == 1
         assert await typed_store.purge_owner(owner) == PurgeResult(4, 14)
+
+    async def test_is_used_by_every_method(
+        self, typed_store: ChatHistoryStore, storage: dict[str, Any], keys: list[Any], owner: str
+    ) -> None:
+        one, copied, other, of_values, _ = ({"SessionId": key} for key in keys)
+        # The same number, spelled in another way.
+        again = {"SessionId": Decimal(f"{keys[0]}.0")} if isinstance(keys[0], int) else one
+        whose = {"owner": owner} if "session_index" in storage else {}
+        async with ChatHistoryStore(typed_store._layout.table_name, **storage) as store:
+            history = store.session("", key=one, **whose)
+            await history.aadd_messages(humans(1, 2, 3))
+            await history.aadd_messages(humans(4), idempotency_key="key")
+            await store.session("", key=other).aadd_messages(humans("other"), idempotency_key="key")
+            [_, second, third, _] = (await history.apage()).messages
+            await history.areplace_message(third.id, HumanMessage("three"))
+            assert await history.apop_message() == HumanMessage("4")
+            await history.adelete_messages([second.id])
+            await store.session("", key=again).aadd_messages(humans(4), idempotency_key="key")
+            assert texts(await store.session("", key=again).aget_messages()) == ["1", "three"]
+            assert texts(await history.aget_messages(limit=1)) == ["three"]
+            assert texts([message async for message in history.aiter()]) == ["1", "three"]
+            branch = await history.acopy_to("", key=copied, up_to=second.id)
+            await history.aclear()
+            assert await history.aget_messages() == []
+            assert (branch.key, texts(await branch.aget_messages())) == (copied, ["1"])
+            assert texts(await store.session("", key=other).aget_messages()) == ["other"]
+            values = store.json_session("", key=of_values, **whose)
+            await values.aadd([1, 2])
+            assert (await values.apop(), await values.aget()) == (2, [1])
+            if whose:
+                assert await store.purge_owner(owner) == PurgeResult(sessions=3, messages=2)
+                assert await branch.aget_messages() == await values.aget() == []
+                assert texts(await store.session("", key=other).aget_messages()) == ["other"]
+
+    @pytest.mark.parametrize("typed_store", ["N"], indirect=True)
+    async def test_of_one_number_has_one_clock_however_it_is_spelled(self, typed_store: ChatHistoryStore) -> None:
+        for number, spelled in ((Decimal(5), Decimal("5.0")), (Decimal("1.5"), Decimal("1.50"))):
+            reader = typed_store.session("", key={"SessionId": spelled})
+            ahead = TestTimes.on_another_host(typed_store.session("", key={"SessionId": number}), 300)
+            await ahead.aadd_messages(humans("read"))
+            assert texts(await reader.aget_messages()) == ["read"]
+            await typed_store.session("", key={"SessionId": number}).aadd_messages(humans("written"))
+            assert texts(await reader.aget_messages()) == ["read", "written"]
 
 
 class TestTitleAndMetadata:
@@ -935,6 +984,62 @@ class TestExpiry:
         assert expiry() == 0
         assert (await info_of(new_store(), session_id)).message_count == 5
 
+    @pytest.mark.parametrize("ttls", [(100, 1000, 5000), (100, 1000, None)], ids=["all expire", "some expire"])
+    async def test_is_never_before_a_messages(
+        self,
+        new_store: NewStore,
+        session_id: str,
+        dynamodb: Any,
+        items_in: Callable[[str], list[dict[str, Any]]],
+        collection_table: str,
+        ttls: tuple[int | None, ...],
+    ) -> None:
+        chance, histories = random.Random(2), {ttl: new_store(ttl=ttl).session(session_id) for ttl in ttls}
+
+        async def write() -> None:
+            history = histories[chance.choice(ttls)]
+            stored = (await history.apage(9)).messages
+            if not stored or chance.random() < 0.4:
+                await history.aadd_messages(humans(*range(chance.randint(1, 3))))
+                return
+            one, change = chance.choice(stored).id, chance.choice(["replace", "replace", "delete", "pop"])
+            with suppress(MessageNotFoundError):
+                if change == "replace":
+                    await history.areplace_message(one, HumanMessage("new"))
+                elif change == "delete":
+                    await history.adelete_messages([one])
+                else:
+                    await history.apop_message()
+
+        def expiring() -> list[dict[str, Any]]:
+            """Return the session's item, which is the last one, and its messages."""
+            return [one for one in items_in(collection_table) if "History" in one or "MessageCount" in one]
+
+        def pass_time(seconds: int) -> None:
+            puts = [
+                {"PutRequest": {"Item": one | {"expireAt": {"N": str(int(one["expireAt"]["N"]) - seconds)}}}}
+                for one in expiring()
+                if "expireAt" in one
+            ]
+            dynamodb.batch_write_item(RequestItems={collection_table: puts})
+
+        def check() -> set[float]:
+            """Compare them, and return the expiries of the messages that are left."""
+            *messages, session = [float(one.get("expireAt", {"N": "inf"})["N"]) for one in expiring()]
+            left = {expiry for expiry in messages if expiry > time.time()}
+            assert session >= max(left, default=0)
+            return left
+
+        found = []
+        for _ in range(12):
+            await asyncio.gather(*(write() for _ in range(chance.randint(1, 3))))
+            found.append(check())
+            if chance.random() < 0.3:
+                pass_time(chance.choice([90, 900, 4900]))
+                found.append(check())
+        assert any(len(left) > 1 for left in found)
+        assert any(math.inf in left for left in found) == (None in ttls)
+
 
 AWKWARD = ["a", "a#b", "a%23b", "a%", "#", "%", "", "a#", "#a", "%2523", "session", "名#", "a##b", "'\"\\", "\x00"]
 
@@ -1002,7 +1107,7 @@ class TestWithoutIt:
         assert ChatHistoryStore("t", primary_key_name=name).session("s").key == {name: "s"}
         for option in ("primary_key_name", "sort_key_name", "history_messages_key", "ttl_key_name"):
             options: dict[str, Any] = {option: name}
-            with pytest.raises(ValueError, match="names must differ"):
+            with pytest.raises(ValueError, match="Two attributes have the name"):
                 ChatHistoryStore("t", session_index=True, **options)
 
 

@@ -160,8 +160,13 @@ class Edits(Generic[Value]):
             return expiry
         return new
 
-    def check_size(self, items: Items, number: int) -> None:
+    def check_size(self, items: Items, number: int, others: Items | tuple[()] = ()) -> None:
         """Check that a record fits into one transaction.
+
+        Args:
+            items: the record's items.
+            number: how many values it has.
+            others: the other items that the same transaction puts.
 
         Raises:
             ItemTooLargeError: it has too many items or bytes.
@@ -169,8 +174,9 @@ class Edits(Generic[Value]):
         if len(items) == 1:
             # A single item is never made too large for DynamoDB, and measuring it would take a tenth of an append.
             return
-        size = sum(size_of({"M": item}) for item in items)
-        if len(items) > self._writer.max_items or size > MAX_TRANSACTION_BYTES:
+        together = [*items, *others]
+        size = sum(size_of({"M": item}) for item in together)
+        if len(together) > self._writer.max_items or size > MAX_TRANSACTION_BYTES:
             raise self._bodies.too_large(number, size)
 
     def _check_positions(self, body: Body) -> None:

@@ -139,11 +139,15 @@ class FaultProxy:
         app.router.add_post("/", self._handle)
         self._runner = web.AppRunner(app, shutdown_timeout=1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self._site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await self._site.start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def _stop(self) -> None:
         await self._all_late()
+        await self._site.stop()
+        # The server knows of a connection that it has just accepted, and closes it, only some steps of the loop later.
+        await asyncio.sleep(0.01)
         await self._runner.cleanup()
         await self._session.close()
 
