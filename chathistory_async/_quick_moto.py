@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import base64
 import copy
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, lru_cache, wraps
+from inspect import signature
 from typing import Any
 
-from moto.core import serialize
+from moto import backends
+from moto.core import responses, serialize
+from moto.core.responses import BaseResponse
+from moto.core.utils import method_names_from_class
+from moto.dynamodb.comparisons import ConditionExpressionParser
 from moto.dynamodb.models import DynamoDBBackend
 from moto.dynamodb.models.dynamo_type import DynamoType, Item
 from moto.dynamodb.models.table import Table
+from moto.dynamodb.responses import DynamoHandler
 
 
 def install() -> None:
@@ -30,6 +36,12 @@ def install() -> None:
         (DynamoDBBackend, "update_item", _updated(DynamoDBBackend.update_item)),
         (Table, "__deepcopy__", _copied_table),
         (Table, "all_items", _sorted_items),
+        (Table, "query", _of_one_partition(Table.query)),
+        (ConditionExpressionParser, "_lex_condition_expression", _lexed_once(ConditionExpressionParser)),
+        (DynamoHandler, "_enrich_response", staticmethod(_enriched)),
+        # moto makes these lists anew for each request.
+        (backends, "list_of_moto_modules", cache(lambda modules=backends.list_of_moto_modules: list(modules()))),
+        (responses, "method_names_from_class", cache(method_names_from_class)),
     ):
         setattr(owner, name, method)
 
@@ -153,3 +165,36 @@ def _sorted_items(self: Table) -> list[Item]:
     """Return the items, sorted by their keys as Python values. moto would make these anew for each comparison."""
     found = [item for value in self.items.values() for item in (value.values() if isinstance(value, dict) else [value])]
     return sorted(found, key=lambda item: [key.cast_value for key in (item.hash_key, item.range_key) if key])
+
+
+def _of_one_partition(query: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a query that looks at one item collection. moto would sort and compare the items of the whole table."""
+    parameters = signature(query)
+
+    @wraps(query)
+    def queried(self: Table, hash_key: DynamoType | None, *rest: Any, **named: Any) -> Any:
+        if parameters.bind(self, hash_key, *rest, **named).arguments.get("index_name") or hash_key is None:
+            return query(self, hash_key, *rest, **named)
+        narrowed = copy.copy(self)
+        items: Any = self.items
+        narrowed.items = defaultdict(dict, {hash_key: items[hash_key]} if hash_key in items else {})
+        return query(narrowed, hash_key, *rest, **named)
+
+    return queried
+
+
+def _lexed_once(parser: Any) -> Callable[[Any], deque[Any]]:
+    """Return a lexer that remembers its results: a library sends the same few expressions again and again."""
+    lex = parser._lex_condition_expression
+
+    @lru_cache
+    def nodes(expression: str) -> tuple[Any, ...]:
+        return tuple(lex(parser(expression, None, None)))
+
+    return lambda self: deque(nodes(self.condition_expression))
+
+
+def _enriched(headers: dict[str, str], body: Any) -> tuple[dict[str, str], Any]:
+    """Return the response with a request's id. moto would search the body for an element of XML to put the id in."""
+    headers, _ = BaseResponse._enrich_response(headers, "")
+    return headers, body

@@ -18,10 +18,11 @@ from ._item_collection.reader import Reader
 from ._item_collection.records import Record, joined
 from ._item_collection.requests import query_whole_items
 from ._request import Item
-from ._session import Access, now, reads_stored
+from ._session import Access, reads_stored
 from ._session_index.stored import OWNER
 from ._single_item.layout import SingleItem
 from ._single_item.requests import get_item
+from ._wall_clock import now
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
 _WRITE_UNIT_BYTES = 1024

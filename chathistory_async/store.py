@@ -34,6 +34,7 @@ from ._opening import (
     layout_with,
 )
 from ._session import Access, Stored
+from ._session_index.keyed import KeyedSession
 from ._session_index.listing import PurgeResult, SessionPage, Sessions
 from ._session_index.owner_index import INDEX_NAME, KEY_SCHEMA
 from ._session_index.requests import SessionItem
@@ -77,8 +78,9 @@ class ChatHistoryStore:
 
     Open one store for the application with ``async with``, and get handles from ``session()``. LangChain's
     ``RunnableWithMessageHistory`` takes ``store.session`` as its ``get_session_history``. The store opens one client on
-    each event loop that uses it, at the first use. The store's own methods are asynchronous, except ``close``;
-    synchronous code calls them with ``asyncio.run``. Handles have synchronous methods too.
+    each event loop that uses it, at the first use. The store's own methods are asynchronous, except
+    ``create_table_sync`` and ``close``; synchronous code calls the other methods with ``asyncio.run``. Handles have
+    synchronous methods too.
 
     A closed store and its handles raise ``ClosedError`` until ``async with`` opens the store again. Several
     ``async with`` blocks may be open at the same time, on any event loops; the end of the last block closes the store.
@@ -242,15 +244,63 @@ class ChatHistoryStore:
             ValueError: as for ``session``; or ``format`` is "langchain", or is not 1 to 64 lower-case letters, digits,
                 dots, hyphens and underscores.
         """
-        if not isinstance(self._layout, ItemCollection):
-            raise LayoutError("A JSON session needs a table with a sort key", SessionRef(self._layout.table_name))
+        self._check_takes_json()
         spec = self._spec(self._whole_key(session_id, key), json_format(format), self._index_of(owner))
         return JsonSession._in_store(session_id, spec)
+
+    def _keyed_session(
+        self, ids: tuple[str, ...], *, owner: str, format: str, subsession: str | None = None
+    ) -> KeyedSession:
+        """Return a session of JSON values with ids, for an integration. No I/O.
+
+        Without ``session_index`` the session has an item too, but no owner.
+
+        Args:
+            ids: the ids that the session's partition key is joined from.
+            owner: the session's owner in the session index. No effect without ``session_index``.
+            format: as for ``json_session``.
+            subsession: the name of one of the session's subsessions, or None for the session itself.
+
+        Raises:
+            LayoutError: the store has the layout "single_item".
+            ValueError: ``key_parts`` requires a different number of ids, an id is not Unicode text, or ``owner`` is not
+                valid.
+        """
+        self._check_takes_json()
+        in_index = Indexed(owner) if self._session_index else Indexed(None, listed=False)
+        spec = self._spec(self._whole_key("", {self._primary_key_name: ids}), json_format(format), in_index)
+        keyed = (spec if subsession is None else spec.subsession(subsession)).open().keyed
+        assert keyed is not None  # noqa: S101  # it was opened with an index
+        return keyed()
+
+    def _check_takes_json(self) -> None:
+        if not isinstance(self._layout, ItemCollection):
+            raise LayoutError("A JSON session needs a table with a sort key", SessionRef(self._layout.table_name))
 
     def _index_of(self, owner: str | None) -> Indexed | None:
         if owner is not None and not self._session_index:
             raise ValueError("owner needs a ChatHistoryStore with session_index=True")
         return Indexed(owner) if self._session_index else None
+
+    @property
+    def table_name(self) -> str:
+        """The table's name or ARN, as given."""
+        return self._layout.table_name
+
+    @property
+    def primary_key_name(self) -> str:
+        """The attribute name of the partition key."""
+        return self._primary_key_name
+
+    @property
+    def layout(self) -> Literal["item_collection", "single_item"]:
+        """The layout of the store's sessions."""
+        return "item_collection" if isinstance(self._layout, ItemCollection) else "single_item"
+
+    @property
+    def session_index(self) -> bool:
+        """Whether the store keeps a session index."""
+        return self._session_index
 
     @property
     def fast_path_status(self) -> FastPathStatus:
@@ -375,6 +425,8 @@ class ChatHistoryStore:
     async def delete_session(self, session_id: str, *, key: Key | None = None) -> int:
         """Delete a session with its messages, title and metadata, and return the number of deleted messages.
 
+        The transcripts of its subagents, which an integration stores with it, are deleted and counted too.
+
         Needs ``session_index``, although the session need not be in the index. In a store without ``session_index``,
         ``aclear`` of the session's handle deletes the messages.
 
@@ -383,7 +435,8 @@ class ChatHistoryStore:
 
         An ``UpdateItem`` (which prevents migrations from copying the session again), a ``GetItem``, a ``DeleteItem``; a
         ``Query``, ``UpdateItem`` and ``BatchWriteItem`` as for ``aclear``; and a ``Query`` for the session's
-        idempotency keys, which are deleted as well. A damaged item of the session is deleted like any other.
+        idempotency keys and ids of values, which are deleted as well. A damaged item of the session is deleted like any
+        other.
 
         A migrated session stays in the old table until it is cleared there; a migration with ``delete_source`` keeps a
         source that has no copy to compare with. Backups and exports of the table keep their data.
@@ -401,6 +454,8 @@ class ChatHistoryStore:
 
     async def purge_owner(self, owner: str) -> PurgeResult:
         """Delete all of an owner's sessions, and return how many sessions and messages this call has deleted.
+
+        What ``delete_session`` deletes with a session is deleted and counted too.
 
         A call that failed or was interrupted can be made again, and continues. The call queries the index until it
         shows no more sessions. A session that began within about the last second may not be in the index yet.
@@ -570,6 +625,23 @@ class ChatHistoryStore:
             point_in_time_recovery=point_in_time_recovery,
             kms_key_id=table_kms_key_id,
             tags=tags or {},
+        )
+
+    def create_table_sync(
+        self,
+        *,
+        point_in_time_recovery: bool = False,
+        table_kms_key_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        wait_seconds: float | None = None,
+    ) -> None:
+        """Create the table, as ``create_table`` does."""
+        run(
+            self.create_table,
+            point_in_time_recovery=point_in_time_recovery,
+            table_kms_key_id=table_kms_key_id,
+            tags=tags,
+            wait_seconds=wait_seconds,
         )
 
     async def delete_table(self, *, wait_seconds: float | None = None) -> None:

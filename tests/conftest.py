@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
-import threading
+import sys
+import time
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,14 +21,18 @@ from botocore.config import Config
 from browser import CHROMIUM
 from engines import Engine, engine_of_a_worker, running_engine
 from proxy import Proxy
+from serving import serving
 from variants import SINGLE_ITEM_VARIANTS
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
 from chathistory_async._item_collection.session import ItemCollectionSession
 from chathistory_async._sync.bridge import run
+from chathistory_async.testing import FakeClock
 
 ENGINE = pytest.StashKey[Engine]()
 STOP = pytest.StashKey[Any]()
+# A project of its own, which test_testing.py runs.
+collect_ignore = ["users_project"]
 EMBEDDED = "the embedded engine cannot honestly hold this: "
 NO_BROWSER = "there is no chromium here: apt-get install chromium"
 
@@ -43,6 +50,10 @@ CREDENTIALS = {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
+
+# Other packages of this environment bring plugins along that take seconds to import.
+WITHOUT_OTHER_PLUGINS = ["-p", "no:langsmith_plugin", "-p", "no:hypothesispytest"]
+PYTEST = [sys.executable, "-m", "pytest", *WITHOUT_OTHER_PLUGINS]
 
 
 def set_aws_settings(environment: MutableMapping[str, str], engine: Engine) -> None:
@@ -75,7 +86,9 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"engine: {engine.name} at {engine.endpoint_url}"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    leave_to_stress(items)
     if CHROMIUM is None:
         for item in items:
             if item.get_closest_marker("browser"):
@@ -84,6 +97,35 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if marker := item.get_closest_marker("real_engine"):
                 item.add_marker(pytest.mark.skip(reason=EMBEDDED + marker.args[0]))
+
+
+def leave_to_stress(items: list[pytest.Item]) -> None:
+    """Mark most parameter sets of the tests that are ``sampled`` as stress."""
+    sampled = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sampled") and not item.get_closest_marker("stress"):
+            sampled[item.nodeid.partition("[")[0]].append(item)
+    for sets in sampled.values():
+        for item in set(sets) - set(sample(sets)):
+            item.add_marker(pytest.mark.stress)
+
+
+def sample(sets: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """Choose parameter sets of a test until each value occurs, but one is enough of those that the mark names."""
+    values = {item: set(values_of(item)) for item in sets}
+    missing = set.union(*values.values())
+    while missing or len(values) == len(sets):
+        # The first of those with the most.
+        chosen = max(values, key=lambda item: len(values[item] & missing))
+        missing -= values.pop(chosen)
+        yield chosen
+
+
+def values_of(item: pytest.Item) -> Iterator[tuple[str, str]]:
+    sampled = item.get_closest_marker("sampled")
+    for name, value in item.callspec.params.items():  # type: ignore[attr-defined]
+        if name not in sampled.args:  # type: ignore[union-attr]
+            yield name, repr(value)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -276,6 +318,13 @@ def update(dynamodb: Any, table: str, session_id: str) -> Callable[..., None]:
 
 
 @pytest.fixture
+def clock() -> Iterator[FakeClock]:
+    """The clock that the library reads. It stands still until the test advances it."""
+    with FakeClock() as clock:
+        yield clock
+
+
+@pytest.fixture
 def proxy(engine: Engine) -> Iterator[Proxy]:
     with Proxy(engine.endpoint_url) as proxy:
         yield proxy
@@ -294,6 +343,18 @@ def through(proxy: Proxy, make: Make) -> Callable[..., DynamoDBChatMessageHistor
         return history
 
     return through
+
+
+@pytest.fixture(params=["plain", "encrypted", "indexed", "sdk"])
+def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The options of a store for sessions of this kind."""
+    kinds: dict[str, Callable[[], dict[str, Any]]] = {
+        "plain": dict,
+        "encrypted": lambda: {"kms_key_id": request.getfixturevalue("kms_key")},
+        "indexed": lambda: {"session_index": True},
+        "sdk": lambda: {"fast_path": False},
+    }
+    return kinds[request.param]()
 
 
 class NewStore(Protocol):
@@ -342,6 +403,28 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
+def long_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Which steps of event loops took over 50 ms of CPU time: the time of the clock also has what other processes took.
+
+    Full garbage collections are kept out, since they take longer the more tests have run before.
+    """
+    run = asyncio.Handle._run
+    found: list[str] = []
+
+    def measured(handle: asyncio.Handle) -> None:
+        before = time.thread_time()
+        run(handle)
+        if time.thread_time() - before > 0.05:
+            found.append(repr(handle))
+
+    monkeypatch.setattr(asyncio.Handle, "_run", measured)
+    gc.collect()
+    gc.freeze()
+    yield found
+    gc.unfreeze()
+
+
+@pytest.fixture
 def owner() -> str:
     return f"owner-{uuid.uuid4().hex}"
 
@@ -355,7 +438,7 @@ def fast_path_always_open(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def answering() -> Iterator[Callable[[int, str], str]]:
     """Starts a server that gives one answer to everything."""
-    servers = []
+    servers = ExitStack()
 
     def start(status: int, body: str) -> str:
         class Answer(BaseHTTPRequestHandler):
@@ -369,11 +452,8 @@ def answering() -> Iterator[Callable[[int, str], str]]:
             def log_message(self, format: str, *args: Any) -> None: ...
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-        threading.Thread(target=server.serve_forever).start()
-        servers.append(server)
+        servers.enter_context(serving(server))
         return f"http://127.0.0.1:{server.server_port}"
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with servers:
+        yield start

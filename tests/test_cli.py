@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import created_table
+from conftest import NewStore, created_table
 from proxy import Fault, Proxy, Seen
 from samples import humans, texts
 
 from chathistory_async import DynamoDBChatMessageHistory
 from chathistory_async.cli.commands import chathistory as main
-from chathistory_async.cli.demo import CONVERSATIONS
+from chathistory_async.cli.demo import CONVERSATIONS, _let_agents_talk
+from chathistory_async.cli.demo_agents import AGENTS
 from chathistory_async.cli.output import in_one_line
 
 
@@ -43,6 +44,21 @@ def test_demo_shows_every_conversation_by_both_variants() -> None:
             shown = text.split(f"[{name}]")[1].split("[")[0].strip().splitlines()
             said = [re.sub(r"^\s*\w+: ", "", line) for line in shown]
             assert said[: 2 * len(turns)] == [line for turn in turns for line in turn]
+    _, agents = synchronously.split("Agents on the same table")
+    assert agents.count("I was sent 3 messages.") == len(AGENTS)
+    _, sessions = agents.split("in the session index:")
+    assert sorted(re.findall(r"4 values of the format ([\w-]+)", sessions)) == sorted(AGENTS)
+
+
+async def test_a_framework_that_is_not_installed_is_named_with_its_extra(
+    new_store: NewStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("agent_framework", "agents", "claude_agent_sdk", "langchain.agents"):
+        monkeypatch.setitem(sys.modules, package, None)
+    await _let_agents_talk(new_store())
+    shown = capsys.readouterr().out
+    assert re.findall(r"not installed: pip install 'chathistory-async\[([\w-]+)\]'", shown) == [*AGENTS]
+    assert "I was sent" not in shown
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["migrate", "--help"]])
@@ -134,10 +150,10 @@ def in_process(*arguments: str, typed: str | bytes = "") -> tuple[int, str, str]
     [
         ([], "Say which sessions: --ids or --scan"),
         (["--scan", "--ids", "-"], "Give --ids or --scan, not both"),
-        (["--scan", "--history-messages-key", "SessionId"], "The attributes' names must differ"),
-        (["--scan", "--sort-key-name", "History"], "The attributes' names must differ"),
-        (["--scan", "--session-index", "--ttl-key-name", "Title"], "The attributes' names must differ"),
-        (["--scan", "--primary-key-name", ""], "The attributes' names must differ and not be empty"),
+        (["--scan", "--history-messages-key", "SessionId"], "Two attributes have the name"),
+        (["--scan", "--sort-key-name", "History"], "Two attributes have the name"),
+        (["--scan", "--session-index", "--ttl-key-name", "Title"], "Two attributes have the name"),
+        (["--scan", "--primary-key-name", ""], "An attribute's name must be text that is not empty"),
         (["--scan", "--source-kms-key-id", ""], "--source-kms-key-id or --target-kms-key-id is empty: leave it out"),
         (["--scan", "--ttl", "0"], "--ttl"),
     ],

@@ -252,6 +252,25 @@ def test_keys_may_be_of_subclasses() -> None:
     assert encode_key({"a": Color.RED, "b": Level.HIGH}) == {"a": {"S": "red"}, "b": {"N": "3"}}
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (5, "5"),
+        ("5.0", "5"),
+        ("5E0", "5"),
+        ("1E2", "100"),
+        ("-1.50", "-1.5"),
+        ("0.010", "0.01"),
+        ("-0.0", "0"),
+        ("0E-200", "0"),
+        ("1.10E-130", "1.1E-130"),
+        ("12345678901234567890123456789012345678.0", "12345678901234567890123456789012345678"),
+    ],
+)
+def test_keys_of_equal_numbers_are_equal(number: int | str, text: str) -> None:
+    assert encode_key({"a": Decimal(number)}) == {"a": {"N": text}}
+
+
 def test_subclasses_of_storable_types_are_stored_by_their_value() -> None:
     message = HumanMessage("", additional_kwargs={"color": Color.RED, "level": Level.HIGH})
     stored = encode_message(message, 0)["M"]["data"]["M"]["additional_kwargs"]["M"]

@@ -28,6 +28,7 @@ def theirs(table: str, session_id: str) -> Theirs:
     return Theirs(table, session_id)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("message", EVERY_TYPE, ids=described)
 async def test_each_reads_what_the_other_wrote(
     variant: type[Variant], make: Make, theirs: Theirs, message: BaseMessage

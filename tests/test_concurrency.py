@@ -39,6 +39,7 @@ def in_order(stored: list[str], writers: int, appends: int) -> bool:
     return found == expected
 
 
+@pytest.mark.sampled("variant")
 @pytest.mark.parametrize(("writers", "appends"), [(8, 10), pytest.param(50, 4, marks=pytest.mark.stress)])
 @pytest.mark.parametrize("shared_handle", [False, True])
 async def test_no_update_is_lost(
@@ -62,6 +63,7 @@ async def test_batches_stay_whole(variant: type[Variant], make: Make) -> None:
     assert len(set(stored)) == 20
 
 
+@pytest.mark.sampled("variant")
 @pytest.mark.parametrize(
     "batch", [pytest.param(1, marks=pytest.mark.stress), 2, pytest.param(3, marks=pytest.mark.stress)]
 )

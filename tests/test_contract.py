@@ -210,6 +210,7 @@ async def test_adding_nothing_writes_nothing(variant: type[Variant], through: Th
     assert not proxy.seen
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ODD_NAMES)
 async def test_attributes_may_have_any_name(variant: type[Variant], make: Make, stored: Stored, name: str) -> None:
     history = variant(make(history_messages_key=name, ttl_key_name=f"{name}2", ttl=60, history_size=2))
@@ -241,6 +242,7 @@ class TestHistorySize:
             assert texts(await history.read()) == kept
             assert len(kept) <= len(stored()) < len(kept) + variant.collection * 4 + 1
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("batch", [2, 3, 4, 5, 9])
     async def test_with_batches(self, variant: type[Variant], make: Make, batch: int) -> None:
         history = variant(make(history_size=4))
@@ -259,6 +261,7 @@ class TestHistorySize:
         await history.add(humans(4))
         assert texts(await history.read()) == ["3", "4"]
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize(("stored", "size", "batch"), [(9, 3, 2), (300, 20, 2), (300, 280, 150), (90, 95, 20)])
     async def test_set_on_a_session_that_outgrew_it(
         self, variant: type[Variant], make: Make, stored: int, size: int, batch: int

@@ -28,6 +28,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from conftest import Make
 from samples import humans
+from serving import serving
 
 from chathistory_async import (
     ChatHistoryError,
@@ -170,13 +171,9 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Aws]:
         "[profile missing]\ncredential_process = /none-such\n"
         f"[profile strange]\ncredential_process = {sys.executable} {tmp_path / 'strange.py'}\n"
     )
-    thread = threading.Thread(target=aws.server.serve_forever)
-    thread.start()
-    yield aws
-    aws.answers.set()
-    aws.server.shutdown()
-    aws.server.server_close()
-    thread.join()
+    with serving(aws.server):
+        yield aws
+        aws.answers.set()
 
 
 Handle = Callable[..., DynamoDBChatMessageHistory]
@@ -212,6 +209,7 @@ def in_threads(*bursts: list[DynamoDBChatMessageHistory]) -> None:
 
 
 class TestFirstCalls:
+    @pytest.mark.sampled
     @pytest.mark.parametrize("fast_path", [True, False])
     @pytest.mark.parametrize("kind", KINDS)
     async def test_assume_a_chain_of_roles_once(self, handle: Handle, aws: Aws, kind: Any, fast_path: bool) -> None:
@@ -220,6 +218,7 @@ class TestFirstCalls:
         assert aws.asked == {"container": 1, "inner": 1, "outer": 1}
         assert aws.signed.count("outer1") == 20
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("kind", KINDS)
     async def test_run_a_process_once(self, handle: Handle, aws: Aws, kind: Any, tmp_path: Path) -> None:
         session = session_of(kind, "process")
@@ -245,6 +244,7 @@ class TestFirstCalls:
 
 
 class TestRefresh:
+    @pytest.mark.sampled
     @pytest.mark.parametrize("kind", KINDS)
     def test_is_made_once_for_all_loops(self, handle: Handle, aws: Aws, kind: Any) -> None:
         aws.lifetime = timedelta(minutes=5)
@@ -324,6 +324,7 @@ class TestFailures:
         with pytest.raises(ConfigurationError):
             await handle(session_of(kind, "missing")).aadd_messages(humans(1))
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("fast_path", [True, False])
     @pytest.mark.parametrize("output", STRANGE)
     @pytest.mark.parametrize("kind", TWO_KINDS)

@@ -150,6 +150,7 @@ def calls_on(history: DynamoDBChatMessageHistory, message_ids: list[str]) -> dic
     }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_every_call_is_bounded_and_what_is_damaged_can_be_removed(
     seed: int,

@@ -23,7 +23,7 @@ from chathistory_async import (
     StoredMessage,
 )
 
-UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
+UNANSWERED = [Fault.LOST_RESPONSE, Fault.LATE_ERROR]
 Through = Callable[..., DynamoDBChatMessageHistory]
 
 CALL = {"name": "search", "args": {}, "id": "c", "type": "tool_call"}
@@ -145,6 +145,7 @@ class TestIteration:
             history.aiter()
 
 
+@pytest.mark.sampled("kind")
 async def test_a_long_session_is_iterated_over_a_page_at_a_time(through: Through, make: Make, proxy: Proxy) -> None:
     batch = [HumanMessage(secrets.token_urlsafe(8000)) for _ in range(400)]
     for start in range(0, 400, 10):
@@ -258,11 +259,11 @@ class TestDeleting:
     async def test_is_not_undone_by_an_append_that_arrives_late(
         self, through: Through, make: Make, proxy: Proxy
     ) -> None:
-        proxy.script(Fault.ZOMBIE)
+        proxy.script(Fault.LATE_REQUEST)
         await through().aadd_messages(humans("once"))
         [stored] = await all_stored(make())
         await make().adelete_messages([stored.id])
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert await make().aget_messages() == []
 
     @pytest.mark.parametrize("fault", UNANSWERED)
@@ -332,10 +333,10 @@ class TestReplacing:
     ) -> None:
         await make().aadd_messages(humans(0))
         [stored] = await all_stored(make())
-        proxy.script(Fault.ZOMBIE, operation="TransactWriteItems")
+        proxy.script(Fault.LATE_REQUEST, operation="TransactWriteItems")
         await through().areplace_message(stored.id, HumanMessage("first"))
         await make().areplace_message(stored.id, HumanMessage("second"))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert texts(await make().aget_messages()) == ["second"]
 
     @pytest.mark.real_engine("moto has no transactions that conflict")
@@ -359,6 +360,7 @@ class TestPopping:
         await make().aadd_messages(humans("new"))
         assert [await make().apop_message() for _ in range(3)] == [HumanMessage("new"), HumanMessage("0"), None]
 
+    @pytest.mark.sampled("kind")
     async def test_by_many_at_once_gives_each_message_to_one(self, make: Make) -> None:
         await make().aadd_messages(humans(*range(12)))
         popped = await asyncio.gather(*(make().apop_message() for _ in range(15)))
@@ -366,6 +368,7 @@ class TestPopping:
         assert contents == list(range(12))
         assert await make().aget_messages() == []
 
+    @pytest.mark.sampled("kind")
     async def test_by_more_than_there_are_messages_takes_few_requests(self, make: Make, proxy: Proxy) -> None:
         requests = []
         for _ in range(3):

@@ -21,10 +21,11 @@ Through = Callable[..., DynamoDBChatMessageHistory]
 
 VARIANTS = [AsyncVariant, SdkVariant, *in_stress(SyncVariant, EncryptedVariant)]
 pytestmark = pytest.mark.usefixtures("fast_path_always_open")
-UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
+UNANSWERED = [Fault.LOST_RESPONSE, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED, Fault.CONFLICT]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
 @pytest.mark.parametrize("history_size", [None, 3])
 async def test_a_retried_append_is_stored_once(
@@ -67,10 +68,10 @@ async def test_a_request_that_arrives_after_its_retry_changes_nothing(
 ) -> None:
     history = variant(through())
     await history.add(humans("before"))
-    proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+    proxy.script(Fault.LATE_REQUEST, operation="UpdateItem")
     await history.add(humans("once"))
     await history.add(humans("after"))
-    await asyncio.to_thread(proxy.wait_for_zombies)
+    await asyncio.to_thread(proxy.wait_for_late_requests)
     assert texts(await variant(make()).read()) == ["before", "once", "after"]
 
 
@@ -79,10 +80,10 @@ async def test_a_request_that_arrives_after_a_clear_brings_nothing_back(
 ) -> None:
     history = variant(through())
     await history.add(humans("before"))
-    proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+    proxy.script(Fault.LATE_REQUEST, operation="UpdateItem")
     await history.add(humans("once"))
     await history.clear()
-    await asyncio.to_thread(proxy.wait_for_zombies)
+    await asyncio.to_thread(proxy.wait_for_late_requests)
     assert await variant(make()).read() == []
 
 
@@ -154,7 +155,7 @@ class TestPruning:
             if proxy.operations().count("UpdateItem") == 2:
                 others = ["creator", *(f"later-{number}" for number in range(WRITES_KEPT))]
                 update(**{WRITES: {"L": [{"S": mark} for mark in others]}})
-            return Fault.LOST_ANSWER if proxy.operations().count("UpdateItem") == 1 else Fault.NONE
+            return Fault.LOST_RESPONSE if proxy.operations().count("UpdateItem") == 1 else Fault.NONE
 
         proxy.schedule = lose_the_answer_and_all_marks
         with pytest.raises(WriteOutcomeUnknownError, match="read the session before you try again"):
@@ -171,7 +172,7 @@ class TestPruning:
         def lose_the_answer_and_all_marks(seen: Any) -> Fault:
             if proxy.operations().count("UpdateItem") == 3:
                 update(**{WRITES: {"L": [creator, *({"S": f"later-{number}"} for number in range(WRITES_KEPT))]}})
-            return Fault.LOST_ANSWER if proxy.operations().count("UpdateItem") == 2 else Fault.NONE
+            return Fault.LOST_RESPONSE if proxy.operations().count("UpdateItem") == 2 else Fault.NONE
 
         proxy.schedule = lose_the_answer_and_all_marks
         with pytest.raises(WriteOutcomeUnknownError):
@@ -228,7 +229,7 @@ class TestClear:
                 return Fault.NONE
             sent = proxy.operations().count("DeleteItem")
             if sent == 1:
-                return Fault.LOST_ANSWER
+                return Fault.LOST_RESPONSE
             if sent <= 1 + conflicts:
                 return Fault.CONFLICT
             make().add_messages(humans("new"))

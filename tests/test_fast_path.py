@@ -8,13 +8,12 @@ import random
 import re
 import socket
 import ssl
-import threading
 import time
 import traceback
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
@@ -40,6 +39,7 @@ from engines import Engine
 from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy
 from samples import humans, texts
+from serving import serving
 from variants import AsyncVariant, CollectionVariant, Variant
 
 from chathistory_async import (
@@ -53,7 +53,7 @@ from chathistory_async import (
 from chathistory_async._aws.calls import call
 from chathistory_async._aws.fast_path import FastPath, NoFastPath, fast_path_beside, send_by_sdk
 from chathistory_async._aws.sdk import ReadyClient
-from chathistory_async._aws.signing import _key
+from chathistory_async._aws.signing import _keyed
 from chathistory_async._request import ConditionFailed, Request
 
 Through = Callable[..., DynamoDBChatMessageHistory]
@@ -118,6 +118,7 @@ class TestOff:
         await self.send(make(endpoint_url=proxy.url, **options))
         assert set(by_sdk(proxy)) == {True}
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("default", [Config, AioConfig])
     @pytest.mark.parametrize("kind", [AioSession, aioboto3.Session, boto3.Session])
     async def test_but_not_by_a_sessions_default_config(
@@ -376,7 +377,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("fault", "sent_before"),
-        [(Fault.NONE, False), (Fault.LOST_ANSWER, True), (Fault.LATE_ERROR, True), (Fault.CAPACITY, True)],
+        [(Fault.NONE, False), (Fault.LOST_RESPONSE, True), (Fault.LATE_ERROR, True), (Fault.CAPACITY, True)],
     )
     async def test_tell_whether_there_was_a_sending_before(
         self, through: Through, table: str, session_id: str, proxy: Proxy, fault: Fault, sent_before: bool
@@ -584,7 +585,7 @@ class TestTracebacks:
     def check(self, error: BaseException, whose: str = "") -> None:
         frames = [frame for frame in frames_of(error) if frame.f_globals["__name__"].startswith(whose)]
         assert frames
-        key = _key(SECRET, f"{time.strftime('%Y%m%d', time.gmtime())}/us-east-1/dynamodb/aws4_request")
+        key = _keyed(SECRET, f"{time.strftime('%Y%m%d', time.gmtime())}/us-east-1/dynamodb/aws4_request")
         for frame in frames:
             for name, value in frame.f_locals.items():
                 text = "\n".join(shown(value, set()))
@@ -600,6 +601,7 @@ class TestTracebacks:
 
         return history
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("fast_path", [True, False])
     @pytest.mark.parametrize(
         "answer",
@@ -687,7 +689,7 @@ class Saying:
     """Starts a server that gives these answers, one after the other, and the last one again and again."""
 
     def __init__(self) -> None:
-        self.servers: list[ThreadingHTTPServer] = []
+        self.servers = ExitStack()
 
     def __call__(self, *answers: Answer, tls: ssl.SSLContext | None = None) -> SimpleNamespace:
         left = list(answers)
@@ -711,8 +713,7 @@ class Saying:
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         if tls is not None:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever).start()
-        self.servers.append(server)
+        self.servers.enter_context(serving(server))
         url = f"http://127.0.0.1:{server.server_port}" if tls is None else f"https://localhost:{server.server_port}"
         return SimpleNamespace(url=url, seen_by_sdk=seen_by_sdk, seen_headers=seen_headers)
 
@@ -720,7 +721,5 @@ class Saying:
 @pytest.fixture
 def saying() -> Iterator[Saying]:
     saying = Saying()
-    yield saying
-    for server in saying.servers:
-        server.shutdown()
-        server.server_close()
+    with saying.servers:
+        yield saying

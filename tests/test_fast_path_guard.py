@@ -164,6 +164,7 @@ def heard(events: list[str]) -> Callable[..., None]:
 
 
 class TestEventHandlers:
+    @pytest.mark.sampled
     @pytest.mark.parametrize("kind", [AioSession, aioboto3.Session])
     @pytest.mark.parametrize("event", ["before-send", "before-call.dynamodb", "request-created.dynamodb.*"])
     async def test_of_a_session_are_called(

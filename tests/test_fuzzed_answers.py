@@ -7,7 +7,6 @@ import copy
 import json
 import os
 import random
-import threading
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -21,6 +20,7 @@ from botocore.config import Config
 from langchain_core.messages import HumanMessage
 from proxy import Fault, Proxy
 from samples import humans
+from serving import serving
 
 from chathistory_async import ChatHistoryError, ChatHistoryStore, DynamoDBChatMessageHistory
 
@@ -173,11 +173,9 @@ def endpoint() -> Iterator[Endpoint]:
     server.daemon_threads = True
     # Connections are cut short.
     server.handle_error = lambda request, client_address: None  # type: ignore[method-assign]
-    threading.Thread(target=server.serve_forever).start()
     endpoint.url = f"http://127.0.0.1:{server.server_port}"
-    yield endpoint
-    server.shutdown()
-    server.server_close()
+    with serving(server):
+        yield endpoint
 
 
 def nodes(answer: Any) -> list[tuple[Any, Any]]:
@@ -263,6 +261,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[Operation]]] = {
 }
 
 
+@pytest.mark.sampled("layout")
 @pytest.mark.usefixtures("fast_path_always_open")
 @pytest.mark.parametrize(
     "fast_path", [pytest.param(True, id="fast"), pytest.param(False, id="sdk", marks=pytest.mark.stress)]
@@ -289,7 +288,7 @@ async def test_end_in_an_error_of_ours_or_not_at_all(
         async with source_of(real) as source:
             await source.create_table()
         for operation in operations:
-            for lost in (Fault.NONE, Fault.LOST_ANSWER):
+            for lost in (Fault.NONE, Fault.LOST_RESPONSE):
                 await append(real)
                 if operation is migrate:
                     async with source_of(real) as source:

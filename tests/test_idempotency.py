@@ -41,7 +41,7 @@ VARIANTS = [
     *SDK_VARIANTS,
     *in_stress(SyncVariant, SyncCollectionVariant, EncryptedCollectionVariant),
 ]
-FAULTS = [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CAPACITY, Fault.CONFLICT]
+FAULTS = [Fault.LOST_RESPONSE, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CAPACITY, Fault.CONFLICT]
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 
@@ -64,6 +64,7 @@ async def test_the_second_call_writes_nothing(
     assert stored() == before
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "other", [humans(2), humans(1, 1), humans("1 "), [HumanMessage("1", id="x")]], ids=["text", "two", "space", "id"]
 )
@@ -85,6 +86,7 @@ async def test_keys_are_of_a_session(variant: type[Variant], make: Make, session
     assert texts(await variant(make(session=other)).read()) == ["2"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("key", ["x" * 256, "名前", "\ud800", "#", "\x00", " "])
 async def test_any_text_is_a_key(variant: type[Variant], make: Make, key: str) -> None:
     for _ in range(2):
@@ -110,6 +112,7 @@ async def test_neither_key_nor_content_is_stored_beside_the_messages(
     assert "the content" not in repr(others)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_it_holds_under_faults(
     variant: type[Variant], through: Through, make: Make, proxy: Proxy, fault: Fault
@@ -127,10 +130,10 @@ async def test_a_request_that_arrives_late_stores_nothing_more(
     variant: type[Variant], through: Through, make: Make, proxy: Proxy
 ) -> None:
     await variant(make()).add(humans("before"))
-    proxy.script(Fault.ZOMBIE)
+    proxy.script(Fault.LATE_REQUEST)
     await through().aadd_messages(humans(1), idempotency_key="a")
     await make().aadd_messages(humans(1), idempotency_key="a")
-    await asyncio.to_thread(proxy.wait_for_zombies)
+    await asyncio.to_thread(proxy.wait_for_late_requests)
     assert texts(await variant(make()).read()) == ["before", "1"]
 
 
@@ -324,6 +327,7 @@ class TestProcesses:
         history = DynamoDBChatMessageHistory(table, session_id, sort_key_name=sort_key or None)
         return [str(message.content) for message in history.messages]
 
+    @pytest.mark.sampled("sort_key")
     def test_that_race_store_each_batch_once(
         self, request: pytest.FixtureRequest, start: Any, session_id: str, sort_key: str
     ) -> None:
@@ -336,6 +340,7 @@ class TestProcesses:
         assert sorted(stored) == sorted(f"{number}" for number in range(5) for _ in range(2))
         assert stored[::2] == stored[1::2], "batches stay together"
 
+    @pytest.mark.sampled("sort_key")
     @pytest.mark.parametrize("answered", [False, pytest.param(True, marks=pytest.mark.stress)])
     def test_that_are_killed_after_a_write_run_again(
         self, request: pytest.FixtureRequest, start: Any, session_id: str, sort_key: str, proxy: Proxy, answered: bool
@@ -349,7 +354,7 @@ class TestProcesses:
                 writes += seen.operation in {"UpdateItem", "TransactWriteItems"}
                 if writes == killed_at:
                     process.send_signal(signal.SIGKILL)
-                    return Fault.LOST_ANSWER if answered else Fault.RESET
+                    return Fault.LOST_RESPONSE if answered else Fault.RESET
                 return Fault.NONE
 
             proxy.schedule = schedule

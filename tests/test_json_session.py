@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import pytest
 from botocore.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from langchain_core.messages import HumanMessage
 from plain_values import same
 from proxy import Fault, Proxy
 from samples import humans
@@ -20,7 +22,9 @@ from samples import humans
 from chathistory_async import (
     ChatHistoryStore,
     ClosedError,
+    DynamoDBChatMessageHistory,
     FormatError,
+    IdempotencyKeyReusedError,
     ItemTooLargeError,
     JsonSession,
     LayoutError,
@@ -59,18 +63,6 @@ class Open(Protocol):
     def __call__(self, name: str = ..., **options: Any) -> JsonSession: ...
 
 
-@pytest.fixture(params=["plain", "encrypted", "indexed", "sdk"])
-def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The options of a store for sessions of this kind."""
-    kinds: dict[str, Callable[[], dict[str, Any]]] = {
-        "plain": dict,
-        "encrypted": lambda: {"kms_key_id": request.getfixturevalue("kms_key")},
-        "indexed": lambda: {"session_index": True},
-        "sdk": lambda: {"fast_path": False},
-    }
-    return kinds[request.param]()
-
-
 @pytest.fixture
 async def open_session(collection_table: str, session_id: str, storage: dict[str, Any]) -> AsyncIterator[Open]:
     """Opens the test's own session, in a store of its own each time."""
@@ -97,6 +89,7 @@ def all_alike(values: list[Any], others: list[Any]) -> bool:
 
 
 class TestValues:
+    @pytest.mark.sampled("storage")
     async def test_come_back_equal_one_by_one(self, open_session: Open) -> None:
         for value in VALUES:
             await open_session().aadd([value])
@@ -126,8 +119,6 @@ class TestValues:
         assert await open_session().aget() == [{"a": ["converted"]}]
 
     async def test_of_more_than_a_transaction_are_refused(self, open_session: Open) -> None:
-        import secrets
-
         with pytest.raises(ItemTooLargeError, match="Append smaller batches"):
             await open_session().aadd([secrets.token_hex(5_000_000)])
 
@@ -204,15 +195,17 @@ class TestMethods:
         with pytest.raises(ClosedError):
             await session.aget()
 
-    async def test_show_no_content(self, open_session: Open, session_id: str) -> None:
+    async def test_show_no_content(self, open_session: Open, session_id: str, collection_table: str) -> None:
         await open_session().aadd(["secret"])
         assert "secret" not in repr(await open_session().apage())
         assert repr(open_session("mine")).endswith(f"session SessionId={session_id!r}, format 'mine'>")
         session = open_session("mine")
         assert (session.session_id, session.key, session.format) == (session_id, {"SessionId": session_id}, "mine")
+        assert session.table_name == collection_table
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize(
-        "fault", [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
+        "fault", [Fault.LOST_RESPONSE, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
     )
     async def test_store_and_change_once_under_faults(
         self, open_session: Open, through: Open, proxy: Proxy, fault: Fault
@@ -228,6 +221,7 @@ class TestMethods:
         assert await through().apop() == 1
         assert await open_session().aget() == [0]
 
+    @pytest.mark.sampled("storage")
     async def test_keep_the_latest_by_history_size(self, open_session: Open) -> None:
         session = open_session(history_size=3)
         for number in range(30):
@@ -235,6 +229,62 @@ class TestMethods:
             await session.aadd([number, -number])
         assert await open_session(history_size=3).aget() == [-28, 29, -29]
         assert len(await open_session().aget()) < 3 + 4 + 2
+
+
+REMOVALS: dict[str, Callable[[JsonSession, str], Awaitable[None]]] = {
+    "clear": lambda session, value_id: session.aclear(),
+    "pop": lambda session, value_id: session.apop(),
+    "delete": lambda session, value_id: session.adelete([value_id]),
+    "replace": lambda session, value_id: session.areplace(value_id, "other"),
+}
+
+
+class TestIdempotencyKeys:
+    async def test_of_other_values_are_refused_and_nothing_is_written(
+        self, open_session: Open, items_in: Any, collection_table: str
+    ) -> None:
+        await open_session().aadd([1, "a"], "key")
+        before, other_process = items_in(collection_table), open_session()
+        for values in ([1], [1, "a", 2], ["a", 1], [1.0, "a"], [True, "a"], [[1, "a"]], ["1", "a"], [1, b"a"]):
+            with pytest.raises(IdempotencyKeyReusedError, match="use a new key for new content") as caught:
+                await other_process.aadd(values, "key")
+            assert caught.value.session_key == other_process.key
+        assert items_in(collection_table) == before
+
+    async def test_of_many_senders_at_once_store_one_batch(self, open_session: Open) -> None:
+        senders = [open_session(), open_session()] * 4
+        await asyncio.gather(*(sender.aadd(["one", None], "same") for sender in senders))
+        results = await asyncio.gather(
+            *(sender.aadd([number], "differs") for number, sender in enumerate(senders)), return_exceptions=True
+        )
+        refused = [isinstance(result, IdempotencyKeyReusedError) for result in results]
+        stored = refused.index(False)
+        assert refused == [number != stored for number in range(8)]
+        assert results[stored] is None
+        assert await open_session().aget() == ["one", None, stored]
+
+    async def test_are_known_when_their_values_are_gone(self, open_session: Open) -> None:
+        session, other_process = open_session(), open_session()
+        for removal, remove in REMOVALS.items():
+            await session.aadd([removal], removal)
+            await remove(session, (await session.apage(1)).values[0].id)
+            left = await session.aget()
+            assert removal not in left
+            for sender in (session, other_process):
+                await sender.aadd([removal], removal)
+                with pytest.raises(IdempotencyKeyReusedError):
+                    await sender.aadd(["another"], removal)
+            assert await session.aget() == left
+
+    async def test_are_forgotten_with_their_session(
+        self, open_session: Open, collection_table: str, session_id: str
+    ) -> None:
+        async with ChatHistoryStore(collection_table, session_index=True) as store:
+            session = open_session()
+            for value in ("first", "second"):
+                await session.aadd([value], "key")
+                assert await session.aget() == [value]
+                assert await store.delete_session(session_id) == 1
 
 
 class TestFormats:
@@ -271,6 +321,7 @@ class TestFormats:
         with pytest.raises(FormatError, match=f"has the format '{mine}', and was read as '{other}'.*format='{mine}'"):
             await open_session(other).aget()
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("damaged", [{"S": "No Name"}, {"S": "langchain"}, {"S": "x" * 65}, {"N": "5"}], ids=str)
     async def test_that_none_can_have_are_damage(
         self, open_session: Open, dynamodb: Any, items_in: Any, collection_table: str, damaged: Any
@@ -308,6 +359,85 @@ class TestFormats:
     def test_are_made_by_a_store_alone(self) -> None:
         with pytest.raises(TypeError, match="json_session"):
             JsonSession()
+
+
+# Each reads or edits a session, given the ids of its values. The first two are in one record.
+OF_VALUES: dict[str, Callable[[JsonSession, list[str]], Awaitable[Any]]] = {
+    "get": lambda session, ids: session.aget(),
+    "get the latest": lambda session, ids: session.aget(1),
+    "get up to": lambda session, ids: session.aget(up_to=ids[0]),
+    "get the latest up to": lambda session, ids: session.aget(1, ids[0]),
+    "page": lambda session, ids: session.apage(2),
+    "page before": lambda session, ids: session.apage(1, ids[1]),
+    "iterate": lambda session, ids: anext(session.aiter()),
+    "pop": lambda session, ids: session.apop(),
+    "replace": lambda session, ids: session.areplace(ids[0], "new"),
+    "delete": lambda session, ids: session.adelete(ids[:1]),
+    "get, synchronously": lambda session, ids: asyncio.to_thread(session.get, 1),
+    "pop, synchronously": lambda session, ids: asyncio.to_thread(session.pop),
+}
+OF_MESSAGES: dict[str, Callable[[DynamoDBChatMessageHistory, list[str]], Awaitable[Any]]] = {
+    "get": lambda history, ids: history.aget_messages(),
+    "get the latest": lambda history, ids: history.aget_messages(limit=1),
+    "get up to": lambda history, ids: history.aget_messages(up_to=ids[0]),
+    "get the latest up to": lambda history, ids: history.aget_messages(limit=1, up_to=ids[0]),
+    "page": lambda history, ids: history.apage(2),
+    "page before": lambda history, ids: history.apage(1, ids[1]),
+    "iterate": lambda history, ids: anext(history.aiter()),
+    "pop": lambda history, ids: history.apop_message(),
+    "replace": lambda history, ids: history.areplace_message(ids[0], HumanMessage("new")),
+    "delete": lambda history, ids: history.adelete_messages(ids[:1]),
+    "copy": lambda history, ids: history.acopy_to("a copy of values"),
+    "copy up to": lambda history, ids: history.acopy_to("a copy of values", up_to=ids[0]),
+    "get, synchronously": lambda history, ids: asyncio.to_thread(history.get_messages, limit=1),
+    "pop, synchronously": lambda history, ids: asyncio.to_thread(history.pop_message),
+}
+
+
+class TestTheWrongFormat:
+    """Every method that reads names both formats and the call that reads the session, and changes nothing."""
+
+    @pytest.fixture(autouse=True)
+    def small_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("chathistory_async._item_collection.records.PART_BYTES", 2_000)
+
+    @pytest.fixture
+    async def stores(self, collection_table: str, storage: dict[str, Any]) -> AsyncIterator[list[ChatHistoryStore]]:
+        """Stores that read otherwise: all, or what history_size keeps."""
+        async with (
+            ChatHistoryStore(collection_table, **storage) as store,
+            ChatHistoryStore(collection_table, history_size=2, **storage) as of_a_size,
+        ):
+            yield [store, of_a_size]
+
+    async def test_of_messages_for_values(
+        self, stores: list[ChatHistoryStore], session_id: str, items_in: Any, collection_table: str
+    ) -> None:
+        session = stores[0].json_session(session_id)
+        for values in ([1, 2], ["in parts", secrets.token_hex(6_000)], [None]):
+            await session.aadd(values)
+        ids, before = [stored.id for stored in (await session.apage()).values], items_in(collection_table)
+        told = r"has the format 'json', and was read as 'langchain'.*json_session\(..., format='json'\) reads it"
+        for store in stores:
+            for name, operation in OF_MESSAGES.items():
+                with pytest.raises(FormatError, match=told):
+                    pytest.fail(f"{name}: {await operation(store.session(session_id), ids)}")
+        assert items_in(collection_table) == before
+        assert await stores[0].session("a copy of values").aget_messages() == []
+
+    async def test_of_values_for_messages(
+        self, stores: list[ChatHistoryStore], session_id: str, items_in: Any, collection_table: str
+    ) -> None:
+        history = stores[0].session(session_id)
+        for messages in (humans(1, 2), humans("in parts", secrets.token_hex(6_000)), humans("last")):
+            await history.aadd_messages(messages)
+        ids, before = [stored.id for stored in (await history.apage()).messages], items_in(collection_table)
+        told = r"has the format 'langchain', and was read as 'other'.*ChatHistoryStore.session\(...\) reads it"
+        for store in stores:
+            for name, operation in OF_VALUES.items():
+                with pytest.raises(FormatError, match=told):
+                    pytest.fail(f"{name}: {await operation(store.json_session(session_id, format='other'), ids)}")
+        assert items_in(collection_table) == before
 
 
 def test_langchain_is_not_imported(collection_table: str, session_id: str) -> None:

@@ -278,7 +278,7 @@ class TestSessionIndex:
         assert len(expiring) == 1
         assert "session" not in expiring
 
-    @pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.CONFLICT])
+    @pytest.mark.parametrize("fault", [Fault.LOST_RESPONSE, Fault.LATE_ERROR, Fault.RESET, Fault.CONFLICT])
     async def test_counts_once_where_a_request_is_retried(
         self, source: ChatHistoryStore, collection_table: str, session_id: str, proxy: Proxy, fault: Fault
     ) -> None:
@@ -474,6 +474,7 @@ class TestOutcomes:
         assert await outcome(target, source, session_id, delete_source=True) == ("moved", 1, 4)
         assert texts(await read(target, session_id)) == ["1", "2", "overwritten", "later", "secret"]
 
+    @pytest.mark.sampled("history")
     @pytest.mark.parametrize("history", [{"L": [{"S": "no message"}]}, {"S": "no list"}, {"L": [{"B": b"encrypted?"}]}])
     async def test_failed_and_the_others_go_on(
         self,
@@ -1007,7 +1008,8 @@ class TestWhatIsCopied:
 class TestWhoeverIsKilled:
     """At each of a move's requests, before or after it has done its work, and run again."""
 
-    @pytest.mark.parametrize("fault", [Fault.RESET, Fault.LOST_ANSWER, Fault.ZOMBIE])
+    @pytest.mark.sampled("fault")
+    @pytest.mark.parametrize("fault", [Fault.RESET, Fault.LOST_RESPONSE, Fault.LATE_REQUEST])
     async def test_by_a_broken_connection(
         self,
         source: ChatHistoryStore,
@@ -1018,7 +1020,7 @@ class TestWhoeverIsKilled:
         fault: Fault,
     ) -> None:
         moved, finished = list[str](), False
-        proxy.zombie_seconds = 0.2
+        proxy.late_seconds = 0.2
         while not finished:
             moved.append(f"{session_id}-{len(moved)}")
             await source.session(moved[-1]).aadd_messages(THREE)
@@ -1032,7 +1034,7 @@ class TestWhoeverIsKilled:
                 assert again.outcome in {"moved", "absent"}
                 assert again.total == len(THREE)
         assert len(moved) == 9
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         for session in moved:
             assert await read(target, session) == THREE
             assert await read(source, session) == []
@@ -1075,7 +1077,7 @@ class TestWhoeverIsKilled:
         while outcomes != {"absent"}:
             with suppress(ChatHistoryError):
                 outcomes = {one.outcome for one in await migrated(*proxied(MANY), sessions, delete_source=True)}
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         for session in sessions:
             assert await read(target, session) == THREE
             assert await read(source, session) == []

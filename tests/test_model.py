@@ -284,9 +284,10 @@ def alike(found: Any, expected: Any) -> bool:
     return found == expected or same(found, expected)
 
 
+@pytest.mark.sampled
 # Two minutes on two cores that eight programs shared.
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("examples", [4, pytest.param(30, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("examples", [4, pytest.param(20, marks=pytest.mark.stress)])
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
 @pytest.mark.parametrize(
     "layout",

@@ -156,6 +156,7 @@ class Score:
     value: float
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("message", "field", "expected"),
     [

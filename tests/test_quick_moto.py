@@ -172,6 +172,7 @@ def comparable(value: Any) -> Any:
     return [comparable(one) for one in value] if isinstance(value, list) else value
 
 
+@pytest.mark.sampled("seed")
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_responses_are_those_of_moto(clients: list[Any], seed: int) -> None:
     requests = Requests(seed)

@@ -9,10 +9,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Make
+from conftest import PYTEST, Make
 from engines import ROOT
 from proxy import Proxy
 
@@ -48,9 +49,17 @@ def example_table(kms_in: Callable[[str], Any]) -> Iterator[None]:
     chats.close()
 
 
+def command_of(example: str, tests: Path) -> list[str]:
+    if "def test_" not in example:
+        return [sys.executable, "-W", "error::ResourceWarning", "-c", example]
+    tests.write_text(example)
+    settings = ["asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function"]
+    return [*PYTEST, "-W", "error", *(part for setting in settings for part in ("-o", setting)), str(tests)]
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.splitlines()[0])
-def test_example(example: str) -> None:
-    command = [sys.executable, "-W", "error::ResourceWarning", "-c", example]
+def test_example(example: str, tmp_path: Path) -> None:
+    command = command_of(example, tmp_path / "test_example.py")
     environment = os.environ | {"AWS_DEFAULT_REGION": REGION}
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
@@ -86,16 +95,23 @@ def test_a_key_accepts_its_statement(kms: Any) -> None:
 
 
 def test_the_first_screen_has_the_two_commands() -> None:
-    assert COMMANDS[:2] == ['pip install ".[local,cli]" && chathistory demo', "pip install nox && nox"]
+    assert COMMANDS[:2] == ['pip install ".[local,cli]" && chathistory demo', 'pip install "nox[uv]" && nox']
     assert README.index(COMMANDS[1]) < 1200
     assert "&& nox" in COMMANDS[1]
     assert 'nox.options.sessions = ["tests"]' in (ROOT / "noxfile.py").read_text()
 
 
+def test_the_tests_have_a_map() -> None:
+    tests = ROOT / "tests"
+    mapped = (tests / "README.md").read_text()
+    modules = [*tests.glob("test_*.py"), *tests.glob("stress/test_*.py")]
+    assert [path.name for path in modules if path.name not in mapped] == []
+
+
 def test_what_it_links_to_is_there() -> None:
     headings = {f"#{heading.lower().replace(' ', '-')}" for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or target in headings or (ROOT / target).exists(), target
+        assert target.startswith("https://") or target in headings or (ROOT / target.split("#")[0]).exists(), target
 
 
 def test_the_compose_file_pins_localstack() -> None:

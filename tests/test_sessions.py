@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import random
 import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -29,6 +31,7 @@ from chathistory_async import (
     FormatError,
     ItemTooLargeError,
     KeySchemaError,
+    MessageNotFoundError,
     MessageNotStorableError,
     PurgeResult,
     SessionInfo,
@@ -36,8 +39,9 @@ from chathistory_async import (
 )
 from chathistory_async._item_collection.sort_keys import Clock
 from chathistory_async._sync.bridge import run
+from chathistory_async.testing import FakeClock
 
-UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
+UNANSWERED = [Fault.LOST_RESPONSE, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
 
 
@@ -149,6 +153,7 @@ class TestCount:
         info = await info_of(store, f"{session_id}-2")
         assert (info.message_count, info.owner) == (5, owner)
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("synchronous", [False, True])
     async def test_of_a_branch_is_its_owners_whichever_handle_branched_it_off(
         self, store: ChatHistoryStore, session_id: str, owner: str, synchronous: bool
@@ -182,6 +187,7 @@ class TestCount:
         await store.session(session_id).aclear()
         assert (await info_of(store, session_id)).message_count == 0
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("fault", UNANSWERED + NOT_STORED)
     @pytest.mark.parametrize("batch", [1, 3])
     async def test_is_exact_where_a_request_is_retried(
@@ -219,7 +225,7 @@ class TestCount:
                     continue
 
         await asyncio.gather(*(write(writer) for writer in range(6)))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         proxy.schedule = lambda seen: Fault.NONE
         stored = await store.session(session_id).aget_messages()
         assert len(stored) > 50
@@ -414,6 +420,7 @@ class TestFormats:
         with pytest.raises(ValueError, match="format"):
             await new_store().list_sessions(owner, format=name)
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize(
         ("stored", "appended"), [("langchain", "json"), ("json", "langchain"), ("json", "other"), ("other", "json")]
     )
@@ -560,6 +567,49 @@ class TestKeysOfOtherTypes:
         assert await typed_store.delete_session("", key={"SessionId": keys[0]}) == 1
         assert await typed_store.purge_owner(owner) == PurgeResult(4, 14)
 
+    async def test_is_used_by_every_method(
+        self, typed_store: ChatHistoryStore, storage: dict[str, Any], keys: list[Any], owner: str
+    ) -> None:
+        one, copied, other, of_values, _ = ({"SessionId": key} for key in keys)
+        # The same number, spelled in another way.
+        again = {"SessionId": Decimal(f"{keys[0]}.0")} if isinstance(keys[0], int) else one
+        whose = {"owner": owner} if "session_index" in storage else {}
+        async with ChatHistoryStore(typed_store._layout.table_name, **storage) as store:
+            history = store.session("", key=one, **whose)
+            await history.aadd_messages(humans(1, 2, 3))
+            await history.aadd_messages(humans(4), idempotency_key="key")
+            await store.session("", key=other).aadd_messages(humans("other"), idempotency_key="key")
+            [_, second, third, _] = (await history.apage()).messages
+            await history.areplace_message(third.id, HumanMessage("three"))
+            assert await history.apop_message() == HumanMessage("4")
+            await history.adelete_messages([second.id])
+            await store.session("", key=again).aadd_messages(humans(4), idempotency_key="key")
+            assert texts(await store.session("", key=again).aget_messages()) == ["1", "three"]
+            assert texts(await history.aget_messages(limit=1)) == ["three"]
+            assert texts([message async for message in history.aiter()]) == ["1", "three"]
+            branch = await history.acopy_to("", key=copied, up_to=second.id)
+            await history.aclear()
+            assert await history.aget_messages() == []
+            assert (branch.key, texts(await branch.aget_messages())) == (copied, ["1"])
+            assert texts(await store.session("", key=other).aget_messages()) == ["other"]
+            values = store.json_session("", key=of_values, **whose)
+            await values.aadd([1, 2])
+            assert (await values.apop(), await values.aget()) == (2, [1])
+            if whose:
+                assert await store.purge_owner(owner) == PurgeResult(sessions=3, messages=2)
+                assert await branch.aget_messages() == await values.aget() == []
+                assert texts(await store.session("", key=other).aget_messages()) == ["other"]
+
+    @pytest.mark.parametrize("typed_store", ["N"], indirect=True)
+    async def test_of_one_number_has_one_clock_however_it_is_spelled(self, typed_store: ChatHistoryStore) -> None:
+        for number, spelled in ((Decimal(5), Decimal("5.0")), (Decimal("1.5"), Decimal("1.50"))):
+            reader = typed_store.session("", key={"SessionId": spelled})
+            ahead = TestTimes.on_another_host(typed_store.session("", key={"SessionId": number}), 300)
+            await ahead.aadd_messages(humans("read"))
+            assert texts(await reader.aget_messages()) == ["read"]
+            await typed_store.session("", key={"SessionId": number}).aadd_messages(humans("written"))
+            assert texts(await reader.aget_messages()) == ["read", "written"]
+
 
 class TestTitleAndMetadata:
     async def test_a_title_is_set_and_removed(self, store: ChatHistoryStore, session_id: str) -> None:
@@ -669,11 +719,11 @@ class TestLateRequests:
     ) -> None:
         store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
-        proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+        proxy.script(Fault.LATE_REQUEST, operation="UpdateItem")
         await store.set_title(session_id, "older")
         assert (await info_of(store, session_id)).title == "older"
         await store.set_title(session_id, later)
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert (await info_of(store, session_id)).title == later
 
     async def test_give_the_next_session_of_an_id_nothing(
@@ -681,12 +731,12 @@ class TestLateRequests:
     ) -> None:
         store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
-        proxy.script(Fault.ZOMBIE, Fault.NONE, Fault.ZOMBIE, operation="UpdateItem")
+        proxy.script(Fault.LATE_REQUEST, Fault.NONE, Fault.LATE_REQUEST, operation="UpdateItem")
         await store.set_title(session_id, "old")
         await store.update_metadata(session_id, {"old": 1})
         await store.delete_session(session_id)
         await store.session(session_id).aadd_messages(humans(2))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         info = await info_of(store, session_id)
         assert (info.title, info.metadata) == (None, {})
 
@@ -695,11 +745,11 @@ class TestLateRequests:
     ) -> None:
         store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
-        proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+        proxy.script(Fault.LATE_REQUEST, operation="UpdateItem")
         await store.set_title(session_id, "old")
         expire()
         await store.session(session_id).aadd_messages(humans(2))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert (await info_of(store, session_id)).title is None
 
     async def test_to_change_metadata_are_told_from_those_that_found_the_same(
@@ -708,10 +758,10 @@ class TestLateRequests:
         store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
         await store.update_metadata(session_id, {"a": 1})
-        proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+        proxy.script(Fault.LATE_REQUEST, operation="UpdateItem")
         await store.update_metadata(session_id, {"a": 2})
         await store.update_metadata(session_id, {"a": 1})
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert (await info_of(store, session_id)).metadata == {"a": 1}
 
     async def test_are_not_made_again_over_what_came_in_between(
@@ -728,7 +778,7 @@ class TestLateRequests:
                 # The retry, after somebody has seen the title and changed it.
                 run(other.set_title, session_id, "theirs")
                 run(other.update_metadata, session_id, {"theirs": 1})
-            return Fault.LOST_ANSWER if seen.operation == "UpdateItem" and sent == 1 else Fault.NONE
+            return Fault.LOST_RESPONSE if seen.operation == "UpdateItem" and sent == 1 else Fault.NONE
 
         proxy.schedule = schedule
         await store.set_title(session_id, "ours")
@@ -871,11 +921,11 @@ class TestPurging:
             assert await new_store().session(name).aget_messages() == []
 
     async def test_takes_expired_ones_too(
-        self, new_store: NewStore, owner: str, dynamodb: Any, collection_table: str
+        self, new_store: NewStore, owner: str, dynamodb: Any, collection_table: str, clock: FakeClock
     ) -> None:
-        store = new_store(ttl=1)
+        store = new_store(ttl=60)
         [name] = await begin(store, owner, 1)
-        await asyncio.sleep(2.1)
+        clock.advance(60)
         assert (await store.list_sessions(owner, 5)).sessions == []
         await store.purge_owner(owner)
         key = {"SessionId": {"S": name}, "MessageId": {"S": "session"}}
@@ -899,13 +949,13 @@ class TestExpiry:
         assert (info.owner, info.title, info.message_count) == ("another", None, 1)
 
     async def test_of_some_messages_leaves_those_that_never_expire(
-        self, new_store: NewStore, session_id: str, owner: str
+        self, new_store: NewStore, session_id: str, owner: str, clock: FakeClock
     ) -> None:
         await new_store().session(session_id, owner=owner).aadd_messages(humans(1, 2))
-        store = new_store(ttl=1)
+        store = new_store(ttl=60)
         await store.set_title(session_id, "t")
         await store.session(session_id).aadd_messages(humans(3))
-        await asyncio.sleep(2.1)
+        clock.advance(60)
         assert texts(await store.session(session_id).aget_messages()) == ["1", "2"]
         assert (await info_of(store, session_id)).title == "t"
         assert (await store.purge_owner(owner)).messages >= 2
@@ -933,6 +983,62 @@ class TestExpiry:
         await history(1000).aadd_messages(humans(1))
         assert expiry() == 0
         assert (await info_of(new_store(), session_id)).message_count == 5
+
+    @pytest.mark.parametrize("ttls", [(100, 1000, 5000), (100, 1000, None)], ids=["all expire", "some expire"])
+    async def test_is_never_before_a_messages(
+        self,
+        new_store: NewStore,
+        session_id: str,
+        dynamodb: Any,
+        items_in: Callable[[str], list[dict[str, Any]]],
+        collection_table: str,
+        ttls: tuple[int | None, ...],
+    ) -> None:
+        chance, histories = random.Random(2), {ttl: new_store(ttl=ttl).session(session_id) for ttl in ttls}
+
+        async def write() -> None:
+            history = histories[chance.choice(ttls)]
+            stored = (await history.apage(9)).messages
+            if not stored or chance.random() < 0.4:
+                await history.aadd_messages(humans(*range(chance.randint(1, 3))))
+                return
+            one, change = chance.choice(stored).id, chance.choice(["replace", "replace", "delete", "pop"])
+            with suppress(MessageNotFoundError):
+                if change == "replace":
+                    await history.areplace_message(one, HumanMessage("new"))
+                elif change == "delete":
+                    await history.adelete_messages([one])
+                else:
+                    await history.apop_message()
+
+        def expiring() -> list[dict[str, Any]]:
+            """Return the session's item, which is the last one, and its messages."""
+            return [one for one in items_in(collection_table) if "History" in one or "MessageCount" in one]
+
+        def pass_time(seconds: int) -> None:
+            puts = [
+                {"PutRequest": {"Item": one | {"expireAt": {"N": str(int(one["expireAt"]["N"]) - seconds)}}}}
+                for one in expiring()
+                if "expireAt" in one
+            ]
+            dynamodb.batch_write_item(RequestItems={collection_table: puts})
+
+        def check() -> set[float]:
+            """Compare them, and return the expiries of the messages that are left."""
+            *messages, session = [float(one.get("expireAt", {"N": "inf"})["N"]) for one in expiring()]
+            left = {expiry for expiry in messages if expiry > time.time()}
+            assert session >= max(left, default=0)
+            return left
+
+        found = []
+        for _ in range(12):
+            await asyncio.gather(*(write() for _ in range(chance.randint(1, 3))))
+            found.append(check())
+            if chance.random() < 0.3:
+                pass_time(chance.choice([90, 900, 4900]))
+                found.append(check())
+        assert any(len(left) > 1 for left in found)
+        assert any(math.inf in left for left in found) == (None in ttls)
 
 
 AWKWARD = ["a", "a#b", "a%23b", "a%", "#", "%", "", "a#", "#a", "%2523", "session", "名#", "a##b", "'\"\\", "\x00"]
@@ -1001,7 +1107,7 @@ class TestWithoutIt:
         assert ChatHistoryStore("t", primary_key_name=name).session("s").key == {name: "s"}
         for option in ("primary_key_name", "sort_key_name", "history_messages_key", "ttl_key_name"):
             options: dict[str, Any] = {option: name}
-            with pytest.raises(ValueError, match="names must differ"):
+            with pytest.raises(ValueError, match="Two attributes have the name"):
                 ChatHistoryStore("t", session_index=True, **options)
 
 

@@ -44,7 +44,7 @@ class Signer(NamedTuple):
             body: the whole body.
             seconds: the time of signing, in seconds since the epoch; None for now.
         """
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+        stamp = _stamp(int(time.time() if seconds is None else seconds))
         # The names are in lower case and sorted, as the signature requires. The values have no white space to fold.
         signed = {"content-type": _CONTENT_TYPE, "host": self.host, "x-amz-date": stamp}
         if credentials.token:
@@ -55,19 +55,26 @@ class Signer(NamedTuple):
         request = f"POST\n/\n\n{lines}\n\n{names}\n{hashlib.sha256(body).hexdigest()}"
         scope = f"{stamp[:8]}/{self.region}/{self.service}/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-        signature = hmac.digest(_key(credentials.secret_key, scope), text.encode(), "sha256").hex()
+        signature = _keyed(credentials.secret_key, scope).copy()
+        signature.update(text.encode())
         credential = f"{credentials.access_key}/{scope}"
         signed["authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={signature}"
+            f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={signature.hexdigest()}"
         )
         return signed
 
 
+# Many requests are signed in the same second.
+@functools.lru_cache(1)
+def _stamp(seconds: int) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+
+
 # A signing key is valid for a day. Deriving it for each request would take two fifths of the time of a signature:
-# OpenSSL 3 takes 4 µs for an HMAC.
+# OpenSSL 3 takes 4 µs for an HMAC. A copy of one that has its key already takes half of that.
 @functools.lru_cache(16)
-def _key(secret_key: str, scope: str) -> bytes:
+def _keyed(secret_key: str, scope: str) -> hmac.HMAC:
     key = f"AWS4{secret_key}".encode()
     for step in scope.split("/"):
         key = hmac.digest(key, step.encode(), "sha256")
-    return key
+    return hmac.new(key, digestmod="sha256")

@@ -131,6 +131,23 @@ def number_text(value: int | float | Decimal) -> str:
     return str(exact)
 
 
+def key_number_text(value: int | Decimal) -> str:
+    """Return the text of a number that is a key.
+
+    Equal numbers have the same text. To DynamoDB, 5, 5.0 and 5E0 are the same key, and so are 0 and -0.
+
+    Raises:
+        Unstorable: as for ``number_text``.
+    """
+    text = number_text(value)
+    if isinstance(value, int):
+        return text
+    number = Decimal(text)
+    if number == number.to_integral_value():
+        return number_text(int(number))
+    return str(number.normalize(_EXACT))
+
+
 def _decimal_of(value: int | float | Decimal) -> Decimal:
     if isinstance(value, float):
         if value.is_integer() and abs(value) < FIRST_AMBIGUOUS_INTEGER:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import TypeAlias
 
-from .attribute_values import MAX_KEY_BYTES, AttributeValue, bytes_of, number_text, plain_text, size_of
+from .attribute_values import MAX_KEY_BYTES, AttributeValue, bytes_of, key_number_text, plain_text, size_of
 from .unstorable import Unstorable, with_article
 
 KeyValue: TypeAlias = "str | int | Decimal | bytes"
@@ -77,7 +77,7 @@ def _encode_key_value(name: str, value: object) -> AttributeValue:
         raise TypeError(f"The key attribute {name!r} must be a str, int, Decimal or bytes, not {type(value).__name__}")
     try:
         if isinstance(value, (int, Decimal)):
-            return {"N": number_text(value)}
+            return {"N": key_number_text(value)}
         return {"S": plain_text(value)} if isinstance(value, str) else {"B": bytes(value)}
     except Unstorable as unstorable:
         raise ValueError(f"The key attribute {name!r} cannot be stored: {unstorable.reason}") from None

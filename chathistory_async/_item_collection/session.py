@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime, timezone
 from time import monotonic
 from typing import Generic, TypeVar
 
 from .._codec.format import LANGCHAIN_NAME
-from .._session import Access, Session, Stored, StoredPage, leaves_no_plaintext, now, smaller
+from .._cooperative import Slices
+from .._session import Access, Session, Stored, StoredPage, leaves_no_plaintext, smaller
 from .._settings import check_positive
+from .._wall_clock import now
 from ..errors import AccessDeniedError, ChatHistoryError, FormatError, KmsKeyError, UndecodableItemError
 from .bodies import Bodies
 from .edits import Edits
@@ -19,6 +21,7 @@ from .idempotency import Once
 from .layout import ItemCollection
 from .reader import PlainPage, Reader
 from .records import MAX_TYPES, Record, Wanted, wanted_of
+from .requests import Together
 from .sort_keys import RecordPosition, SortKey, message_id_of, parse_id
 from .writer import NewRecord, RecordWriter
 
@@ -125,10 +128,24 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
                     for error in await self._unreadable_in(record):
                         yield error
 
-    async def append(self, values: Sequence[Value], idempotency_key: str | None = None) -> None:
+    async def append(
+        self,
+        values: Sequence[Value],
+        idempotency_key: str | None = None,
+        together: Callable[[SortKey], Together] | None = None,
+    ) -> None:
         """Append a batch as one record, in order and after all values that were seen: all of it or nothing.
 
         A batch larger than history_size is cut: only its last history_size values are stored.
+
+        Args:
+            values: the batch.
+            idempotency_key: as for ``JsonSession.aadd``.
+            together: returns what the same transaction writes, from the sort key of the record. Only for a session in
+                the index.
+
+        Raises:
+            Overtaken: what ``together`` has returned no longer fits the session's item. Nothing was written.
         """
         values = list(values)
         if not values:
@@ -147,8 +164,9 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         body = await self._bodies.pack(key, texts, range(len(texts)), types)
         await self._writer.check_table()
         items = self._layout.items_of(key, body, self._layout.expiry(now()))
-        self._edits.check_size(items, len(texts))
-        before = await self._writer.store(NewRecord(key, items, len(texts), began, once))
+        beside = None if together is None else together(key)
+        self._edits.check_size(items, len(texts), () if beside is None else beside.items)
+        before = await self._writer.store(NewRecord(key, items, len(texts), began, once, beside))
         if before is not None:
             self._reader.clock.see(before)
         self._reader.wrote(len(texts))
@@ -217,11 +235,13 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
                     yield records[start : start + _DECODED_AT_ONCE]
 
     async def _stored(self, wanted: Sequence[Wanted]) -> list[Stored[Value]]:
-        return [
-            Stored(message_id_of(one.record.key, position), value, _created_at(one.record.key))
-            for one, values in zip(wanted, await self._bodies.decode(wanted), strict=True)
-            for position, value in zip(_positions(one), values, strict=True)
-        ]
+        stored, slices = list[Stored[Value]](), Slices()
+        for one, values in zip(wanted, await self._bodies.decode(wanted), strict=True):
+            await slices.checkpoint()
+            key, created_at = one.record.key, _created_at(one.record.key)
+            ids = (message_id_of(key, position) for position in _positions(one))
+            stored += [Stored(id_, value, created_at) for id_, value in zip(ids, values, strict=True)]
+        return stored
 
     async def _unreadable_in(self, record: Record) -> list[ChatHistoryError]:
         try:

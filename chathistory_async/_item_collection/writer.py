@@ -9,12 +9,22 @@ from typing import Any, NamedTuple, Protocol
 from .._aws.calls import pause
 from .._cooperative import at_most
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled
-from .._session import Access, now
+from .._session import Access
+from .._wall_clock import now
 from ..errors import EndpointError, ThrottledError, wrong_key
 from .idempotency import Once
 from .layout import MAX_TRANSACTION_ITEMS, ItemCollection, Items
 from .records import Record
-from .requests import TOMBSTONE_SECONDS, Action, batch_write, new_token, put_items, request_of, sweep_parts
+from .requests import (
+    TOMBSTONE_SECONDS,
+    Action,
+    Together,
+    batch_write,
+    new_token,
+    put_items,
+    request_of,
+    sweep_parts,
+)
 from .sort_keys import SortKey
 
 # Batches of 25 items each. More at once would only be throttled by the partition.
@@ -33,6 +43,7 @@ class NewRecord(NamedTuple):
         length: how many values it has.
         began: when its sort key was made, by ``monotonic``.
         once: its idempotency key and batch, or None without a key.
+        together: what the same transaction writes, or None for nothing else.
     """
 
     key: SortKey
@@ -40,10 +51,15 @@ class NewRecord(NamedTuple):
     length: int
     began: float
     once: Once | None = None
+    together: Together | None = None
 
     def actions(self, layout: ItemCollection) -> list[Action]:
         marker = [] if self.once is None else [self.once.put(layout, self.key, now())]
         return [*put_items(layout, self.items), *marker]
+
+
+class Overtaken(Exception):
+    """A record was not stored, because another writer has changed the session's item. See ``Together.seen``."""
 
 
 class NotWritten(Exception):
@@ -87,6 +103,7 @@ class RecordWriter(Protocol):
 
         Raises:
             IdempotencyKeyReusedError: the key was used to store a different batch.
+            Overtaken: ``record.together`` no longer fits the session's item.
         """
 
     async def change(self, actions: Sequence[Action], token: str, removed: int) -> None:

@@ -13,7 +13,6 @@ from .._aws.calls import call, pause
 from .._aws.clients import Clients
 from .._codec.format import LANGCHAIN_NAME
 from .._expressions import number_value
-from .._item_collection.idempotency import delete_markers, query_markers
 from .._item_collection.layout import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection
 from .._item_collection.reader import Reader
 from .._item_collection.records import Record
@@ -22,18 +21,21 @@ from .._item_collection.sort_keys import SortKey
 from .._item_collection.writer import (
     NewRecord,
     NotWritten,
+    Overtaken,
     Writer,
     check_age,
     check_stored,
     condition_failed,
 )
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled, transaction
-from .._session import Access, Attempts, now
+from .._session import Access, Attempts
+from .._wall_clock import now
 from ..errors import ChatHistoryError, FormatError, ServiceError, SessionRef, UndecodableItemError
 from .flags import counts_all, flags_over, may_count_all, new_flag
 from .owner_index import INDEX_NAME, query_sessions
 from .requests import SessionItem
 from .stored import MESSAGE_COUNT, DamagedAttribute, format_of, is_alive
+from .value_ids import found, query_all_but_records
 
 # Attempts to store a counted number while others write to the session. After these the flags stay, and readers count.
 _RECOUNTS = 4
@@ -55,6 +57,7 @@ class CountingWriter:
         reader: reads the session's records.
         writer: makes the writes that are not counted.
         summary: the session's item in the index.
+        listed: whether the table must have the index. If not, the session has an item, but no owner lists it.
     """
 
     max_items = MAX_TRANSACTION_ITEMS - 2
@@ -62,13 +65,21 @@ class CountingWriter:
     changed_at_once = 1
 
     def __init__(
-        self, layout: ItemCollection, access: Access, reader: Reader, writer: Writer, summary: SessionItem
+        self,
+        layout: ItemCollection,
+        access: Access,
+        reader: Reader,
+        writer: Writer,
+        summary: SessionItem,
+        *,
+        listed: bool = True,
     ) -> None:
         self._layout = layout
         self._access = access
         self._reader = reader
         self._writer = writer
         self._summary = summary
+        self._listed = listed
         # The flags of this handle's sweeps that have removed all their items.
         self._done_flags: set[str] = set()
 
@@ -78,17 +89,21 @@ class CountingWriter:
         Raises:
             KeySchemaError: it has none.
         """
-        await check_index(self._access.clients, self._summary, self._access.ref)
+        if self._listed:
+            await check_index(self._access.clients, self._summary, self._access.ref)
 
     async def store(self, record: NewRecord) -> SortKey | None:
         """Store a record and count its messages, in one transaction. See ``RecordWriter``."""
         is_first, self._reader.found_nothing = self._reader.found_nothing, False
         token, seen, attempts = new_token(), None, self._access.attempts()
+        others = [] if record.together is None else record.together.items
+        puts = [{"Put": {"TableName": self._layout.table_name, "Item": item}} for item in others]
         while True:
             await attempts.begin()
             check_age(self._access, record)
             revision = f"{token}-{attempts.number}"
-            actions = [*record.actions(self._layout), self._count_added(record, revision, seen, is_first=is_first)]
+            counting = self._count_added(record, revision, seen, is_first=is_first)
+            actions = [*record.actions(self._layout), *puts, counting]
             try:
                 await self._send(transaction(actions, revision), attempts)
             except TransactionCanceled as canceled:
@@ -99,6 +114,8 @@ class CountingWriter:
                 check_format(self._access, self._summary, seen)
                 if seen is not None and await self.repair(seen, attempts):
                     seen = None
+                elif record.together is not None and record.together.is_overtaken(self._alive(seen)):
+                    raise Overtaken from None
             else:
                 return None
 
@@ -144,14 +161,17 @@ class CountingWriter:
         if self._done_flags:
             await self._recount()
 
-    async def forget_idempotency_keys(self) -> None:
-        """Delete the markers of the session's idempotency keys."""
+    async def forget_ids(self) -> list[str]:
+        """Delete the session's idempotency keys and ids of values, and return the names of its subsessions."""
+        names: list[str] = []
         start_key = None
         while True:
-            items, start_key = await self._reader.query(query_markers(self._layout, start_key))
-            await self._writer.batch_write(delete_markers(self._layout, items))
+            items, start_key = await self._reader.query(query_all_but_records(self._layout, start_key))
+            on_page = found(self._layout, items)
+            names += on_page.subsessions
+            await self._writer.batch_write(on_page.others)
             if start_key is None:
-                return
+                return names
 
     async def item(self) -> Item | None:
         """Return the session's item by a strongly consistent read, or None if there is no item."""
@@ -189,9 +209,12 @@ class CountingWriter:
 
     def _count_added(self, record: NewRecord, revision: str, seen: Item | None, *, is_first: bool) -> Action:
         added = (record.length, record.key, now(), revision)
-        if seen is not None and not is_alive(self._layout, seen, now()):
-            return self._summary.begin_anew(*added, is_first=is_first)
-        return self._summary.count_added(*added, seen, is_first=is_first)
+        if seen is not None and self._alive(seen) is None:
+            return self._summary.begin_anew(*added, is_first=is_first, together=record.together)
+        return self._summary.count_added(*added, seen, is_first=is_first, together=record.together)
+
+    def _alive(self, item: Item | None) -> Item | None:
+        return item if item is not None and is_alive(self._layout, item, now()) else None
 
     async def _send(self, request: Request, attempts: Attempts) -> None:
         """Send a transaction that counts. If it fails and the session's item is damaged, repair the item and resend.

@@ -1,4 +1,4 @@
-"""The demo: several conversations at the same time, on an embedded engine."""
+"""The demo: several conversations at the same time, and agents of each framework, on an embedded engine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from ..local import local_engine
 from ..store import ChatHistoryStore
+from .demo_agents import AGENTS, OWNER
 from .errors import Failed
 
 TABLE = "ChatHistory"
@@ -20,13 +21,14 @@ CONVERSATIONS = {
         ("Why?", "0.1 has no finite form in it."),
     ],
 }
+QUESTIONS = ["I am Dora.", "Who am I?"]
 
 
 @click.command(short_help="Hold conversations on an embedded engine, without AWS.")
 def demo() -> None:
-    """Hold several conversations at the same time on an embedded engine, and read them back.
+    """Hold conversations on an embedded engine, some of them at the same time and some by agents, and read them back.
 
-    Needs neither an AWS account nor Docker. Keeps no data.
+    There is an agent of each framework that is installed. Needs neither an AWS account nor Docker. Keeps no data.
     """
     try:
         asyncio.run(_demo())
@@ -37,24 +39,26 @@ def demo() -> None:
 async def _demo() -> None:
     session = aioboto3.Session(aws_access_key_id="demo", aws_secret_access_key="demo", region_name="us-east-1")
     click.echo("Starting the embedded engine …")
-    async with local_engine() as endpoint_url:
-        async with ChatHistoryStore(TABLE, endpoint_url=endpoint_url, boto3_session=session) as store:
-            await store.create_table()
-            click.echo(f"Created the table {TABLE} on {endpoint_url}.\n")
+    async with (
+        local_engine() as endpoint_url,
+        ChatHistoryStore(TABLE, endpoint_url=endpoint_url, boto3_session=session, session_index=True) as store,
+    ):
+        await store.create_table()
+        click.echo(f"Created the table {TABLE} on {endpoint_url}.\n")
 
-            await asyncio.gather(*(_converse(store, name) for name in CONVERSATIONS))
-            click.secho(
-                f"Held {len(CONVERSATIONS)} conversations at once. The messages, read by the async API:", bold=True
-            )
-            for name in CONVERSATIONS:
-                click.echo(f"\n[{name}]")
-                for message in await store.session(name).aget_messages():
-                    click.echo(f"{message.type:>6}: {message.content}")
+        await asyncio.gather(*(_converse(store, name) for name in CONVERSATIONS))
+        click.secho(f"Held {len(CONVERSATIONS)} conversations at once. The messages, read by the async API:", bold=True)
+        for name in CONVERSATIONS:
+            click.echo(f"\n[{name}]")
+            for message in await store.session(name).aget_messages():
+                click.echo(f"{message.type:>6}: {message.content}")
 
         click.secho("\nThe same messages, read by the synchronous API:\n", bold=True)
         # In a separate thread: a synchronous call would block this event loop.
         for transcript in await asyncio.to_thread(_read_synchronously, endpoint_url, session):
             click.echo(transcript)
+
+        await _let_agents_talk(store)
 
 
 async def _converse(store: ChatHistoryStore, name: str) -> None:
@@ -64,6 +68,22 @@ async def _converse(store: ChatHistoryStore, name: str) -> None:
     for question, answer in CONVERSATIONS[name]:
         await history.aadd_messages([HumanMessage(question)])
         await history.aadd_messages([AIMessage(answer)])
+
+
+async def _let_agents_talk(store: ChatHistoryStore) -> None:
+    click.secho("Agents on the same table, a new one for each turn. Their models are made up:", bold=True)
+    for extra, agent in AGENTS.items():
+        click.echo(f"\n[{extra}]")
+        try:
+            ask = agent(store)
+        except ModuleNotFoundError:
+            click.echo(f"  It is not installed: pip install 'chathistory-async[{extra}]'")
+            continue
+        for question in QUESTIONS:
+            click.echo(f" human: {question}\n    ai: {await ask(question)}")
+    click.secho(f"\nThe sessions of {OWNER!r} in the session index:\n", bold=True)
+    for info in (await store.list_sessions(OWNER)).sessions:
+        click.echo(f"{info.session_id!s}: {info.message_count} values of the format {info.format}")
 
 
 def _read_synchronously(endpoint_url: str, session: aioboto3.Session) -> list[str]:

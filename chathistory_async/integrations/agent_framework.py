@@ -1,0 +1,212 @@
+"""The history of Microsoft Agent Framework's agents in a ``ChatHistoryStore``. Needs the extra ``agent-framework``."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+try:
+    from agent_framework import HistoryProvider, Message
+except ModuleNotFoundError as error:
+    advice = "pip install 'chathistory-async[agent-framework]'"
+    text = f"DynamoDBHistoryProvider needs the Microsoft Agent Framework: {advice}"
+    raise ModuleNotFoundError(text, name=error.name) from error
+
+from .._cooperative import in_slices
+from .._settings import check_positive
+from ..errors import SessionRef, UndecodableItemError
+
+if TYPE_CHECKING:
+    from .._opening import Key
+    from ..json_session import JsonSession
+    from ..store import ChatHistoryStore
+
+FORMAT = "agent-framework"
+"""The format of the stored messages, for ``ChatHistoryStore.list_sessions`` and ``json_session``."""
+
+Chosen = TypeVar("Chosen")
+PerSession: TypeAlias = Callable[[str, Mapping[str, Any]], Chosen]
+
+
+class DynamoDBHistoryProvider(HistoryProvider):
+    """Loads a session's messages before each run of an agent, and stores the messages of the run after it.
+
+    Use it as ``Agent(client, context_providers=[DynamoDBHistoryProvider(store)])``, and run the agent with
+    ``session=AgentSession(session_id="alice")``. One provider serves all sessions, agents and event loops of an
+    application. It does no I/O when it is made, and need not be closed; the store stays the caller's. Agents that run
+    on one session with the same provider share its history.
+
+    Messages are stored as ``Message.to_dict`` returns them, as JSON values of the format "agent-framework", with the
+    store's encryption, expiry and session index. ``to_dict`` leaves out ``raw_representation``, and values of
+    ``additional_properties`` that the framework cannot serialize. ``store.json_session(session_id,
+    format="agent-framework")`` reads the same messages with their ids and times. Not stored is the rest of an
+    ``AgentSession``: its ``state`` and the checkpoints of workflows. ``store.delete_session(session_id)`` deletes the
+    stored messages only.
+
+    A run that fails stores nothing, because the framework saves the messages of a run at its end. With
+    ``require_per_service_call_history_persistence`` of the agent, it saves them after each call of the model. A run
+    without ``session=`` is stored under a random id that the framework makes up. If the agent has a client that keeps
+    the history on its server, pass ``load_messages=False``.
+
+    Args:
+        store: the store, with the layout "item_collection".
+        source_id: the provider's id, unique among the context providers of an agent.
+        owner: the owner whose list of sessions new sessions are in: an id, or a function that takes the session's id
+            and the provider's state (``session.state[source_id]``) and returns an id or None. Needs a store with
+            ``session_index``.
+        key: a function that takes the same arguments and returns the session's whole key, as for
+            ``ChatHistoryStore.session``. Required if the store has ``key_parts``. With None, the session's id is the
+            key. Two providers that write to one table need different keys.
+        limit: the maximum number of messages that are loaded, counted from the latest; None for all. Older messages
+            stay stored. If older messages exist, the loaded ones begin with the first user message among them, or if
+            there is none, not with the result of a function. Model providers reject a result whose call was cut off.
+        load_messages: whether messages are loaded before a run. False for a record that is only written.
+        store_inputs: whether a run's input messages are stored.
+        store_context_messages: whether messages that other context providers add to a run are stored.
+        store_context_from: the ids of the context providers whose messages are stored, or None for all.
+        store_outputs: whether a run's response messages are stored.
+
+    Raises:
+        ValueError: ``limit`` is not a positive integer.
+    """
+
+    def __init__(
+        self,
+        store: ChatHistoryStore,
+        *,
+        source_id: str = "dynamodb",
+        owner: str | PerSession[str | None] | None = None,
+        key: PerSession[Key] | None = None,
+        limit: int | None = None,
+        load_messages: bool = True,
+        store_inputs: bool = True,
+        store_context_messages: bool = False,
+        store_context_from: set[str] | None = None,
+        store_outputs: bool = True,
+    ) -> None:
+        check_positive("limit", limit)
+        super().__init__(
+            source_id,
+            load_messages=load_messages,
+            store_inputs=store_inputs,
+            store_context_messages=store_context_messages,
+            store_context_from=store_context_from,
+            store_outputs=store_outputs,
+        )
+        self._store = store
+        self._owner = owner
+        self._key = key
+        self._limit = limit
+
+    async def get_messages(
+        self, session_id: str | None, *, state: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Message]:
+        """Return the session's messages, oldest first, or an empty list if there is no session or no session id.
+
+        One ``Query`` for each megabyte. With ``limit``, one ``Query`` reads little more than the requested messages.
+
+        Args:
+            session_id: the session's id, or None.
+            state: the provider's state, which is passed to the functions ``owner`` and ``key``.
+            **kwargs: no effect; the framework's interface has them.
+
+        Raises:
+            UndecodableItemError: a stored value is not a message that this version of the framework knows.
+            LayoutError, TypeError, ValueError: as for ``ChatHistoryStore.json_session``.
+            ChatHistoryError: as for ``JsonSession.aget``.
+        """
+        if not session_id:
+            return []
+        session = self._session(session_id, state)
+        # One more message than the limit shows whether older messages exist.
+        values = await session.aget(None if self._limit is None else self._limit + 1)
+        messages = await in_slices(lambda value, _: _message_of(value, session), values)
+        return messages if self._limit is None or len(messages) <= self._limit else _without_cut_off_turn(messages[1:])
+
+    async def save_messages(
+        self,
+        session_id: str | None,
+        messages: Sequence[Message],
+        *,
+        state: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append messages: all or none, contiguous and in order, and exactly once however often the request is retried.
+
+        Usually one ``PutItem``, or one ``TransactWriteItems`` in a store with a session index. If a message has a
+        ``message_id``, a ``Query`` reads as many of the latest messages first: if the batch begins with messages that
+        are already stored, they are not stored again. That happens if a client sends the whole conversation with each
+        run. Stored messages are recognized by their ids, and between them by role and contents; messages without any
+        id are always stored. Without a session id, or without messages, nothing is sent.
+
+        Args:
+            session_id: the session's id, or None.
+            messages: the messages, any number of them.
+            state: as for ``get_messages``.
+            **kwargs: no effect; the framework's interface has them.
+
+        Raises:
+            ItemTooLargeError: the messages do not fit into one transaction of 4 MB after compression. Nothing was
+                written.
+            LayoutError, TypeError, ValueError: as for ``ChatHistoryStore.json_session``.
+            ChatHistoryError: as for ``JsonSession.aadd``.
+        """
+        if not session_id or not messages:
+            return
+        session = self._session(session_id, state)
+        values = await in_slices(lambda message, _: message.to_dict(), messages)
+        if any(message.message_id for message in messages):
+            values = values[_number_stored(await session.aget(len(values)), values) :]
+        await session.aadd(values)
+
+    def _session(self, session_id: str, state: Mapping[str, Any] | None) -> JsonSession:
+        state = state or {}
+        key = None if self._key is None else self._key(session_id, state)
+        owner = self._owner(session_id, state) if callable(self._owner) else self._owner
+        return self._store.json_session(session_id, key=key, owner=owner, format=FORMAT)
+
+
+def _message_of(value: Any, session: JsonSession) -> Message:
+    """Return the message of a stored value.
+
+    Raises:
+        UndecodableItemError: the value is not a message, or of a kind that this version of the framework does not know.
+    """
+    try:
+        return Message.from_dict(value)
+    except Exception as error:  # noqa: BLE001  # from_dict calls constructors, which raise whatever they raise
+        reason = type(error).__name__
+    # Raised outside the handler, so that it does not refer to the original error, which may quote stored content.
+    text = f"A stored value is not a message that this version of agent-framework knows ({reason})"
+    advice = f"json_session(..., format={FORMAT!r}).apage() returns the values with their ids"
+    raise UndecodableItemError(f"{text}: {advice}", SessionRef(session.table_name, session.key))
+
+
+def _without_cut_off_turn(messages: list[Message]) -> list[Message]:
+    """Return the messages from the first user message on, or if there is none, without results at the beginning."""
+    roles = [message.role for message in messages]
+    if "user" in roles:
+        return messages[roles.index("user") :]
+    return messages[next((at for at, role in enumerate(roles) if role != "tool"), len(roles)) :]
+
+
+def _number_stored(stored: Sequence[Mapping[str, Any]], values: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many values at the beginning of a batch are stored already, as the latest values of the session.
+
+    At least one of them must have a stored id: two turns of the same words are two turns.
+    """
+    for number in range(len(values), 0, -1):
+        # Backwards, and only as far as both go: a client's conversation may begin before the oldest stored value.
+        pairs = [*itertools.takewhile(_are_same, zip(reversed(stored), values[number - 1 :: -1], strict=False))]
+        if len(pairs) == min(len(stored), number) and any(value.get("message_id") for _, value in pairs):
+            return number
+    return 0
+
+
+def _are_same(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> bool:
+    one, other = pair
+    ids = one.get("message_id"), other.get("message_id")
+    if all(ids):
+        return ids[0] == ids[1]
+    return (one["role"], one["contents"]) == (other["role"], other["contents"])
