@@ -216,7 +216,7 @@ def test_tail_follows_a_session(store: ChatHistoryStore, session_id: str, option
         (["--profile", "nowhere"], "There is no AWS profile 'nowhere': check --profile"),
         (["--endpoint-url", "http://127.0.0.1:9"], "DynamoDB's endpoint does not answer"),
         (["--endpoint-url", "nowhere"], "nowhere"),
-        (["--primary-key-name", ""], "must differ and not be empty"),
+        (["--primary-key-name", ""], "must be text that is not empty"),
     ],
 )
 def test_settings_that_do_not_work_are_one_line(option: list[str], said: str, options: list[str]) -> None:
