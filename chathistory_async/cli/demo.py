@@ -64,7 +64,7 @@ async def _demo() -> None:
 async def _converse(store: ChatHistoryStore, name: str) -> None:
     from langchain_core.messages import AIMessage, HumanMessage
 
-    history = store.session(name)
+    history = store.session(name, owner=OWNER)
     for question, answer in CONVERSATIONS[name]:
         await history.aadd_messages([HumanMessage(question)])
         await history.aadd_messages([AIMessage(answer)])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Ask: TypeAlias = Callable[[str], Awaitable[str]]
 
-OWNER = "dora"
+OWNER = "demo"
 
 
 def _answer(number: int) -> str:
