@@ -56,6 +56,10 @@ WITHOUT_OTHER_PLUGINS = ["-p", "no:langsmith_plugin", "-p", "no:hypothesispytest
 PYTEST = [sys.executable, "-m", "pytest", *WITHOUT_OTHER_PLUGINS]
 
 
+# What a fixture of a wider scope needs where a test has taken its settings away.
+AWS_SETTINGS: dict[str, str] = {}
+
+
 def set_aws_settings(environment: MutableMapping[str, str], engine: Engine) -> None:
     """Leave no AWS setting of whoever runs the tests: a profile of theirs is not in the tests' empty config file."""
     for name in [name for name in environment if name.startswith("AWS_")]:
@@ -69,6 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[ENGINE] = engine.__enter__()
     config.stash[STOP] = engine
     set_aws_settings(os.environ, config.stash[ENGINE])
+    AWS_SETTINGS.update((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -191,7 +196,10 @@ def collection_table(engine: Engine) -> Iterator[str]:
 @contextmanager
 def created_table(**options: Any) -> Iterator[str]:
     store = ChatHistoryStore(f"chat-{uuid.uuid4().hex}", **options)
-    run(store.create_table)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in AWS_SETTINGS.items():
+            patch.setenv(name, value)
+        run(store.create_table)
     yield store._layout.table_name
     run(store.delete_table)
     store.close()
