@@ -28,9 +28,11 @@ def install(session: nox.Session) -> None:
     session.env["PYTHONSAFEPATH"] = "1"
 
 
-def run_suite(session: nox.Session, *arguments: str) -> None:
-    # One more than there are cores: tests also wait, for the engine, for a time-out or for other processes.
-    processes = min(4, (os.cpu_count() or 1) + 1)
+CORES = os.cpu_count() or 1
+
+
+# One process more than there are cores: tests also wait, for the engine, for a time-out or for other processes.
+def run_suite(session: nox.Session, *arguments: str, processes: int = min(4, CORES + 1)) -> None:
     session.run("pytest", f"--numprocesses={processes}", "--dist=worksteal", *arguments)
 
 
@@ -45,7 +47,8 @@ def tests(session: nox.Session) -> None:
 def stress(session: nox.Session) -> None:
     """The long runs of the suite, and histories of processes that are killed, other ones each time."""
     install(session)
-    run_suite(session, "-m", "stress", *session.posargs)
+    # Most of the long runs wait, for late requests or between retries.
+    run_suite(session, "-m", "stress", *session.posargs, processes=3 * CORES)
 
 
 @nox.session(python=nox.project.python_versions(PYPROJECT))
