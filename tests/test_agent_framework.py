@@ -313,6 +313,7 @@ class TestConversationsThatAreSentWhole:
             ([U1, assistant("a1")], [U1, assistant("a1"), U2, assistant("a2")], ["u2", "a2"]),
             # The same words, but not the same messages.
             ([user("yes"), assistant("ok")], [user("yes"), assistant("ok")], ["yes", "ok"]),
+            ([user("yes"), assistant("ok")], [user("yes", "9"), assistant("ok")], ["yes", "ok"]),
             ([user("yes"), A1], [user("yes"), assistant("a1", "9")], ["yes", "a1"]),
             ([user("other"), A1], [user("yes"), A1, U2], ["yes", "a1", "u2"]),
         ],

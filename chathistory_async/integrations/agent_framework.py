@@ -199,7 +199,7 @@ def _number_stored(stored: Sequence[Mapping[str, Any]], values: Sequence[Mapping
     for number in range(len(values), 0, -1):
         # Backwards, and only as far as both go: a client's conversation may begin before the oldest stored value.
         pairs = [*itertools.takewhile(_are_same, zip(reversed(stored), values[number - 1 :: -1], strict=False))]
-        if len(pairs) == min(len(stored), number) and any(value.get("message_id") for _, value in pairs):
+        if len(pairs) == min(len(stored), number) and any(all(one.get("message_id") for one in pair) for pair in pairs):
             return number
     return 0
 
