@@ -296,6 +296,9 @@ U1, A1, U2, A2, U3, A3 = (
 )
 
 
+RESULT = Message("tool", [Content.from_function_result("call-look", result="rain")])
+
+
 class TestConversationsThatAreSentWhole:
     @pytest.mark.parametrize(
         ("stored", "sent", "added"),
@@ -315,7 +318,16 @@ class TestConversationsThatAreSentWhole:
             ([user("yes"), assistant("ok")], [user("yes"), assistant("ok")], ["yes", "ok"]),
             ([user("yes"), assistant("ok")], [user("yes", "9"), assistant("ok")], ["yes", "ok"]),
             ([user("yes"), A1], [user("yes"), assistant("a1", "9")], ["yes", "a1"]),
-            ([user("other"), A1], [user("yes"), A1, U2], ["yes", "a1", "u2"]),
+            # A client has edited what was said before.
+            ([user("other"), A1], [user("yes"), A1, U2], ["u2"]),
+            # Another agent has written to the session, or the client hides the calls of functions.
+            ([U1, A1, assistant("note", "n")], [U1, A1, U2, A2], ["u2", "a2"]),
+            ([U1, assistant("note"), A1], [U1, A1, U2, A2], ["u2", "a2"]),
+            ([U1, calls("look"), RESULT, A1], [U1, A1, U2, A2], ["u2", "a2"]),
+            ([U1, calls("look"), RESULT, A1, U2, A2], [U1, A1, U2, A2, U3, A3], ["u3", "a3"]),
+            # The client has its own ids for answers.
+            ([U1, A1], [U1, assistant("a1", "mine"), U2, A2], ["u2", "a2"]),
+            ([U1, user("again", "6")], [U1, user("again", "7")], ["again"]),
         ],
     )
     async def test_are_stored_once(
@@ -551,6 +563,15 @@ class TestConcurrency:
             assert len(await provider.get_messages(session_id)) == 2000
         assert long_steps == []
 
+    async def test_equal_messages_do_not_hold_the_loop(
+        self, provider: DynamoDBHistoryProvider, session_id: str, long_steps: list[str]
+    ) -> None:
+        same = [user("go on")] * 2000
+        await provider.save_messages(session_id, same)
+        long_steps.clear()
+        await provider.save_messages(session_id, [*same, user("stop", "1")])
+        assert long_steps == []
+
 
 class TestErrors:
     async def test_of_the_library_reach_the_caller_unchanged(
@@ -586,6 +607,15 @@ class TestErrors:
         assert caught.value.session_key == {"SessionId": session_id}
         assert "secret" not in str(caught.value)
         assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+    async def test_of_values_that_are_no_messages_do_not_stop_the_record(
+        self, stores: NewStore, session_id: str
+    ) -> None:
+        values = stores().json_session(session_id, format=FORMAT)
+        await values.aadd(["x", {"message_id": ["1"]}, None])
+        await DynamoDBHistoryProvider(stores()).save_messages(session_id, [U1, A1])
+        await DynamoDBHistoryProvider(stores()).save_messages(session_id, [U1, A1, U2])
+        assert dumps([U1, A1, U2]) == (await values.aget())[3:]
 
     async def test_of_other_formats(self, stores: NewStore, session_id: str) -> None:
         store = stores()
