@@ -346,8 +346,29 @@ class TestConversationsThatAreSentWhole:
         self, provider: DynamoDBHistoryProvider, session_id: str, run: Any
     ) -> None:
         await run(an_agent(Scripted(A1), provider), [U1], a_session(session_id))
-        await run(an_agent(Scripted(A2), provider), [U1, A1, U2], a_session(session_id))
+        client = Scripted(A2)
+        await run(an_agent(client, provider), [U1, A1, U2], a_session(session_id))
+        assert texts(client.calls[0]) == ["u1", "a1", "u2"]
         assert texts(await provider.get_messages(session_id)) == ["u1", "a1", "u2", "a2"]
+
+    @pytest.mark.parametrize("limit", [None, 2, 1])
+    @pytest.mark.parametrize("each_call", [False, True])
+    async def test_are_sent_to_the_model_once(
+        self, stores: NewStore, session_id: str, run: Any, limit: int | None, each_call: bool
+    ) -> None:
+        provider = DynamoDBHistoryProvider(stores(), limit=limit)
+        await provider.save_messages(session_id, [U1, calls("look"), RESULT, A1])
+        client = Scripted(A2, A3)
+        agent = an_agent(client, provider, require_per_service_call_history_persistence=each_call)
+        await run(agent, [U1, A1, U2], a_session(session_id))
+        # From here on, the client sends less than is stored: the last message, after an answer that it did not get.
+        await run(agent, [U2], a_session(session_id))
+        assert texts(client.calls[0]) == ["u1", "a1", "u2"]
+        assert texts(client.calls[1])[-1] == "u2"
+        assert texts(client.calls[1]).count("u2") == 1
+        if limit is None:
+            assert texts(client.calls[1]) == ["u1", "function_call", "function_result", "a1", "u2"]
+            assert texts(await provider.get_messages(session_id))[-3:] == ["u2", "a2", "a3"]
 
     async def test_cost_a_query(self, through: Through, proxy: Proxy, session_id: str) -> None:
         provider = through()

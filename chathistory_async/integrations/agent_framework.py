@@ -18,6 +18,8 @@ from .._settings import check_positive
 from ..errors import SessionRef, UndecodableItemError
 
 if TYPE_CHECKING:
+    from agent_framework import SessionContext
+
     from .._opening import Key
     from ..json_session import JsonSession
     from ..store import ChatHistoryStore
@@ -102,6 +104,25 @@ class DynamoDBHistoryProvider(HistoryProvider):
         self._owner = owner
         self._key = key
         self._limit = limit
+
+    async def before_run(self, *, context: SessionContext, **kwargs: Any) -> None:
+        """Load the session's messages into the context of a run, without those that the input repeats.
+
+        A client may send the whole conversation with each run. From the first loaded message on whose id is in the
+        input, the model is sent the input only, which has the client's order.
+
+        Args:
+            context: the run's context.
+            **kwargs: the framework's other arguments.
+
+        Raises:
+            ChatHistoryError: as for ``get_messages``.
+        """
+        await super().before_run(context=context, **kwargs)
+        loaded = context.context_messages.get(self.source_id, [])
+        sent = {message.message_id for message in context.input_messages if message.message_id}
+        repeated = (at for at, message in enumerate(loaded) if message.message_id in sent)
+        del loaded[next(repeated, len(loaded)) :]
 
     async def get_messages(
         self, session_id: str | None, *, state: dict[str, Any] | None = None, **kwargs: Any
@@ -215,8 +236,8 @@ def _number_stored(stored: Sequence[Mapping[str, Any]], values: Sequence[Mapping
     for number in range(len(values), 0, -1):
         at = places.get(values[number - 1].get("message_id") or "")
         if at is not None:
-            continued = zip(itertools.islice(stored, at + 1, None), itertools.islice(values, number, None), strict=False)
-            return number + sum(1 for _ in itertools.takewhile(_are_same, continued))
+            continued = itertools.takewhile(_are_same, zip(stored[at + 1 :], values[number:], strict=False))
+            return number + len(list(continued))
     return 0
 
 
