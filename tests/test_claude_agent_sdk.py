@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,24 @@ def key() -> SessionKey:
 
 def sub(key: SessionKey, subpath: str = "subagents/agent-1") -> SessionKey:
     return {"project_key": key["project_key"], "session_id": key["session_id"], "subpath": subpath}
+
+
+async def cut_off(work: Coroutine[Any, Any, object], proxy: Proxy, number: int) -> bool:
+    """Cancel some work when its request of this number has arrived, and tell whether it has had so many."""
+    task = asyncio.create_task(work)
+    arrived = itertools.count(1)
+    loop = asyncio.get_running_loop()
+
+    def schedule(seen: Seen) -> Fault:
+        if next(arrived) != number:
+            return Fault.NONE
+        loop.call_soon_threadsafe(task.cancel)
+        return Fault.RESET
+
+    proxy.schedule = schedule
+    await asyncio.wait([task])
+    proxy.schedule = lambda seen: Fault.NONE
+    return task.cancelled()
 
 
 OF_MAIN_OR_LONG = [lambda key: key, pytest.param(sub, marks=pytest.mark.stress)]
@@ -493,6 +512,56 @@ class TestDeletion:
             assert sorted(listed) == filled
         await transcripts.delete(key)
         assert alive(raw(key["project_key"])) == []
+
+    async def test_of_all_entries_lets_them_be_stored_again(
+        self, transcripts: DynamoDBSessionStore, key: SessionKey, another_process: Callable[[], None]
+    ) -> None:
+        whole: Any = {"SessionId": (key["project_key"], key["session_id"])}
+        for number, forget in [(3, False), (MANY, False), (MANY, True)]:
+            await transcripts.append(key, entries(number))
+            await transcripts.append(sub(key), entries(2))
+            if forget:
+                another_process()
+            await transcripts._store.json_session("", key=whole, format=FORMAT).aclear()
+            assert await transcripts.load(key) is None
+            await transcripts.append(key, entries(number))
+            await transcripts.append(key, entries(number + 1))
+            assert await transcripts.load(key) == entries(number + 1)
+            assert await transcripts.load(sub(key)) == entries(2)
+            await transcripts.delete(key)
+
+    @pytest.mark.parametrize("by", ["delete", "clear"])
+    @pytest.mark.parametrize("of", OF_MAIN_OR_LONG, ids=["main", "subagent"])
+    @pytest.mark.parametrize("knows", [True, pytest.param(False, marks=pytest.mark.stress)])
+    async def test_that_was_killed_lets_entries_be_stored_again(
+        self,
+        through: DynamoDBSessionStore,
+        key: SessionKey,
+        of: Callable[[SessionKey], SessionKey],
+        proxy: Proxy,
+        another_process: Callable[[], None],
+        by: str,
+        knows: bool,
+    ) -> None:
+        key = of(key)
+        session = through._session(key)
+        work = session.delete if by == "delete" else session._session.clear
+        number = 0
+        is_cut = True
+        while is_cut:
+            number += 1
+            await through.append(key, entries(MANY))
+            if by == "clear" and not knows:
+                another_process()
+            is_cut = await cut_off(work(), proxy, number)
+            if by == "delete" and not knows:
+                another_process()
+            await through.append(key, entries(MANY))
+            loaded = await through.load(key) or []
+            assert {one["uuid"] for one in loaded} == {one["uuid"] for one in entries(MANY)}
+            await through.delete(key)
+            another_process()
+        assert number > 5
 
     async def test_deletes_a_damaged_name(
         self,

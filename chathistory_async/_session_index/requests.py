@@ -278,13 +278,16 @@ class SessionItem:
     def flag(self, flag: str) -> Request:
         """Return the request that adds a flag, so that readers count the messages.
 
-        The condition fails if the session has no item, or if its item has 16 flags, which have to be merged first.
+        The condition fails if the session has no item, or if its item has 16 flags, which have to be merged first. The
+        response has the item.
         """
-        return self._update_there(
+        request = self._update_there(
             "ADD #recount :flags",
             "(attribute_not_exists(#recount) OR (attribute_type(#recount, :set) AND size(#recount) < :most))",
             {":flags": {"SS": [flag]}, ":set": {"S": "SS"}, ":most": number_value(MAX_FLAGS)},
         )
+        request.parameters["ReturnValues"] = "ALL_NEW"
+        return request
 
     def merge_flags(self, seen: Item, now: int) -> Request:
         """Return the request that replaces all flags by one: see ``flags``.
@@ -295,6 +298,14 @@ class SessionItem:
         same, seen_values = unchanged("#recount", seen[RECOUNT])
         merged = {":merged": {"SS": [merged_flag(seen, now)]}}
         return self._update_there("SET #recount = :merged", same, merged | seen_values)
+
+    def forget_ids(self, seen: Item, text: str) -> Request:
+        """Return the request that removes the latest ids of values, and sets VALUE_IDS_AT to a new text.
+
+        The condition fails if VALUE_IDS_AT has changed since the item was seen.
+        """
+        same, seen_values = unchanged("#ids_at", seen[VALUE_IDS_AT])
+        return self._update_there("SET #ids_at = :text REMOVE #ids", same, {":text": {"S": text}} | seen_values)
 
     def set_count(self, number: int, seen: Item, flags: Collection[str], revision: str, *, counts_all: bool) -> Request:
         """Return the request that sets the count and removes flags.
