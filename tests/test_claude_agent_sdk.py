@@ -800,6 +800,19 @@ class TestSummaries:
         assert await transcripts.list_session_summaries(key["project_key"]) == []
         assert len(await transcripts.load(key) or []) == 2
 
+    async def test_leave_room_for_the_metadata_of_the_application(
+        self, transcripts: DynamoDBSessionStore, key: SessionKey
+    ) -> None:
+        store, whole = transcripts._store, {"SessionId": (key["project_key"], key["session_id"])}
+        await transcripts.append(key, entries(1))
+        await store.update_metadata("", {"ours": "x" * 65_200}, key=whole)
+        await transcripts.append(key, [entry(1), entry(2, customTitle="y" * 500)])
+        assert len(await transcripts.load(key) or []) == 3
+        assert await transcripts.list_session_summaries(key["project_key"]) == []
+        info = await store.get_session_info("", key=whole)
+        assert info is not None
+        assert info.metadata == {"ours": "x" * 65_200}
+
     async def test_are_not_made_from_a_part_of_a_session(
         self, transcripts: DynamoDBSessionStore, key: SessionKey
     ) -> None:

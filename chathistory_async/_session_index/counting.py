@@ -279,7 +279,10 @@ class CountingWriter:
                 return
 
     async def _flag(self) -> tuple[str | None, Item]:
-        """Add a flag to the session's item. Return the flag and the item, or None and no attributes if there is none."""
+        """Add a flag to the session's item, and return the flag and the item.
+
+        If the session has no item, return None and no attributes.
+        """
         flag, attempts = new_flag(now() + TOMBSTONE_SECONDS), self._access.attempts()
         while True:
             await attempts.begin()

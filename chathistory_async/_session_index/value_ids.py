@@ -20,9 +20,11 @@ there is a name if and only if there is a subsession, at any moment: a strongly 
 after a writer was killed, and however many delete and append at the same time.
 
 *Deletion.* Ids must not outlive their values: sent again, the values would count as stored. So whoever removes all
-values forgets the ids first, and gives VALUE_IDS_AT a new text, by which writers that know the ids are overtaken. Between
-the two, values that are sent again are stored twice, in a session that is being removed anyway. The sort keys of these items and of the markers of idempotency keys (``k#``) are neighbours, so that one
-query finds all that a deletion must remove.
+values forgets the ids first, and gives VALUE_IDS_AT a new text, by which writers that know the ids are overtaken.
+Between the two, values that are sent again are stored twice, in a session that is being removed anyway.
+
+The sort keys of these items and of the markers of idempotency keys (``k#``) are neighbours, so that one query finds all
+that a deletion must remove.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 import time
@@ -26,7 +25,9 @@ except ModuleNotFoundError as error:
     advice = "pip install 'chathistory-async[claude-agent-sdk]'"
     raise ModuleNotFoundError(f"DynamoDBSessionStore needs the Claude Agent SDK: {advice}", name=error.name) from error
 
+from .._codec.json_values import encode_value
 from .._codec.keys import split_key
+from .._session_index.session import MAX_METADATA_BYTES
 from .._sync.fork import after_fork_in_child
 from ..errors import ItemTooLargeError
 
@@ -155,7 +156,8 @@ class DynamoDBSessionStore(SessionStore):
         """Return the SDK's summaries of a project's main transcripts; as ``list_sessions``.
 
         Each append stores the summary in its own transaction, so a summary always covers all entries. A transcript that
-        was begun by other means, or whose summary is longer than 16 KB, has none. The SDK loads such a transcript.
+        was begun by other means, or whose summary is longer than 16 KB or does not fit beside the application's own
+        metadata, has none. The SDK loads such a transcript.
 
         Args:
             project_key: the project.
@@ -275,8 +277,13 @@ async def _summarized(
         await asyncio.sleep(0)
     if summary is None or (before is not None and summary["data"] == before["data"]):
         return {}
-    is_small = len(json.dumps(summary["data"])) <= _MAX_SUMMARY_BYTES
-    return {SUMMARY: summary["data"] if is_small else None}
+    return {SUMMARY: summary["data"] if _fits(summary["data"], metadata or {}) else None}
+
+
+def _fits(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
+    """Return whether a summary is small enough, alone and beside the application's own metadata."""
+    is_small = len(encode_value(data, "summary")) <= _MAX_SUMMARY_BYTES
+    return is_small and len(encode_value({**metadata, SUMMARY: data}, "metadata")) <= MAX_METADATA_BYTES
 
 
 def _session_id(info: SessionInfo) -> str:
