@@ -675,6 +675,39 @@ class TestListing:
         await through.delete(key)
         assert await other.list_sessions(project) == []
 
+    async def test_reads_several_sessions_at_once(
+        self, through: DynamoDBSessionStore, key: SessionKey, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        under_way, most = 0, 0
+        ids = [f"{number}" for number in range(4)]
+        for session_id in ids:
+            await through.append({**key, "session_id": session_id}, entries(1))
+
+        async def info(session: keyed.KeyedSession) -> Any:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                return await session._indexed.info()
+            finally:
+                under_way -= 1
+
+        proxy.edit = hide_in_index
+        monkeypatch.setattr(keyed.KeyedSession, "info", info)
+        listed = await through.list_sessions(key["project_key"])
+        assert sorted(one["session_id"] for one in listed) == ids
+        assert most == 4
+
+    async def test_does_not_show_a_subagent_whose_entries_came_after_a_purge(
+        self, transcripts: DynamoDBSessionStore, key: SessionKey, raw: Callable[[str], list[dict[str, Any]]]
+    ) -> None:
+        await transcripts.append(key, entries(1))
+        await transcripts._store.purge_owner(key["project_key"])
+        await transcripts.append(sub(key), entries(1))
+        assert await transcripts.list_sessions(key["project_key"]) == []
+        await transcripts.delete(key)
+        assert alive(raw(key["project_key"])) == []
+
     async def test_does_not_show_what_this_process_has_deleted(
         self, through: DynamoDBSessionStore, key: SessionKey, proxy: Proxy
     ) -> None:
