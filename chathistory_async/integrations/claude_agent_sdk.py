@@ -255,11 +255,11 @@ class DynamoDBSessionStore(SessionStore):
 
         written = _written.since(self._store.table_name, project_key)
         differing = [session_id for session_id, at in written if _differs(infos.get(session_id), at)]
-        for session_id, info in zip(differing, await at_most(_READ_AT_ONCE, current, differing), strict=True):
-            if info is None:
+        for session_id, stored in zip(differing, await at_most(_READ_AT_ONCE, current, differing), strict=True):
+            if stored is None:
                 infos.pop(session_id, None)
             else:
-                infos[session_id] = info
+                infos[session_id] = stored
         return infos
 
     def _remember(self, key: SessionKey, at: datetime | None) -> None:
