@@ -144,20 +144,10 @@ class SessionItem:
             ":least": number_value(-MAX_COUNT),
             ":most": number_value(MAX_COUNT),
         }
-        new = {} if together is None else together.new
-        for name, value in new.items():
-            placeholder = _PLACEHOLDERS[name]
-            sets.append(f"{placeholder} = :new_{placeholder[1:]}")
-            values[f":new_{placeholder[1:]}"] = value
-        if DETAILS_REVISION not in new:
+        if together is None or DETAILS_REVISION not in together.new:
             sets.append("#details = if_not_exists(#details, :revision)")
-        for name, text in ({} if together is None else together.seen).items():
-            placeholder = _PLACEHOLDERS[name]
-            if text is None:
-                conditions.append(f"attribute_not_exists({placeholder})")
-            else:
-                conditions.append(f"{placeholder} = :seen_{placeholder[1:]}")
-                values[f":seen_{placeholder[1:]}"] = {"S": text}
+        if together is not None:
+            _add_together(together, sets, conditions, values)
         if self.format:
             sets.append("#format = :format")
             values[":format"] = {"S": self.format}
@@ -167,15 +157,13 @@ class SessionItem:
         if seen is None or text_in(seen, LAST_ACTIVE) <= at:
             sets.append("#active = :at")
             conditions.append("(attribute_not_exists(#active) OR #active <= :at)")
-        removal = ""
-        if self.layout.ttl is None:
-            removal = " REMOVE #expiry"
-        elif seen is None or has_passed(seen.get(self.layout.expiry_name), now + self.layout.ttl):
+        ttl = self.layout.ttl
+        if ttl is not None and (seen is None or has_passed(seen.get(self.layout.expiry_name), now + ttl)):
             sets.append("#expiry = :expiry")
             conditions.append("(attribute_not_exists(#revision) OR #expiry <= :expiry)")
-            values[":expiry"] = number_value(now + self.layout.ttl)
-        change, condition = f"SET {', '.join(sets)}{removal}", " AND ".join(conditions)
-        return {"Update": self._update(change, condition, values | time_values(now))}
+            values[":expiry"] = number_value(now + ttl)
+        change = f"SET {', '.join(sets)}{' REMOVE #expiry' if ttl is None else ''}"
+        return {"Update": self._update(change, " AND ".join(conditions), values | time_values(now))}
 
     def begin_anew(
         self,
@@ -421,6 +409,23 @@ class SessionItem:
             "ExpressionAttributeValues": values,
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
+
+
+def _add_together(
+    together: Together, sets: list[str], conditions: list[str], values: dict[str, AttributeValue]
+) -> None:
+    """Add what an append sets together with its record, and what it must find, to the clauses of an update."""
+    for name, value in together.new.items():
+        placeholder = _PLACEHOLDERS[name]
+        sets.append(f"{placeholder} = :new_{placeholder[1:]}")
+        values[f":new_{placeholder[1:]}"] = value
+    for name, text in together.seen.items():
+        placeholder = _PLACEHOLDERS[name]
+        if text is None:
+            conditions.append(f"attribute_not_exists({placeholder})")
+        else:
+            conditions.append(f"{placeholder} = :seen_{placeholder[1:]}")
+            values[f":seen_{placeholder[1:]}"] = {"S": text}
 
 
 def with_change(change_id: str, details_revision: str) -> str:

@@ -126,6 +126,7 @@ def name_in(item: Item) -> str | None:
 
 
 def is_expired(layout: ItemCollection, item: Item, now: int) -> bool:
+    """Return whether an item has expired. DynamoDB may delete it days later."""
     return has_passed(item.get(layout.expiry_name), now)
 
 

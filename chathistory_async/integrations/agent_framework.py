@@ -31,8 +31,8 @@ FORMAT = "agent-framework"
 # have written to the session meanwhile.
 _READ_FOR_EACH = 4
 
-Chosen = TypeVar("Chosen")
-PerSession: TypeAlias = Callable[[str, Mapping[str, Any]], Chosen]
+_Chosen = TypeVar("_Chosen")
+_PerSession: TypeAlias = Callable[[str, Mapping[str, Any]], _Chosen]
 
 
 class DynamoDBHistoryProvider(HistoryProvider):
@@ -82,8 +82,8 @@ class DynamoDBHistoryProvider(HistoryProvider):
         store: ChatHistoryStore,
         *,
         source_id: str = "dynamodb",
-        owner: str | PerSession[str | None] | None = None,
-        key: PerSession[Key] | None = None,
+        owner: str | _PerSession[str | None] | None = None,
+        key: _PerSession[Key] | None = None,
         limit: int | None = None,
         load_messages: bool = True,
         store_inputs: bool = True,

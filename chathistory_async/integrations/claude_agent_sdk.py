@@ -31,6 +31,7 @@ from .._cooperative import at_most
 from .._session_index.session import MAX_METADATA_BYTES
 from .._sync.fork import after_fork_in_child
 from ..errors import ItemTooLargeError
+from ..store import keyed_session
 
 if TYPE_CHECKING:
     from .._session_index.keyed import KeyedSession
@@ -234,7 +235,7 @@ class DynamoDBSessionStore(SessionStore):
             raise ValueError("subpath is empty: leave it out for the main transcript")
         project_key = key["project_key"]
         ids = (project_key, key["session_id"])
-        return self._store._keyed_session(ids, owner=project_key, format=FORMAT, subsession=subpath)
+        return keyed_session(self._store, ids, owner=project_key, format=FORMAT, subsession=subpath)
 
     async def _infos(self, project_key: str) -> dict[str, SessionInfo]:
         """Return the information on a project's main transcripts by their session ids."""
