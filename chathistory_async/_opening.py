@@ -141,7 +141,11 @@ class SessionSpec(NamedTuple):
         session = ItemCollectionSession(layout, access, bodies, reader, counting, idempotency_seconds)
         place, subsession = self.in_index.place, self._indexed_subsession
         indexed = IndexedSession(layout, access, session, reader, counting, summary, subsession, place)
-        return Opened(session, indexed, lambda: KeyedSession(layout, session, reader, counting, indexed, place))
+
+        def keyed() -> KeyedSession:
+            return KeyedSession(layout, session=session, reader=reader, writer=counting, indexed=indexed, place=place)
+
+        return Opened(session, indexed, keyed)
 
     def subsession(self, name: str) -> SessionSpec:
         """Return the spec of a subsession. No owner lists it: it belongs to its parent."""

@@ -248,31 +248,6 @@ class ChatHistoryStore:
         spec = self._spec(self._whole_key(session_id, key), json_format(format), self._index_of(owner))
         return JsonSession._in_store(session_id, spec)
 
-    def _keyed_session(
-        self, ids: tuple[str, ...], *, owner: str, format: str, subsession: str | None = None
-    ) -> KeyedSession:
-        """Return a session of JSON values with ids, for an integration. No I/O.
-
-        Without ``session_index`` the session has an item too, but no owner.
-
-        Args:
-            ids: the ids that the session's partition key is joined from.
-            owner: the session's owner in the session index. No effect without ``session_index``.
-            format: as for ``json_session``.
-            subsession: the name of one of the session's subsessions, or None for the session itself.
-
-        Raises:
-            LayoutError: the store has the layout "single_item".
-            ValueError: ``key_parts`` requires a different number of ids, an id is not Unicode text, or ``owner`` is not
-                valid.
-        """
-        self._check_takes_json()
-        in_index = Indexed(owner) if self._session_index else Indexed(None, listed=False)
-        spec = self._spec(self._whole_key("", {self._primary_key_name: ids}), json_format(format), in_index)
-        keyed = (spec if subsession is None else spec.subsession(subsession)).open().keyed
-        assert keyed is not None  # noqa: S101  # it was opened with an index
-        return keyed()
-
     def _check_takes_json(self) -> None:
         if not isinstance(self._layout, ItemCollection):
             raise LayoutError("A JSON session needs a table with a sort key", SessionRef(self._layout.table_name))
@@ -899,3 +874,30 @@ class ChatHistoryStore:
 
     def _table(self, wait_seconds: float | None = None) -> Table:
         return Table(self._layout.table_name, self._settings.clients, wait_seconds)
+
+
+def keyed_session(
+    store: ChatHistoryStore, ids: tuple[str, ...], *, owner: str, format: str, subsession: str | None = None
+) -> KeyedSession:
+    """Return a session of JSON values with ids. No I/O. For integrations: it is no part of the public interface.
+
+    Without ``session_index`` the session has an item too, but no owner.
+
+    Args:
+        store: the store.
+        ids: the ids that the session's partition key is joined from.
+        owner: the session's owner in the session index. No effect without ``session_index``.
+        format: as for ``json_session``.
+        subsession: the name of one of the session's subsessions, or None for the session itself.
+
+    Raises:
+        LayoutError: the store has the layout "single_item".
+        ValueError: ``key_parts`` requires a different number of ids, an id is not Unicode text, or ``owner`` is not
+            valid.
+    """
+    store._check_takes_json()
+    in_index = Indexed(owner) if store.session_index else Indexed(None, listed=False)
+    spec = store._spec(store._whole_key("", {store.primary_key_name: ids}), json_format(format), in_index)
+    keyed = (spec if subsession is None else spec.subsession(subsession)).open().keyed
+    assert keyed is not None  # noqa: S101  # it was opened with an index
+    return keyed()

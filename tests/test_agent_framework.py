@@ -296,6 +296,9 @@ U1, A1, U2, A2, U3, A3 = (
 )
 
 
+RESULT = Message("tool", [Content.from_function_result("call-look", result="rain")])
+
+
 class TestConversationsThatAreSentWhole:
     @pytest.mark.parametrize(
         ("stored", "sent", "added"),
@@ -313,8 +316,18 @@ class TestConversationsThatAreSentWhole:
             ([U1, assistant("a1")], [U1, assistant("a1"), U2, assistant("a2")], ["u2", "a2"]),
             # The same words, but not the same messages.
             ([user("yes"), assistant("ok")], [user("yes"), assistant("ok")], ["yes", "ok"]),
+            ([user("yes"), assistant("ok")], [user("yes", "9"), assistant("ok")], ["yes", "ok"]),
             ([user("yes"), A1], [user("yes"), assistant("a1", "9")], ["yes", "a1"]),
-            ([user("other"), A1], [user("yes"), A1, U2], ["yes", "a1", "u2"]),
+            # A client has edited what was said before.
+            ([user("other"), A1], [user("yes"), A1, U2], ["u2"]),
+            # Another agent has written to the session, or the client hides the calls of functions.
+            ([U1, A1, assistant("note", "n")], [U1, A1, U2, A2], ["u2", "a2"]),
+            ([U1, assistant("note"), A1], [U1, A1, U2, A2], ["u2", "a2"]),
+            ([U1, calls("look"), RESULT, A1], [U1, A1, U2, A2], ["u2", "a2"]),
+            ([U1, calls("look"), RESULT, A1, U2, A2], [U1, A1, U2, A2, U3, A3], ["u3", "a3"]),
+            # The client has its own ids for answers.
+            ([U1, A1], [U1, assistant("a1", "mine"), U2, A2], ["u2", "a2"]),
+            ([U1, user("again", "6")], [U1, user("again", "7")], ["again"]),
         ],
     )
     async def test_are_stored_once(
@@ -333,8 +346,29 @@ class TestConversationsThatAreSentWhole:
         self, provider: DynamoDBHistoryProvider, session_id: str, run: Any
     ) -> None:
         await run(an_agent(Scripted(A1), provider), [U1], a_session(session_id))
-        await run(an_agent(Scripted(A2), provider), [U1, A1, U2], a_session(session_id))
+        client = Scripted(A2)
+        await run(an_agent(client, provider), [U1, A1, U2], a_session(session_id))
+        assert texts(client.calls[0]) == ["u1", "a1", "u2"]
         assert texts(await provider.get_messages(session_id)) == ["u1", "a1", "u2", "a2"]
+
+    @pytest.mark.parametrize("limit", [None, 2, 1])
+    @pytest.mark.parametrize("each_call", [False, True])
+    async def test_are_sent_to_the_model_once(
+        self, stores: NewStore, session_id: str, run: Any, limit: int | None, each_call: bool
+    ) -> None:
+        provider = DynamoDBHistoryProvider(stores(), limit=limit)
+        await provider.save_messages(session_id, [U1, calls("look"), RESULT, A1])
+        client = Scripted(A2, A3)
+        agent = an_agent(client, provider, require_per_service_call_history_persistence=each_call)
+        await run(agent, [U1, A1, U2], a_session(session_id))
+        # From here on, the client sends less than is stored: the last message, after an answer that it did not get.
+        await run(agent, [U2], a_session(session_id))
+        assert texts(client.calls[0]) == ["u1", "a1", "u2"]
+        assert texts(client.calls[1])[-1] == "u2"
+        assert texts(client.calls[1]).count("u2") == 1
+        if limit is None:
+            assert texts(client.calls[1]) == ["u1", "function_call", "function_result", "a1", "u2"]
+            assert texts(await provider.get_messages(session_id))[-3:] == ["u2", "a2", "a3"]
 
     async def test_cost_a_query(self, through: Through, proxy: Proxy, session_id: str) -> None:
         provider = through()
@@ -550,6 +584,15 @@ class TestConcurrency:
             assert len(await provider.get_messages(session_id)) == 2000
         assert long_steps == []
 
+    async def test_equal_messages_do_not_hold_the_loop(
+        self, provider: DynamoDBHistoryProvider, session_id: str, long_steps: list[str]
+    ) -> None:
+        same = [user("go on")] * 2000
+        await provider.save_messages(session_id, same)
+        long_steps.clear()
+        await provider.save_messages(session_id, [*same, user("stop", "1")])
+        assert long_steps == []
+
 
 class TestErrors:
     async def test_of_the_library_reach_the_caller_unchanged(
@@ -585,6 +628,15 @@ class TestErrors:
         assert caught.value.session_key == {"SessionId": session_id}
         assert "secret" not in str(caught.value)
         assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+    async def test_of_values_that_are_no_messages_do_not_stop_the_record(
+        self, stores: NewStore, session_id: str
+    ) -> None:
+        values = stores().json_session(session_id, format=FORMAT)
+        await values.aadd(["x", {"message_id": ["1"]}, None])
+        await DynamoDBHistoryProvider(stores()).save_messages(session_id, [U1, A1])
+        await DynamoDBHistoryProvider(stores()).save_messages(session_id, [U1, A1, U2])
+        assert dumps([U1, A1, U2]) == (await values.aget())[3:]
 
     async def test_of_other_formats(self, stores: NewStore, session_id: str) -> None:
         store = stores()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,24 @@ def key() -> SessionKey:
 
 def sub(key: SessionKey, subpath: str = "subagents/agent-1") -> SessionKey:
     return {"project_key": key["project_key"], "session_id": key["session_id"], "subpath": subpath}
+
+
+async def cut_off(work: Coroutine[Any, Any, object], proxy: Proxy, number: int) -> bool:
+    """Cancel some work when its request of this number has arrived, and tell whether it has had so many."""
+    task = asyncio.create_task(work)
+    arrived = itertools.count(1)
+    loop = asyncio.get_running_loop()
+
+    def schedule(seen: Seen) -> Fault:
+        if next(arrived) != number:
+            return Fault.NONE
+        loop.call_soon_threadsafe(task.cancel)
+        return Fault.RESET
+
+    proxy.schedule = schedule
+    await asyncio.wait([task])
+    proxy.schedule = lambda seen: Fault.NONE
+    return task.cancelled()
 
 
 OF_MAIN_OR_LONG = [lambda key: key, pytest.param(sub, marks=pytest.mark.stress)]
@@ -494,6 +513,56 @@ class TestDeletion:
         await transcripts.delete(key)
         assert alive(raw(key["project_key"])) == []
 
+    async def test_of_all_entries_lets_them_be_stored_again(
+        self, transcripts: DynamoDBSessionStore, key: SessionKey, another_process: Callable[[], None]
+    ) -> None:
+        whole: Any = {"SessionId": (key["project_key"], key["session_id"])}
+        for number, forget in [(3, False), (MANY, False), (MANY, True)]:
+            await transcripts.append(key, entries(number))
+            await transcripts.append(sub(key), entries(2))
+            if forget:
+                another_process()
+            await transcripts._store.json_session("", key=whole, format=FORMAT).aclear()
+            assert await transcripts.load(key) is None
+            await transcripts.append(key, entries(number))
+            await transcripts.append(key, entries(number + 1))
+            assert await transcripts.load(key) == entries(number + 1)
+            assert await transcripts.load(sub(key)) == entries(2)
+            await transcripts.delete(key)
+
+    @pytest.mark.parametrize("by", ["delete", "clear"])
+    @pytest.mark.parametrize("of", OF_MAIN_OR_LONG, ids=["main", "subagent"])
+    @pytest.mark.parametrize("knows", [True, pytest.param(False, marks=pytest.mark.stress)])
+    async def test_that_was_killed_lets_entries_be_stored_again(
+        self,
+        through: DynamoDBSessionStore,
+        key: SessionKey,
+        of: Callable[[SessionKey], SessionKey],
+        proxy: Proxy,
+        another_process: Callable[[], None],
+        by: str,
+        knows: bool,
+    ) -> None:
+        key = of(key)
+        session = through._session(key)
+        work = session.delete if by == "delete" else session._session.clear
+        number = 0
+        is_cut = True
+        while is_cut:
+            number += 1
+            await through.append(key, entries(MANY))
+            if by == "clear" and not knows:
+                another_process()
+            is_cut = await cut_off(work(), proxy, number)
+            if by == "delete" and not knows:
+                another_process()
+            await through.append(key, entries(MANY))
+            loaded = await through.load(key) or []
+            assert {one["uuid"] for one in loaded} == {one["uuid"] for one in entries(MANY)}
+            await through.delete(key)
+            another_process()
+        assert number > 5
+
     async def test_deletes_a_damaged_name(
         self,
         transcripts: DynamoDBSessionStore,
@@ -605,6 +674,39 @@ class TestListing:
         assert summary["mtime"] == second["mtime"]
         await through.delete(key)
         assert await other.list_sessions(project) == []
+
+    async def test_reads_several_sessions_at_once(
+        self, through: DynamoDBSessionStore, key: SessionKey, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        under_way, most = 0, 0
+        ids = [f"{number}" for number in range(4)]
+        for session_id in ids:
+            await through.append({**key, "session_id": session_id}, entries(1))
+
+        async def info(session: keyed.KeyedSession) -> Any:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                return await session._indexed.info()
+            finally:
+                under_way -= 1
+
+        proxy.edit = hide_in_index
+        monkeypatch.setattr(keyed.KeyedSession, "info", info)
+        listed = await through.list_sessions(key["project_key"])
+        assert sorted(one["session_id"] for one in listed) == ids
+        assert most == 4
+
+    async def test_does_not_show_a_subagent_whose_entries_came_after_a_purge(
+        self, transcripts: DynamoDBSessionStore, key: SessionKey, raw: Callable[[str], list[dict[str, Any]]]
+    ) -> None:
+        await transcripts.append(key, entries(1))
+        await transcripts._store.purge_owner(key["project_key"])
+        await transcripts.append(sub(key), entries(1))
+        assert await transcripts.list_sessions(key["project_key"]) == []
+        await transcripts.delete(key)
+        assert alive(raw(key["project_key"])) == []
 
     async def test_does_not_show_what_this_process_has_deleted(
         self, through: DynamoDBSessionStore, key: SessionKey, proxy: Proxy
@@ -730,6 +832,19 @@ class TestSummaries:
         await transcripts.append(key, [entry(1, customTitle="short")])
         assert await transcripts.list_session_summaries(key["project_key"]) == []
         assert len(await transcripts.load(key) or []) == 2
+
+    async def test_leave_room_for_the_metadata_of_the_application(
+        self, transcripts: DynamoDBSessionStore, key: SessionKey
+    ) -> None:
+        store, whole = transcripts._store, {"SessionId": (key["project_key"], key["session_id"])}
+        await transcripts.append(key, entries(1))
+        await store.update_metadata("", {"ours": "x" * 65_200}, key=whole)
+        await transcripts.append(key, [entry(1), entry(2, customTitle="y" * 500)])
+        assert len(await transcripts.load(key) or []) == 3
+        assert await transcripts.list_session_summaries(key["project_key"]) == []
+        info = await store.get_session_info("", key=whole)
+        assert info is not None
+        assert info.metadata == {"ours": "x" * 65_200}
 
     async def test_are_not_made_from_a_part_of_a_session(
         self, transcripts: DynamoDBSessionStore, key: SessionKey

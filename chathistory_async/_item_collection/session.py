@@ -187,7 +187,7 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         swept = 0
         async with aclosing(self._reader.keys(before=before)) as pages:
             async for parts in pages:
-                await self._writer.sweep(parts)
+                await self._writer.sweep(parts, of_all=before is None)
                 swept += sum(part.number for part in parts if part.key.is_first_part and part.removed_by is None)
         return swept
 

@@ -118,8 +118,13 @@ class RecordWriter(Protocol):
             NotWritten: the condition did not hold.
         """
 
-    async def sweep(self, parts: Sequence[Record]) -> None:
-        """Delete items, or replace them by tombstones if a request that is still under way could store them again."""
+    async def sweep(self, parts: Sequence[Record], *, of_all: bool = False) -> None:
+        """Delete items, or replace them by tombstones if a request that is still under way could store them again.
+
+        Args:
+            parts: the items.
+            of_all: whether all records of the session are being removed.
+        """
 
     async def swept(self) -> None:
         """Finish a sweep: all its items have been removed."""
@@ -165,7 +170,7 @@ class Writer:
         except TransactionCanceled as canceled:
             raise NotWritten(canceled.reasons[0].get("Item"), sent_before=canceled.sent_before) from None
 
-    async def sweep(self, parts: Sequence[Record]) -> None:
+    async def sweep(self, parts: Sequence[Record], *, of_all: bool = False) -> None:
         """See ``RecordWriter``."""
         await self.batch_write(sweep_parts(self._layout, parts, new_token(), now()))
 

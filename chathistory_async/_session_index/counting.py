@@ -5,9 +5,9 @@ One transaction writes both, so the item's count agrees with the messages. See `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .._aws.calls import call, pause
 from .._aws.clients import Clients
@@ -34,8 +34,16 @@ from ..errors import ChatHistoryError, FormatError, ServiceError, SessionRef, Un
 from .flags import counts_all, flags_over, may_count_all, new_flag
 from .owner_index import INDEX_NAME, query_sessions
 from .requests import SessionItem
-from .stored import MESSAGE_COUNT, DamagedAttribute, format_of, is_alive
-from .value_ids import found, query_all_but_records
+from .stored import (
+    MESSAGE_COUNT,
+    MORE_VALUE_IDS,
+    VALUE_IDS,
+    VALUE_IDS_AT,
+    DamagedAttribute,
+    format_of,
+    is_alive,
+)
+from .value_ids import found, query_all_but_records, query_keys_of_ids
 
 # Attempts to store a counted number while others write to the session. After these the flags stay, and readers count.
 _RECOUNTS = 4
@@ -82,6 +90,7 @@ class CountingWriter:
         self._listed = listed
         # The flags of this handle's sweeps that have removed all their items.
         self._done_flags: set[str] = set()
+        self._has_forgotten = False
 
     async def check_table(self) -> None:
         """Check that the table has the index.
@@ -147,31 +156,31 @@ class CountingWriter:
             else:
                 return
 
-    async def sweep(self, parts: Sequence[Record]) -> None:
+    async def sweep(self, parts: Sequence[Record], *, of_all: bool = False) -> None:
         """Remove items. The session is flagged first, so the count is not trusted until the messages are counted."""
         flag = None
         if any(part.key.is_first_part and part.removed_by is None for part in parts):
-            flag = await self._flag()
-        await self._writer.sweep(parts)
+            flag, item = await self._flag()
+            if of_all and VALUE_IDS_AT in item:
+                await self._forget_value_ids(item)
+        await self._writer.sweep(parts, of_all=of_all)
         if flag is not None:
             self._done_flags.add(flag)
 
     async def swept(self) -> None:
         """Count the messages if any were swept, and store the number."""
+        if self._has_forgotten:
+            # The sweep may have removed what others have stored meanwhile.
+            self._has_forgotten = False
+            item = await self.item()
+            if item is not None and VALUE_IDS in item:
+                await self._forget_value_ids(item)
         if self._done_flags:
             await self._recount()
 
     async def forget_ids(self) -> list[str]:
         """Delete the session's idempotency keys and ids of values, and return the names of its subsessions."""
-        names: list[str] = []
-        start_key = None
-        while True:
-            items, start_key = await self._reader.query(query_all_but_records(self._layout, start_key))
-            on_page = found(self._layout, items)
-            names += on_page.subsessions
-            await self._writer.batch_write(on_page.others)
-            if start_key is None:
-                return names
+        return await self._delete_found(query_all_but_records)
 
     async def item(self) -> Item | None:
         """Return the session's item by a strongly consistent read, or None if there is no item."""
@@ -232,22 +241,62 @@ class CountingWriter:
         await attempts.begin()
         await self._access.call(request, maybe_stored=attempts.maybe_stored)
 
-    async def _flag(self) -> str | None:
-        """Add a flag to the session's item and return the flag, or return None if the session has no item."""
+    async def _delete_found(self, query: Callable[[ItemCollection, dict[str, Any] | None], Request]) -> list[str]:
+        """Delete what a query finds, except for the names of subsessions, and return these names."""
+        names: list[str] = []
+        start_key = None
+        while True:
+            items, start_key = await self._reader.query(query(self._layout, start_key))
+            on_page = found(self._layout, items)
+            names += on_page.subsessions
+            await self._writer.batch_write(on_page.others)
+            if start_key is None:
+                return names
+
+    async def _forget_value_ids(self, item: Item) -> None:
+        """Forget the ids of all values, so that no writer knows any. See ``value_ids``.
+
+        Args:
+            item: the session's item.
+
+        Raises:
+            WriteConflictError: other writers kept appending.
+        """
+        self._has_forgotten = True
+        attempts = self._access.attempts(reads_first=True)
+        while VALUE_IDS_AT in item:
+            await attempts.begin()
+            text = new_token()
+            try:
+                await self._access.call(self._summary.forget_ids(item, text))
+                if MORE_VALUE_IDS in item:
+                    await self._delete_found(query_keys_of_ids)
+                    # Another writer may have read the items of ids just before they were deleted.
+                    await self._access.call(self._summary.forget_ids({VALUE_IDS_AT: {"S": text}}, new_token()))
+            except ConditionFailed as failed:
+                item = failed.item or {}
+            else:
+                return
+
+    async def _flag(self) -> tuple[str | None, Item]:
+        """Add a flag to the session's item, and return the flag and the item.
+
+        If the session has no item, return None and no attributes.
+        """
         flag, attempts = new_flag(now() + TOMBSTONE_SECONDS), self._access.attempts()
         while True:
             await attempts.begin()
             try:
-                await self._access.call(self._summary.flag(flag))
+                response = await self._access.call(self._summary.flag(flag))
             except ConditionFailed as failed:
                 if failed.item is None:
-                    return None
+                    return None, {}
                 if not await self.repair(failed.item, attempts):
                     # If another process has changed the flags meanwhile, there may be room for this one.
                     with suppress(ConditionFailed):
                         await self._access.call(self._summary.merge_flags(failed.item, now()))
             else:
-                return flag
+                return flag, response["Attributes"]
 
     async def _recount(self) -> None:
         """Count the messages and store the number in the index. If others keep writing, the flags stay instead."""

@@ -89,6 +89,7 @@ class KeyedSession:
     def __init__(
         self,
         layout: ItemCollection,
+        *,
         session: ItemCollectionSession[Any],
         reader: Reader,
         writer: CountingWriter,
@@ -177,7 +178,7 @@ class KeyedSession:
                 continue
             try:
                 written = _Writing(self._layout, self._place, known, batch, await self._metadata(known, batch, change))
-                await self._session.append(batch.values, together=written.together)
+                await self._session.append(batch.values, together=written.prepare)
             except Overtaken:
                 known = None
                 continue
@@ -219,6 +220,8 @@ class KeyedSession:
 class _Writing:
     """What an append writes together with its record.
 
+    ``prepare`` sets the attributes: it is called when the record has its sort key.
+
     Attributes:
         item: the attributes of the session's item after the append.
         at: the time of the record.
@@ -240,8 +243,8 @@ class _Writing:
         self.item: Item = {}
         self.at: datetime | None = None
 
-    def together(self, record: SortKey) -> Together:
-        """Return what is written together with a record."""
+    def prepare(self, record: SortKey) -> Together:
+        """Set the attributes for an append as a record, and return what is written together with it."""
         seen = {VALUE_IDS_AT: self._seen(VALUE_IDS_AT)}
         new: dict[str, AttributeValue] = {VALUE_IDS_AT: {"S": str(record)}}
         items: Items = []

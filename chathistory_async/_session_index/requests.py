@@ -144,20 +144,10 @@ class SessionItem:
             ":least": number_value(-MAX_COUNT),
             ":most": number_value(MAX_COUNT),
         }
-        new = {} if together is None else together.new
-        for name, value in new.items():
-            placeholder = _PLACEHOLDERS[name]
-            sets.append(f"{placeholder} = :new_{placeholder[1:]}")
-            values[f":new_{placeholder[1:]}"] = value
-        if DETAILS_REVISION not in new:
+        if together is None or DETAILS_REVISION not in together.new:
             sets.append("#details = if_not_exists(#details, :revision)")
-        for name, text in ({} if together is None else together.seen).items():
-            placeholder = _PLACEHOLDERS[name]
-            if text is None:
-                conditions.append(f"attribute_not_exists({placeholder})")
-            else:
-                conditions.append(f"{placeholder} = :seen_{placeholder[1:]}")
-                values[f":seen_{placeholder[1:]}"] = {"S": text}
+        if together is not None:
+            _add_together(together, sets, conditions, values)
         if self.format:
             sets.append("#format = :format")
             values[":format"] = {"S": self.format}
@@ -167,15 +157,13 @@ class SessionItem:
         if seen is None or text_in(seen, LAST_ACTIVE) <= at:
             sets.append("#active = :at")
             conditions.append("(attribute_not_exists(#active) OR #active <= :at)")
-        removal = ""
-        if self.layout.ttl is None:
-            removal = " REMOVE #expiry"
-        elif seen is None or has_passed(seen.get(self.layout.expiry_name), now + self.layout.ttl):
+        ttl = self.layout.ttl
+        if ttl is not None and (seen is None or has_passed(seen.get(self.layout.expiry_name), now + ttl)):
             sets.append("#expiry = :expiry")
             conditions.append("(attribute_not_exists(#revision) OR #expiry <= :expiry)")
-            values[":expiry"] = number_value(now + self.layout.ttl)
-        change, condition = f"SET {', '.join(sets)}{removal}", " AND ".join(conditions)
-        return {"Update": self._update(change, condition, values | time_values(now))}
+            values[":expiry"] = number_value(now + ttl)
+        change = f"SET {', '.join(sets)}{' REMOVE #expiry' if ttl is None else ''}"
+        return {"Update": self._update(change, " AND ".join(conditions), values | time_values(now))}
 
     def begin_anew(
         self,
@@ -278,13 +266,16 @@ class SessionItem:
     def flag(self, flag: str) -> Request:
         """Return the request that adds a flag, so that readers count the messages.
 
-        The condition fails if the session has no item, or if its item has 16 flags, which have to be merged first.
+        The condition fails if the session has no item, or if its item has 16 flags, which have to be merged first. The
+        response has the item.
         """
-        return self._update_there(
+        request = self._update_there(
             "ADD #recount :flags",
             "(attribute_not_exists(#recount) OR (attribute_type(#recount, :set) AND size(#recount) < :most))",
             {":flags": {"SS": [flag]}, ":set": {"S": "SS"}, ":most": number_value(MAX_FLAGS)},
         )
+        request.parameters["ReturnValues"] = "ALL_NEW"
+        return request
 
     def merge_flags(self, seen: Item, now: int) -> Request:
         """Return the request that replaces all flags by one: see ``flags``.
@@ -295,6 +286,14 @@ class SessionItem:
         same, seen_values = unchanged("#recount", seen[RECOUNT])
         merged = {":merged": {"SS": [merged_flag(seen, now)]}}
         return self._update_there("SET #recount = :merged", same, merged | seen_values)
+
+    def forget_ids(self, seen: Item, text: str) -> Request:
+        """Return the request that removes the latest ids of values, and sets VALUE_IDS_AT to a new text.
+
+        The condition fails if VALUE_IDS_AT has changed since the item was seen.
+        """
+        same, seen_values = unchanged("#ids_at", seen[VALUE_IDS_AT])
+        return self._update_there("SET #ids_at = :text REMOVE #ids", same, {":text": {"S": text}} | seen_values)
 
     def set_count(self, number: int, seen: Item, flags: Collection[str], revision: str, *, counts_all: bool) -> Request:
         """Return the request that sets the count and removes flags.
@@ -410,6 +409,23 @@ class SessionItem:
             "ExpressionAttributeValues": values,
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
+
+
+def _add_together(
+    together: Together, sets: list[str], conditions: list[str], values: dict[str, AttributeValue]
+) -> None:
+    """Add what an append sets together with its record, and what it must find, to the clauses of an update."""
+    for name, value in together.new.items():
+        placeholder = _PLACEHOLDERS[name]
+        sets.append(f"{placeholder} = :new_{placeholder[1:]}")
+        values[f":new_{placeholder[1:]}"] = value
+    for name, text in together.seen.items():
+        placeholder = _PLACEHOLDERS[name]
+        if text is None:
+            conditions.append(f"attribute_not_exists({placeholder})")
+        else:
+            conditions.append(f"{placeholder} = :seen_{placeholder[1:]}")
+            values[f":seen_{placeholder[1:]}"] = {"S": text}
 
 
 def with_change(change_id: str, details_revision: str) -> str:

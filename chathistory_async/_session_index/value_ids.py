@@ -19,8 +19,12 @@ puts in its own transaction. The transaction that deletes the subsession's item 
 there is a name if and only if there is a subsession, at any moment: a strongly consistent query finds all names, also
 after a writer was killed, and however many delete and append at the same time.
 
-*Deletion.* The sort keys of these items and of the markers of idempotency keys (``k#``) are neighbours, so that one
-query finds all that a deletion must remove.
+*Deletion.* Ids must not outlive their values: sent again, the values would count as stored. So whoever removes all
+values forgets the ids first, and gives VALUE_IDS_AT a new text, by which writers that know the ids are overtaken.
+Between the two, values that are sent again are stored twice, in a session that is being removed anyway.
+
+The sort keys of these items and of the markers of idempotency keys (``k#``) are neighbours, so that one query finds all
+that a deletion must remove.
 """
 
 from __future__ import annotations
@@ -89,6 +93,11 @@ def query_ids(layout: ItemCollection, start_key: dict[str, Any] | None) -> Reque
     return query_between(layout, _IDS, f"{_IDS}~", start_key, names)
 
 
+def query_keys_of_ids(layout: ItemCollection, start_key: dict[str, Any] | None) -> Request:
+    """Return the query for a page of the sort keys of a session's items of ids."""
+    return query_between(layout, _IDS, f"{_IDS}~", start_key)
+
+
 def query_subsessions(layout: ItemCollection, start_key: dict[str, Any] | None) -> Request:
     """Return the query for a page of the names of a session's subsessions."""
     names = {"#name": _NAME, "#expiry": layout.expiry_name}
@@ -117,6 +126,7 @@ def name_in(item: Item) -> str | None:
 
 
 def is_expired(layout: ItemCollection, item: Item, now: int) -> bool:
+    """Return whether an item has expired. DynamoDB may delete it days later."""
     return has_passed(item.get(layout.expiry_name), now)
 
 

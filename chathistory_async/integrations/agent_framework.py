@@ -18,6 +18,8 @@ from .._settings import check_positive
 from ..errors import SessionRef, UndecodableItemError
 
 if TYPE_CHECKING:
+    from agent_framework import SessionContext
+
     from .._opening import Key
     from ..json_session import JsonSession
     from ..store import ChatHistoryStore
@@ -25,8 +27,12 @@ if TYPE_CHECKING:
 FORMAT = "agent-framework"
 """The format of the stored messages, for ``ChatHistoryStore.list_sessions`` and ``json_session``."""
 
-Chosen = TypeVar("Chosen")
-PerSession: TypeAlias = Callable[[str, Mapping[str, Any]], Chosen]
+# A client that sends the whole conversation often hides the calls of functions and their results, and another agent may
+# have written to the session meanwhile.
+_READ_FOR_EACH = 4
+
+_Chosen = TypeVar("_Chosen")
+_PerSession: TypeAlias = Callable[[str, Mapping[str, Any]], _Chosen]
 
 
 class DynamoDBHistoryProvider(HistoryProvider):
@@ -76,8 +82,8 @@ class DynamoDBHistoryProvider(HistoryProvider):
         store: ChatHistoryStore,
         *,
         source_id: str = "dynamodb",
-        owner: str | PerSession[str | None] | None = None,
-        key: PerSession[Key] | None = None,
+        owner: str | _PerSession[str | None] | None = None,
+        key: _PerSession[Key] | None = None,
         limit: int | None = None,
         load_messages: bool = True,
         store_inputs: bool = True,
@@ -98,6 +104,25 @@ class DynamoDBHistoryProvider(HistoryProvider):
         self._owner = owner
         self._key = key
         self._limit = limit
+
+    async def before_run(self, *, context: SessionContext, **kwargs: Any) -> None:
+        """Load the session's messages into the context of a run, without those that the input repeats.
+
+        A client may send the whole conversation with each run. From the first loaded message on whose id is in the
+        input, the model is sent the input only, which has the client's order.
+
+        Args:
+            context: the run's context.
+            **kwargs: the framework's other arguments.
+
+        Raises:
+            ChatHistoryError: as for ``get_messages``.
+        """
+        await super().before_run(context=context, **kwargs)
+        loaded = context.context_messages.get(self.source_id, [])
+        sent = {message.message_id for message in context.input_messages if message.message_id}
+        repeated = (at for at, message in enumerate(loaded) if message.message_id in sent)
+        del loaded[next(repeated, len(loaded)) :]
 
     async def get_messages(
         self, session_id: str | None, *, state: dict[str, Any] | None = None, **kwargs: Any
@@ -135,10 +160,16 @@ class DynamoDBHistoryProvider(HistoryProvider):
         """Append messages: all or none, contiguous and in order, and exactly once however often the request is retried.
 
         Usually one ``PutItem``, or one ``TransactWriteItems`` in a store with a session index. If a message has a
-        ``message_id``, a ``Query`` reads as many of the latest messages first: if the batch begins with messages that
-        are already stored, they are not stored again. That happens if a client sends the whole conversation with each
-        run. Stored messages are recognized by their ids, and between them by role and contents; messages without any
-        id are always stored. Without a session id, or without messages, nothing is sent.
+        ``message_id``, a ``Query`` reads four times as many of the latest messages first: if the batch begins with
+        messages that are already stored, they are not stored again. That happens if a client sends the whole
+        conversation with each run. The last message whose id is among the stored ids is looked for. It and all messages
+        before it are taken for stored. Messages right after it are, too, as long as they have the role and the contents
+        of those that are stored after it. A batch in which no message has a stored id is always stored. Without a
+        session id, or without messages, nothing is sent.
+
+        So ids must be unique in a session. A message that a client has inserted or edited before a stored one is not
+        stored. A message without an id that follows the last stored id is stored again if the client sends it with
+        other contents than are stored, or if others have written in between.
 
         Args:
             session_id: the session's id, or None.
@@ -157,7 +188,10 @@ class DynamoDBHistoryProvider(HistoryProvider):
         session = self._session(session_id, state)
         values = await in_slices(lambda message, _: message.to_dict(), messages)
         if any(message.message_id for message in messages):
-            values = values[_number_stored(await session.aget(len(values)), values) :]
+            latest = await session.aget(_READ_FOR_EACH * len(values))
+            # A value that is no message concerns those who load it: what is said now is stored all the same.
+            stored = [value for value in latest if isinstance(value, Mapping)]
+            values = values[_number_stored(stored, values) :]
         await session.aadd(values)
 
     def _session(self, session_id: str, state: Mapping[str, Any] | None) -> JsonSession:
@@ -192,21 +226,25 @@ def _without_cut_off_turn(messages: list[Message]) -> list[Message]:
 
 
 def _number_stored(stored: Sequence[Mapping[str, Any]], values: Sequence[Mapping[str, Any]]) -> int:
-    """Return how many values at the beginning of a batch are stored already, as the latest values of the session.
+    """Return how many values at the beginning of a batch are among the latest values of the session already.
 
-    At least one of them must have a stored id: two turns of the same words are two turns.
+    A conversation grows at its end, so with a value whose id is stored, all before it are stored. After the last such
+    value, those are stored that continue the session as it does: many clients keep no ids of the model's answers.
+    Without any stored id, nothing is stored: two turns of the same words are two turns.
     """
+    places = {one_id: at for at, value in enumerate(stored) if isinstance(one_id := value.get("message_id"), str)}
     for number in range(len(values), 0, -1):
-        # Backwards, and only as far as both go: a client's conversation may begin before the oldest stored value.
-        pairs = [*itertools.takewhile(_are_same, zip(reversed(stored), values[number - 1 :: -1], strict=False))]
-        if len(pairs) == min(len(stored), number) and any(value.get("message_id") for _, value in pairs):
-            return number
+        at = places.get(values[number - 1].get("message_id") or "")
+        if at is not None:
+            continued = itertools.takewhile(_are_same, zip(stored[at + 1 :], values[number:], strict=False))
+            return number + len(list(continued))
     return 0
 
 
 def _are_same(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> bool:
     one, other = pair
     ids = one.get("message_id"), other.get("message_id")
-    if all(ids):
+    if all(ids) and one.get("role") != "assistant":
+        # A client may have an id of its own for the model's answer, but its own messages differ if their ids do.
         return ids[0] == ids[1]
-    return (one["role"], one["contents"]) == (other["role"], other["contents"])
+    return (one.get("role"), one.get("contents")) == (other.get("role"), other.get("contents"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 import time
@@ -26,9 +25,13 @@ except ModuleNotFoundError as error:
     advice = "pip install 'chathistory-async[claude-agent-sdk]'"
     raise ModuleNotFoundError(f"DynamoDBSessionStore needs the Claude Agent SDK: {advice}", name=error.name) from error
 
+from .._codec.json_values import encode_value
 from .._codec.keys import split_key
+from .._cooperative import at_most
+from .._session_index.session import MAX_METADATA_BYTES
 from .._sync.fork import after_fork_in_child
 from ..errors import ItemTooLargeError
+from ..store import keyed_session
 
 if TYPE_CHECKING:
     from .._session_index.keyed import KeyedSession
@@ -41,13 +44,18 @@ SUMMARY = "claude_agent_sdk"
 """The name of a session's summary in its metadata in the session index."""
 
 _LOGGER = logging.getLogger("chathistory_async")
+# With summaries of the usual size, such a page is a part of the megabyte that a Query reads at most.
 _PAGE = 200
+# A process mostly has a few sessions that the index does not show yet. More at once would hold up its appends.
+_READ_AT_ONCE = 4
+# Between them the event loop runs. An entry takes some microseconds to fold, and a long one some more.
 _FOLDED_AT_ONCE = 100
 # Each append rewrites the summary, and each listing reads it. Usually it has less than 1 KB, but the SDK keeps titles
 # of any length.
 _MAX_SUMMARY_BYTES = 16 * 1024
 # The session index follows a write about a second later.
 _REMEMBERED_SECONDS = 60
+# More than a process appends to in a minute. They take a few megabytes.
 _MAX_REMEMBERED = 10_000
 
 
@@ -63,11 +71,14 @@ class DynamoDBSessionStore(SessionStore):
     format="claude-agent-sdk")`` reads it. With ``session_index``, its owner is the project key, and its metadata has
     the SDK's summary. A subagent's transcript has a partition of its own, which belongs to the main transcript: no
     owner lists it, and whatever deletes the main transcript deletes it too, also ``store.delete_session`` and
-    ``store.purge_owner(project_key)``.
+    ``store.purge_owner(project_key)``. End a session's agents before: see ``delete``.
 
     Each entry is stored once by its ``uuid``, whichever batches it comes in. Entries without one are always stored, as
     the SDK asks. The store's ``ttl``, ``history_size`` and encryption apply to entries as to other values. The SDK
     resumes a session only if all of its entries are there, so a ``history_size`` would break it.
+
+    After ``aclear`` of the JSON session, its entries can be stored again, but only if the store that clears it has
+    ``session_index``. Other stores do not look for uuids: there, delete the transcript instead.
 
     With ``kms_key_id``, entries and summaries are encrypted. Keys, subpaths and digests of uuids are not.
 
@@ -155,7 +166,8 @@ class DynamoDBSessionStore(SessionStore):
         """Return the SDK's summaries of a project's main transcripts; as ``list_sessions``.
 
         Each append stores the summary in its own transaction, so a summary always covers all entries. A transcript that
-        was begun by other means, or whose summary is longer than 16 KB, has none. The SDK loads such a transcript.
+        was begun by other means, or whose summary is longer than 16 KB or does not fit beside the application's own
+        metadata, has none. The SDK loads such a transcript.
 
         Args:
             project_key: the project.
@@ -186,7 +198,9 @@ class DynamoDBSessionStore(SessionStore):
         """Delete a transcript: a main transcript with all subpaths that the table has, or the one subpath of the key.
 
         As ``ChatHistoryStore.delete_session``, for each of the transcripts. A call that fails halfway can be made
-        again. Entries that an agent appends afterwards begin a new transcript.
+        again. Entries that an agent appends afterwards begin a new transcript. If these are a subagent's only, the main
+        transcript is in no list and ``purge_owner`` does not find it, but deleting the main transcript deletes them. So
+        end the agents of a session before you erase the session, or delete it again after they have ended.
 
         Args:
             key: the transcript. If it does not exist, nothing is deleted.
@@ -221,7 +235,7 @@ class DynamoDBSessionStore(SessionStore):
             raise ValueError("subpath is empty: leave it out for the main transcript")
         project_key = key["project_key"]
         ids = (project_key, key["session_id"])
-        return self._store._keyed_session(ids, owner=project_key, format=FORMAT, subsession=subpath)
+        return keyed_session(self._store, ids, owner=project_key, format=FORMAT, subsession=subpath)
 
     async def _infos(self, project_key: str) -> dict[str, SessionInfo]:
         """Return the information on a project's main transcripts by their session ids."""
@@ -236,15 +250,17 @@ class DynamoDBSessionStore(SessionStore):
             before = page.cursor
             if before is None:
                 break
-        for session_id, at in _written.since(self._store.table_name, project_key):
-            shown = infos.get(session_id)
-            if (at is None and shown is None) or (at is not None and shown is not None and shown.last_active_at >= at):
-                continue
-            current = await self._session({"project_key": project_key, "session_id": session_id}).info()
-            if current is None:
+
+        async def current(session_id: str) -> SessionInfo | None:
+            return await self._session({"project_key": project_key, "session_id": session_id}).info()
+
+        written = _written.since(self._store.table_name, project_key)
+        differing = [session_id for session_id, at in written if _differs(infos.get(session_id), at)]
+        for session_id, stored in zip(differing, await at_most(_READ_AT_ONCE, current, differing), strict=True):
+            if stored is None:
                 infos.pop(session_id, None)
             else:
-                infos[session_id] = current
+                infos[session_id] = stored
         return infos
 
     def _remember(self, key: SessionKey, at: datetime | None) -> None:
@@ -275,14 +291,31 @@ async def _summarized(
         await asyncio.sleep(0)
     if summary is None or (before is not None and summary["data"] == before["data"]):
         return {}
-    is_small = len(json.dumps(summary["data"])) <= _MAX_SUMMARY_BYTES
-    return {SUMMARY: summary["data"] if is_small else None}
+    return {SUMMARY: summary["data"] if _fits(summary["data"], metadata or {}) else None}
+
+
+def _fits(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
+    """Return whether a summary is small enough, alone and beside the application's own metadata."""
+    is_small = len(encode_value(data, "summary")) <= _MAX_SUMMARY_BYTES
+    return is_small and len(encode_value({**metadata, SUMMARY: data}, "metadata")) <= MAX_METADATA_BYTES
 
 
 def _session_id(info: SessionInfo) -> str:
     """Return the SDK's id of a session in the index."""
     _, session_id = split_key(str(info.session_id))
     return session_id
+
+
+def _differs(shown: SessionInfo | None, at: datetime | None) -> bool:
+    """Return whether the index does not show a transcript as this process has left it.
+
+    Args:
+        shown: what the index shows, or None.
+        at: the time of this process's last append, or None after a deletion.
+    """
+    if shown is None or at is None:
+        return shown is not None or at is not None
+    return shown.last_active_at < at
 
 
 def _mtime(info: SessionInfo) -> int:
