@@ -150,6 +150,10 @@ class TestPast:
     def test_ends_where_the_state_begins(self) -> None:
         assert contents(past(ENTRIES, {"3"}, up_to="entry-1")) == ["0", "1"]
 
+    def test_has_nothing_that_follows_what_is_in_the_state(self) -> None:
+        assert contents(past(ENTRIES, {"2"})) == ["0", "1"]
+        assert contents(past(ENTRIES, {"1"}, limit=2)) == []
+
     def test_has_messages_without_ids(self) -> None:
         assert len(past([Entry("e", human())], {None})) == 1
 
@@ -161,7 +165,8 @@ class TestPast:
 
     def test_the_cursor_is_the_latest_entry_before_the_state(self) -> None:
         assert cursor(ENTRIES, {"3"}) == "entry-2"
-        assert cursor(ENTRIES, {"1", "2"}) == "entry-3"
+        assert cursor(ENTRIES, {"1", "2"}) == "entry-0"
+        assert cursor(ENTRIES, {"9", None}) == "entry-3"
         assert cursor(ENTRIES, {"0", "1", "2", "3"}) == ""
         assert cursor([], set()) == ""
 

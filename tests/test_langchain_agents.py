@@ -449,6 +449,18 @@ class TestRepeats:
         assert await record_of(store, session_id) == "H AI"
         assert names(model.seen[-1]) == "H"
 
+    @pytest.mark.parametrize("load", ["beside", "state"])
+    async def test_a_question_that_is_sent_again_does_not_follow_its_answer(
+        self, store: ChatHistoryStore, session_id: str, call: Call, load: Any
+    ) -> None:
+        model = script(calling("ok"), AIMessage("one"), calling("ok"), AIMessage("two"))
+        agent = agent_of(model, ChatHistoryMiddleware(store, load=load))
+        for text in ("one", "two", "two"):
+            await call(agent, {"messages": [HumanMessage(text, id=text)]}, session_id)
+        assert names(model.seen[-1]) == "H AI(ok) T AI H"
+        assert model.seen[-1][-1].content == "two"
+        assert await record_of(store, session_id) == "H AI(ok) T AI H AI(ok) T AI AI"
+
     @pytest.mark.parametrize("limit", [None, 2])
     async def test_a_client_that_sends_everything_with_ids(
         self, store: ChatHistoryStore, session_id: str, call: Call, saver: InMemorySaver | None, limit: int | None
