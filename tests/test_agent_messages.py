@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-from chathistory_async.integrations._agent_messages import Entry, Mark, cursor, past, sendable, unstored, with_ids
+from chathistory_async.integrations._agent_messages import Entry, Mark, cursor, halves, past, sendable, unstored, with_ids
 
 
 def human(id: str | None = None) -> HumanMessage:
@@ -81,6 +81,21 @@ UNSTORED: dict[str, tuple[list[BaseMessage], set[str], str]] = {
 def test_what_is_stored_next(case: str) -> None:
     messages, stored, expected = UNSTORED[case]
     assert names(unstored(messages, stored)) == expected
+
+
+HALVES: dict[str, tuple[list[BaseMessage], list[str]]] = {
+    "nothing": ([], []),
+    "one": ([human()], []),
+    "one step": ([ai("1", "a", "b"), result("a"), result("b")], []),
+    "two steps": ([human(), ai(), human(), ai()], ["H AI", "H AI"]),
+    "results stay": ([human(), ai("1", "a", "b"), result("a"), result("b"), ai()], ["H", "AI(a,b) T T AI"]),
+}
+
+
+@pytest.mark.parametrize("case", HALVES)
+def test_what_is_too_large_is_cut_between_steps(case: str) -> None:
+    messages, expected = HALVES[case]
+    assert [names(half) for half in halves(messages)] == expected
 
 
 def some_message(kind: str, at: int) -> BaseMessage:

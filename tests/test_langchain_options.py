@@ -237,6 +237,16 @@ def denied(seen: Seen) -> Fault:
 
 
 class TestErrors:
+    async def test_what_is_too_large_for_one_append_is_not_one(
+        self, store: ChatHistoryStore, session_id: str, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("chathistory_async._item_collection.bodies.MAX_VALUES", 60)
+        many = [HumanMessage(f"{at}", id=f"{at}") for at in range(200)]
+        agent = agent_of(script(), ChatHistoryMiddleware(store))
+        await call(agent, {"messages": many}, session_id)
+        stored = await store.session(session_id).aget_messages()
+        assert [message.content for message in stored] == [*map(str, range(200)), "fine"]
+
     @BOTH_CALLS
     @pytest.mark.parametrize("operation", ["Query", "Write"])
     async def test_are_raised_unchanged(
@@ -311,6 +321,37 @@ class TestLoggedErrors:
         proxy.script(*DENIED_ONCE, operation="Write")
         await call(agent, "one", session_id)
         assert await record_of(store, session_id) == "H AI H AI(ok) T AI"
+
+    async def test_what_is_too_large_for_one_append_is_stored_in_several(
+        self,
+        store_through: NewStore,
+        proxy: Proxy,
+        session_id: str,
+        call: Call,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        store, model = store_through(), script(calling("ok"))
+        agent = agent_of(model, ChatHistoryMiddleware(store, on_error="log"), checkpointer=InMemorySaver())
+        proxy.schedule = denied
+        for text in TURNS[:3]:
+            await call(agent, text, session_id)
+        proxy.script()
+        monkeypatch.setattr("chathistory_async._item_collection.bodies.MAX_VALUES", 3)
+        await call(agent, "four", session_id)
+        assert await record_of(store, session_id) == "H AI(ok) T AI H AI H AI H AI"
+
+    async def test_a_step_that_is_too_large_alone_stays_in_the_way(
+        self, store: ChatHistoryStore, session_id: str, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("chathistory_async._item_collection.bodies.MAX_VALUES", 1)
+        model = script(AIMessage("fine"), calling("ok"))
+        agent = agent_of(model, ChatHistoryMiddleware(store, on_error="log"), checkpointer=InMemorySaver())
+        for text in TURNS[:3]:
+            await call(agent, text, session_id)
+        assert await record_of(store, session_id) == "H AI H"
+        monkeypatch.undo()
+        await call(agent, "four", session_id)
+        assert await record_of(store, session_id) == "H AI H AI(ok) T AI H AI H AI"
 
     @pytest.mark.parametrize("fault", [Fault.LOST_RESPONSE, Fault.LATE_ERROR])
     async def test_what_was_stored_after_all_is_not_stored_again(

@@ -81,6 +81,15 @@ def unstored(messages: Sequence[BaseMessage], stored: Set[str]) -> list[BaseMess
     return [message for step in steps for message in _whole(step, _calls(step.ai)) if not _is_summary(message)]
 
 
+def halves(messages: Sequence[BaseMessage]) -> list[Sequence[BaseMessage]]:
+    """Return messages to store as two batches, cut between two steps, or nothing if they are one step."""
+    cuts = [at for at, message in enumerate(messages) if at and not isinstance(message, ToolMessage)]
+    if not cuts:
+        return []
+    middle = min(cuts, key=lambda at: abs(at - len(messages) / 2))
+    return [messages[:middle], messages[middle:]]
+
+
 def cursor(entries: Sequence[Entry], ids: Set[str | None]) -> str:
     """Return the id of the latest entry that precedes the thread's state, or "" if none of these does."""
     before = entries[: _begin(entries, ids)]

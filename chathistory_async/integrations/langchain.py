@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 from uuid import uuid4
 
@@ -25,8 +25,8 @@ except ModuleNotFoundError as error:
 from .._session import smaller
 from .._settings import check_positive
 from .._sync.bridge import run
-from ..errors import ChatHistoryError, LayoutError, SessionRef
-from ._agent_messages import Entry, Mark, cursor, is_loaded, past, sendable, unstored, with_ids
+from ..errors import ChatHistoryError, ItemTooLargeError, LayoutError, SessionRef
+from ._agent_messages import Entry, Mark, cursor, halves, is_loaded, past, sendable, unstored, with_ids
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
@@ -123,7 +123,8 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
             the end, in one append; a run that fails stores nothing.
         on_error: "raise": errors of the library end the run. "log": they are logged by the logger
             ``chathistory_async``, without content, and the agent goes on. What was not stored is stored with the next
-            step; without a checkpointer, nothing is left of it after the run.
+            step; without a checkpointer, nothing is left of it after the run. A step that is too large to be stored
+            (``ItemTooLargeError``) stays in the way of what follows it.
 
     Raises:
         LayoutError: the store has the layout "single_item", and ``load`` is "beside".
@@ -371,9 +372,9 @@ class _Recorder:
                 look = await self._look(history, state)
                 update, mark = self._looked(look, state), look.mark
             if batch := unstored(messages, mark.stored):
-                await history.aadd_messages(batch)
-                mark = mark._replace(stored=mark.stored | {message.id for message in batch if message.id})
-                update[self.keys.mark] = mark.value(update.get("messages", messages))
+                async for part in _append(history, batch):
+                    mark = mark._replace(stored=mark.stored | {message.id for message in part if message.id})
+                    update[self.keys.mark] = mark.value(update.get("messages", messages))
         except ChatHistoryError as error:
             self._tolerate(error, "stored")
             # The batch may have been stored all the same: the next step looks.
@@ -447,6 +448,24 @@ class _Recorder:
         if not self._logs_errors:
             raise error
         _LOGGER.error("The agent goes on, although its history was not %s: %s", what, error)
+
+
+async def _append(
+    history: DynamoDBChatMessageHistory, messages: Sequence[BaseMessage]
+) -> AsyncGenerator[Sequence[BaseMessage], None]:
+    """Append messages, and yield those of each append: usually all at once, else as many steps as fit into one."""
+    parts = [messages]
+    while parts:
+        part = parts.pop()
+        try:
+            await history.aadd_messages(part)
+        except ItemTooLargeError:
+            # Much may be unstored: a store was out of reach for long, or a client sent a whole conversation.
+            if not (smaller_parts := halves(part)):
+                raise
+            parts += reversed(smaller_parts)
+        else:
+            yield part
 
 
 async def _latest(history: DynamoDBChatMessageHistory, count: int | None) -> list[Entry]:
