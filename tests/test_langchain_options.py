@@ -504,10 +504,11 @@ class TestAtOnce:
         await asynchronously(agent_of(model, ChatHistoryMiddleware(store), checkpointer=saver), "last", session_id)
         assert sendable(model.seen[-1]) == model.seen[-1]
 
+    @pytest.mark.parametrize("kept", [1, 7])
     async def test_more_runs_than_are_kept_in_memory(
-        self, store: ChatHistoryStore, session_id: str, monkeypatch: pytest.MonkeyPatch
+        self, store: ChatHistoryStore, session_id: str, monkeypatch: pytest.MonkeyPatch, kept: int
     ) -> None:
-        monkeypatch.setattr("chathistory_async.integrations.langchain._KEPT_PASTS", 1)
+        monkeypatch.setattr("chathistory_async.integrations.langchain._KEPT_MESSAGES", kept)
         model, agents = script(), []
         agent = agent_of(model, ChatHistoryMiddleware(store))
         for at in range(6):
@@ -515,6 +516,40 @@ class TestAtOnce:
             agents.append(asynchronously(agent, f"{at}", f"{session_id}-{at}"))
         await asyncio.gather(*agents)
         assert all(names(sent) == "H AI H" and sent[0].content == sent[2].content for sent in model.seen)
+
+
+class TestMemory:
+    """What precedes a thread's state is in memory only while it runs."""
+
+    def kept(self, middleware: ChatHistoryMiddleware) -> int:
+        pasts = middleware._recorder._pasts
+        assert pasts._size == sum(1 + len(messages) for messages in pasts._pasts.values())
+        return pasts._size
+
+    async def test_is_bounded_by_messages(
+        self, store: ChatHistoryStore, session_id: str, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("chathistory_async.integrations.langchain._KEPT_MESSAGES", 20)
+        await store.session(session_id).aadd_messages([HumanMessage("old"), AIMessage("before")] * 4)
+        middleware = ChatHistoryMiddleware(store)
+        agent = agent_of(script(*[ConnectionError("overloaded")] * 4), middleware)
+        for text in TURNS:
+            # The end of a run that fails is never seen.
+            with pytest.raises(ConnectionError):
+                await call(agent, text, session_id)
+            assert 0 < self.kept(middleware) <= 20
+
+    async def test_is_free_after_a_run_and_after_an_error_at_its_end(
+        self, store_through: NewStore, proxy: Proxy, session_id: str, call: Call
+    ) -> None:
+        middleware = ChatHistoryMiddleware(store_through(), save="end")
+        agent = agent_of(script(), middleware)
+        await call(agent, "one", session_id)
+        assert self.kept(middleware) == 0
+        proxy.script(*DENIED_ONCE, operation="Write")
+        with pytest.raises(AccessDeniedError):
+            await call(agent, "two", session_id)
+        assert self.kept(middleware) == 0
 
 
 class TestCancelled:

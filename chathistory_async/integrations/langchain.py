@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
@@ -47,9 +48,9 @@ _LOGGER = logging.getLogger("chathistory_async")
 _TAIL_MESSAGES = 50
 # More than any session has.
 _ALL_MESSAGES = 10**9
-# The pasts that are in memory: those of running agents, and of some that were interrupted. A past that is not in memory
-# any more is read again.
-_KEPT_PASTS = 256
+# How many messages that precede states are in memory at most, at about 3 KB each: those of runs under way, and of some
+# that failed or were interrupted, whose end is never seen. What is not in memory any more is read again.
+_KEPT_MESSAGES = 20_000
 
 
 class HistoryState(MessagesState):
@@ -308,28 +309,29 @@ class _Keys(NamedTuple):
     Attributes:
         mark: the mark, as a list of text. It is checkpointed.
         looked: whether this run has compared its state with the record. It is not checkpointed, so a resumed run looks.
-        past: the name under which the recorder keeps what precedes the state; the messages themselves would be
+        token: stands for what precedes the state, which the recorder has in memory; the messages themselves would be
             streamed and serialised with the state. It is not checkpointed.
     """
 
     mark: str
     looked: str
-    past: str
+    token: str
 
     @classmethod
     def of(cls, name: str) -> _Keys:
-        return cls(f"{name}_mark", f"{name}_looked", f"{name}_past")
+        return cls(f"{name}_mark", f"{name}_looked", f"{name}_token")
 
     def schema(self) -> type[Any]:
         fields = {
             self.mark: NotRequired[Annotated[list[str] | None, PrivateStateAttr]],
             self.looked: NotRequired[Annotated[bool, UntrackedValue, PrivateStateAttr]],
-            self.past: NotRequired[Annotated[str, UntrackedValue, PrivateStateAttr]],
+            self.token: NotRequired[Annotated[str, UntrackedValue, PrivateStateAttr]],
         }
         return TypedDict("ChatHistoryState", fields)  # type: ignore[operator, no-any-return]  # its names are not literal
 
 
-_NODE_KEYS = _Keys("history_mark", "history_looked", "")
+# The nodes keep no past in memory, so they have no token for it.
+_NODE_KEYS = _Keys("history_mark", "history_looked", token="")
 
 
 class _Look(NamedTuple):
@@ -337,6 +339,40 @@ class _Look(NamedTuple):
 
     past: list[BaseMessage]
     mark: Mark
+
+
+class _Pasts:
+    """What precedes the states of runs, by a token for each run. The runs may be of several threads."""
+
+    def __init__(self) -> None:
+        self._pasts: OrderedDict[str, list[BaseMessage]] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def keep(self, messages: list[BaseMessage]) -> str:
+        """Keep messages, if need be instead of the oldest ones, and return their token."""
+        token = uuid4().hex
+        with self._lock:
+            self._pasts[token] = messages
+            self._size += _size(messages)
+            while self._size > _KEPT_MESSAGES and len(self._pasts) > 1:
+                self._size -= _size(self._pasts.popitem(last=False)[1])
+        return token
+
+    def get(self, token: str | None) -> list[BaseMessage] | None:
+        """Return the messages of a token, or None if they are not in memory."""
+        return self._pasts.get(token or "")
+
+    def drop(self, token: str | None) -> None:
+        """Forget the messages of a token, if they are in memory."""
+        with self._lock:
+            messages = self._pasts.pop(token or "", None)
+            self._size -= 0 if messages is None else _size(messages)
+
+
+def _size(messages: list[BaseMessage]) -> int:
+    # The token counts too: many runs may have nothing that precedes them.
+    return 1 + len(messages)
 
 
 class _Recorder:
@@ -350,7 +386,7 @@ class _Recorder:
         self._limit = limit
         self._load = load
         self._logs_errors = on_error == "log"
-        self._pasts: OrderedDict[str, list[BaseMessage]] = OrderedDict()
+        self._pasts = _Pasts()
 
     async def begin(self, history: DynamoDBChatMessageHistory, state: Any) -> Update:
         """Compare the state with the record, and load what precedes it."""
@@ -363,30 +399,16 @@ class _Recorder:
 
     async def save(self, history: DynamoDBChatMessageHistory, state: Any) -> Update | None:
         """Store the complete steps that are not stored yet."""
-        messages, mark, update = state["messages"], Mark.of(state.get(self.keys.mark)), Update()
-        if not unstored(messages, mark.stored if mark else set()):
-            return None
-        try:
-            if mark is None or not state.get(self.keys.looked):
-                # A write may have outlived its mark, and a run may have been killed in between.
-                look = await self._look(history, state)
-                update, mark = self._looked(look, state), look.mark
-            if batch := unstored(messages, mark.stored):
-                async for part in _append(history, batch):
-                    mark = mark._replace(stored=mark.stored | {message.id for message in part if message.id})
-                    update[self.keys.mark] = mark.value(update.get("messages", messages))
-        except ChatHistoryError as error:
-            self._tolerate(error, "stored")
-            # The batch may have been stored all the same: the next step looks.
-            update[self.keys.looked] = False
-        return update
+        update = Update()
+        await self._save(history, state, update)
+        return update or None
 
     async def past(self, history: DynamoDBChatMessageHistory, state: Any) -> list[BaseMessage]:
         """Return what precedes the state and is not in it."""
         mark = Mark.of(state.get(self.keys.mark))
         if self._load != "beside" or (mark and mark.begins_after == ""):
             return []
-        kept = self._pasts.get(state.get(self.keys.past, ""))
+        kept = self._pasts.get(state.get(self.keys.token))
         if kept is not None:
             return kept
         # The run was resumed, perhaps in a process other than the one that it began in.
@@ -398,10 +420,32 @@ class _Recorder:
 
     async def end(self, history: DynamoDBChatMessageHistory, state: Any) -> Update | None:
         """Store the rest, and forget what precedes the state."""
-        update = await self.save(history, state)
-        for noted in (state, update or {}):
-            self._pasts.pop(noted.get(self.keys.past, ""), None)
-        return update
+        update = Update()
+        try:
+            await self._save(history, state, update)
+        finally:
+            for noted in (state, update):
+                self._pasts.drop(noted.get(self.keys.token))
+        return update or None
+
+    async def _save(self, history: DynamoDBChatMessageHistory, state: Any, update: Update) -> None:
+        messages, mark = state["messages"], Mark.of(state.get(self.keys.mark))
+        if not unstored(messages, mark.stored if mark else set()):
+            return
+        try:
+            if mark is None or not state.get(self.keys.looked):
+                # A write may have outlived its mark, and a run may have been killed in between.
+                look = await self._look(history, state)
+                update |= self._looked(look, state)
+                mark = look.mark
+            if batch := unstored(messages, mark.stored):
+                async for part in _append(history, batch):
+                    mark = mark._replace(stored=mark.stored | {message.id for message in part if message.id})
+                    update[self.keys.mark] = mark.value(update.get("messages", messages))
+        except ChatHistoryError as error:
+            self._tolerate(error, "stored")
+            # The batch may have been stored all the same: the next step looks.
+            update[self.keys.looked] = False
 
     async def _look(self, history: DynamoDBChatMessageHistory, state: Any) -> _Look:
         messages, mark = state["messages"], Mark.of(state.get(self.keys.mark)) or Mark(None, set())
@@ -434,15 +478,10 @@ class _Recorder:
         return update
 
     def _kept(self, messages: list[BaseMessage]) -> Update:
-        """Keep what precedes the state in this process, and return the update that names it."""
+        """Keep what precedes the state in memory, and return the update with its token."""
         if self._load != "beside":
             return {}
-        name = uuid4().hex
-        self._pasts[name] = messages
-        # Single operations of the dict, which other threads use too.
-        if len(self._pasts) > _KEPT_PASTS:
-            self._pasts.popitem(last=False)
-        return {self.keys.past: name}
+        return {self.keys.token: self._pasts.keep(messages)}
 
     def _tolerate(self, error: ChatHistoryError, what: str) -> None:
         if not self._logs_errors:
