@@ -73,6 +73,7 @@ UNSTORED: dict[str, tuple[list[BaseMessage], set[str], str]] = {
     "no summary": ([summary("0"), human("1"), ai("2")], {"1"}, "AI"),
     "no summary that nothing precedes": ([summary("0"), human("1")], set(), "H"),
     "a call that could not be parsed": ([human("1"), unparsed("2", "a")], {"1"}, "AI"),
+    "a client's own ids": ([human("loaded-1"), ai("loaded-2")], set(), "H AI"),
     "no ids": ([human(), ai()], {"1"}, "H AI"),
 }
 

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-# Begins the ids of messages that were loaded into a state without an id of their own.
-_LOADED = "loaded-"
+# Begins the ids of messages that were loaded into a state without an id of their own. No client's ids begin like this.
+_LOADED = "chathistory-loaded:"
 # Stands in a state for a mark's ``begins_after`` of None. No entry has this id.
 _UNKNOWN = "?"
 
