@@ -15,7 +15,6 @@ from typing_extensions import NotRequired, TypedDict
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
     from langchain.agents.middleware.types import PrivateStateAttr
-    from langgraph._internal._runnable import RunnableCallable
     from langgraph.channels.untracked_value import UntrackedValue
     from langgraph.graph.message import REMOVE_ALL_MESSAGES, MessagesState
     from langgraph.runtime import Runtime
@@ -232,7 +231,7 @@ def load_history(
     async def aload(state: Any, runtime: Runtime[Any]) -> Update | None:
         return await recorder.begin(sessions.of(state, runtime), state)
 
-    return RunnableCallable(load, aload, name="load_history", trace=False)
+    return _node(load, aload, "load_history")
 
 
 def save_history(
@@ -266,7 +265,15 @@ def save_history(
     async def asave(state: Any, runtime: Runtime[Any]) -> Update | None:
         return await recorder.save(sessions.of(state, runtime), state)
 
-    return RunnableCallable(save, asave, name="save_history", trace=False)
+    return _node(save, asave, "save_history")
+
+
+def _node(work: Callable[..., Any], awork: Callable[..., Any], name: str) -> Runnable[Any, Any]:
+    # LangGraph has no public class for a node with a synchronous and an asynchronous function that take the runtime.
+    # It is imported here, so that the middleware does not depend on it.
+    from langgraph._internal._runnable import RunnableCallable
+
+    return RunnableCallable(work, awork, name=name, trace=False)
 
 
 class _Sessions:
