@@ -14,10 +14,12 @@ from agents_langchain import (
     CALLS,
     Agent,
     Call,
+    Flaky,
     agent_of,
     asynchronously,
     calling,
     names,
+    ok,
     on_thread,
     record_of,
     script,
@@ -464,6 +466,51 @@ class TestCost:
         proxy.seen.clear()
         await call(agent, "one", session_id)
         assert proxy.operations() == ["Query", *["TransactWriteItems"] * 4]
+
+    @pytest.mark.parametrize("save", ["steps", "end"])
+    @pytest.mark.parametrize("failing", ["model", "tool"])
+    async def test_a_resumed_run_takes_a_read_more_or_two(
+        self, store_through: NewStore, proxy: Proxy, session_id: str, call: Call, save: Any, failing: str
+    ) -> None:
+        store, flaky, saver = store_through(), Flaky(), InMemorySaver()
+        await store.session(session_id).aadd_messages([HumanMessage("old"), AIMessage("before")])
+        answers = [calling("flaky"), calling("ok"), calling("ok")]
+        model = script(*([ConnectionError()] if failing == "model" else []), *answers)
+        flaky.recovered = failing == "model"
+
+        def agent() -> Agent:
+            middleware = ChatHistoryMiddleware(store, save=save)
+            return agent_of(model, middleware, checkpointer=saver, tools=[ok, flaky.tool()])
+
+        with pytest.raises(ConnectionError if failing == "model" else RuntimeError):
+            await call(agent(), "one", session_id)
+        flaky.recovered = True
+        proxy.seen.clear()
+        await call(agent(), None, session_id)
+        assert proxy.operations().count("Query") == (2 if failing == "model" else 1)
+        assert names(model.seen[-1]) == "H AI H AI(flaky) T AI(ok) T AI(ok) T"
+        assert await record_of(store, session_id) == "H AI H AI(flaky) T AI(ok) T AI(ok) T AI"
+
+    async def test_a_past_that_is_not_in_memory_is_read_once_for_the_next_calls(
+        self, store_through: NewStore, proxy: Proxy, session_id: str, call: Call
+    ) -> None:
+        store = store_through()
+        await store.session(session_id).aadd_messages([HumanMessage("old"), AIMessage("before")])
+        middleware = ChatHistoryMiddleware(store)
+
+        class Forgetful(type(script())):  # type: ignore[misc]
+            """As if other runs had needed the memory during the first call of the model."""
+
+            def _generate(self, *arguments: Any, **options: Any) -> Any:
+                if not self.seen:
+                    middleware._recorder._pasts._pasts.clear()
+                return super()._generate(*arguments, **options)
+
+        model = Forgetful(answers=[calling("ok")] * 3, seen=[])
+        proxy.seen.clear()
+        await call(agent_of(model, middleware), "one", session_id)
+        assert proxy.operations().count("Query") == 2
+        assert names(model.seen[-1]) == "H AI H AI(ok) T AI(ok) T AI(ok) T"
 
     async def test_nothing_is_read_while_it_is_made(self, proxy: Proxy, store_through: NewStore) -> None:
         agent_of(script(), ChatHistoryMiddleware(store_through()))

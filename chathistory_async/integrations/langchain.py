@@ -102,7 +102,7 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
     this middleware, give it ``session``, or its messages are stored in the outer session.
 
     **Cost.** A plain turn takes one ``Query`` and two appends, a turn with tools one append more for each step. A run
-    that is resumed takes one ``Query`` more. The hooks without ``a`` block the calling thread.
+    that is resumed takes one ``Query`` more, or two if only the model's call is made again. The hooks without ``a`` block the calling thread.
 
     Errors of the library end the run, unchanged; see ``on_error``.
 
@@ -146,10 +146,9 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
         super().__init__()
         _check_choice("save", save, ("steps", "end"))
         self._sessions = _Sessions(store, session, owner)
-        self._recorder = _Recorder(limit, load, on_error, _Keys.of(self.name))
+        self._recorder = _Recorder(limit, load, on_error, _Keys.of(self.name), by_steps=save == "steps")
         if load == "beside" and store.layout == "single_item":
             raise LayoutError('The layout "single_item" needs load="state"', SessionRef(store.table_name))
-        self._by_steps = save == "steps"
         self.state_schema = self._recorder.keys.schema()
 
     async def abefore_agent(self, state: Any, runtime: Runtime[Any]) -> Update | None:
@@ -157,8 +156,8 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
         return await self._recorder.begin(self._sessions.of(state, runtime), state)
 
     async def abefore_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
-        """Store the complete steps that are not stored yet."""
-        return await self._recorder.save(self._sessions.of(state, runtime), state) if self._by_steps else None
+        """Store the complete steps that are not stored yet, and in a resumed run read the record."""
+        return await self._recorder.step(self._sessions.of(state, runtime), state)
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
@@ -177,7 +176,7 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def before_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
         """Store complete steps, as ``abefore_model`` does."""
-        return run(self._recorder.save, self._sessions.of(state, runtime), state) if self._by_steps else None
+        return run(self._recorder.step, self._sessions.of(state, runtime), state)
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -385,7 +384,9 @@ def _size(messages: list[BaseMessage]) -> int:
 class _Recorder:
     """Loads and stores the messages of a state. Its methods return updates of that state."""
 
-    def __init__(self, limit: int | None, load: Load, on_error: OnError, keys: _Keys) -> None:
+    def __init__(
+        self, limit: int | None, load: Load, on_error: OnError, keys: _Keys, *, by_steps: bool = True
+    ) -> None:
         check_positive("limit", limit)
         _check_choice("load", load, ("beside", "state", "never"))
         _check_choice("on_error", on_error, ("raise", "log"))
@@ -393,6 +394,7 @@ class _Recorder:
         self._limit = limit
         self._load = load
         self._logs_errors = on_error == "log"
+        self._by_steps = by_steps
         self._pasts = _Pasts()
 
     async def begin(self, history: DynamoDBChatMessageHistory, state: Any) -> Update:
@@ -404,6 +406,18 @@ class _Recorder:
             return {self.keys.looked: False, **self._kept([])}
         return self._looked(look, state)
 
+    async def step(self, history: DynamoDBChatMessageHistory, state: Any) -> Update | None:
+        """Prepare a call of the model: store complete steps, and load what precedes the state if it is not in memory.
+
+        It is loaded here, and not at each call of the model, because here it can be noted in the state.
+        """
+        update = Update()
+        if self._needs_past(state) and self._pasts.get(state.get(self.keys.token)) is None:
+            update = await self.begin(history, state)
+        if self._by_steps:
+            await self._save(history, {**state, **update}, update)
+        return update or None
+
     async def save(self, history: DynamoDBChatMessageHistory, state: Any) -> Update | None:
         """Store the complete steps that are not stored yet."""
         update = Update()
@@ -412,13 +426,12 @@ class _Recorder:
 
     async def past(self, history: DynamoDBChatMessageHistory, state: Any) -> list[BaseMessage]:
         """Return what precedes the state and is not in it."""
-        mark = Mark.of(state.get(self.keys.mark))
-        if self._load != "beside" or (mark and mark.begins_after == ""):
+        if not self._needs_past(state):
             return []
         kept = self._pasts.get(state.get(self.keys.token))
         if kept is not None:
             return kept
-        # The run was resumed, perhaps in a process other than the one that it began in.
+        # The run was resumed at the model's node, perhaps in a process other than the one that it began in.
         try:
             return (await self._look(history, state)).past
         except ChatHistoryError as error:
@@ -434,6 +447,11 @@ class _Recorder:
             for noted in (state, update):
                 self._pasts.drop(noted.get(self.keys.token))
         return update or None
+
+    def _needs_past(self, state: Any) -> bool:
+        """Return whether the model is sent messages beside the state, as far as the state tells."""
+        mark = Mark.of(state.get(self.keys.mark))
+        return self._load == "beside" and not (mark and mark.begins_after == "")
 
     async def _save(self, history: DynamoDBChatMessageHistory, state: Any, update: Update) -> None:
         messages, mark = state["messages"], Mark.of(state.get(self.keys.mark))
