@@ -384,9 +384,7 @@ def _size(messages: list[BaseMessage]) -> int:
 class _Recorder:
     """Loads and stores the messages of a state. Its methods return updates of that state."""
 
-    def __init__(
-        self, limit: int | None, load: Load, on_error: OnError, keys: _Keys, *, by_steps: bool = True
-    ) -> None:
+    def __init__(self, limit: int | None, load: Load, on_error: OnError, keys: _Keys, *, by_steps: bool = True) -> None:
         check_positive("limit", limit)
         _check_choice("load", load, ("beside", "state", "never"))
         _check_choice("on_error", on_error, ("raise", "log"))
