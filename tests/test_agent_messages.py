@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-from chathistory_async.integrations._agent_messages import Entry, Mark, cursor, halves, past, sendable, unstored, with_ids
+from chathistory_async.integrations._agent_messages import (
+    Entry,
+    Mark,
+    cursor,
+    halves,
+    past,
+    sendable,
+    unstored,
+    with_ids,
+)
 
 
 def human(id: str | None = None) -> HumanMessage:

@@ -495,6 +495,18 @@ class TestRepeats:
         # The checkpoint still has it.
         assert names(model.seen[-1]) == "H AI H"
 
+    @pytest.mark.parametrize(("deleted", "stored"), [("first", "AI H AI"), ("last", "H AI H AI")])
+    async def test_what_was_deleted_and_is_sent_again_without_a_checkpointer(
+        self, store: ChatHistoryStore, session_id: str, call: Call, deleted: str, stored: str
+    ) -> None:
+        agent = agent_of(script(), ChatHistoryMiddleware(store))
+        result = await call(agent, {"messages": [HumanMessage("one", id="one")]}, session_id)
+        page = await store.session(session_id).apage()
+        await store.session(session_id).adelete_messages([page.messages[0 if deleted == "first" else -1].id])
+        await call(agent, {"messages": [*result["messages"], HumanMessage("two", id="two")]}, session_id)
+        # Stays deleted only if a message after it is stored: the page of the documentation says so.
+        assert await record_of(store, session_id) == stored
+
 
 class Mortal(InMemorySaver):
     """A checkpointer that a process which has been killed does not reach any more."""

@@ -35,8 +35,8 @@ from langgraph.runtime import ExecutionInfo, Runtime
 from proxy import Fault, Proxy, Seen
 
 from chathistory_async import AccessDeniedError, ChatHistoryStore, ConfigurationError, LayoutError
-from chathistory_async.integrations._agent_messages import sendable
-from chathistory_async.integrations.langchain import ChatHistoryMiddleware
+from chathistory_async.integrations._agent_messages import Entry, sendable
+from chathistory_async.integrations.langchain import ChatHistoryMiddleware, load_history, save_history
 
 TURNS = ["one", "two", "three", "four"]
 
@@ -677,6 +677,38 @@ async def test_a_long_history_never_holds_the_loop(
     assert len(sent) == number + 1
     await middleware.abefore_model(state, runtime)
     assert long_steps == []
+
+
+@pytest.mark.parametrize("way", ["middleware", "nodes"])
+async def test_a_long_history_in_the_state_never_holds_the_loop(
+    store: ChatHistoryStore, session_id: str, long_steps: list[str], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    async def latest(history: Any, count: int | None) -> list[Entry]:
+        # The reader's own slices are tested elsewhere.
+        return entries
+
+    entries = [Entry("", HumanMessage("short")) for _ in range(5000)]
+    monkeypatch.setattr("chathistory_async.integrations.langchain._latest", latest)
+    middleware = ChatHistoryMiddleware(store, session=lambda state, runtime: session_id, load="state")
+    load: Any = load_history(store, session=lambda state, runtime: session_id)
+    state: dict[str, Any] = {"messages": [HumanMessage("new", id="new")]}
+    long_steps.clear()
+    update = await (middleware.abefore_agent if way == "middleware" else load.afunc)(state, Runtime())
+    assert long_steps == []
+    assert len(update["messages"]) == len(entries) + 2
+
+
+@pytest.mark.parametrize("way", ["middleware", "nodes"])
+async def test_a_long_state_is_stored_without_holding_the_loop(
+    store: ChatHistoryStore, session_id: str, long_steps: list[str], way: str
+) -> None:
+    middleware = ChatHistoryMiddleware(store, session=lambda state, runtime: session_id)
+    save: Any = save_history(store, session=lambda state, runtime: session_id)
+    state: dict[str, Any] = {"messages": [HumanMessage("short", id=f"{at}") for at in range(5000)]}
+    long_steps.clear()
+    await (middleware.aafter_agent if way == "middleware" else save.afunc)(state, Runtime())
+    assert long_steps == []
+    assert len(await store.session(session_id).aget_messages()) == 5000
 
 
 def test_agents_share_a_middleware(store: ChatHistoryStore, session_id: str) -> None:

@@ -22,11 +22,12 @@ except ModuleNotFoundError as error:
     advice = "pip install 'chathistory-async[langchain]'"
     raise ModuleNotFoundError(f"ChatHistoryMiddleware needs LangChain 1: {advice}", name=error.name) from error
 
+from .._cooperative import in_slices
 from .._session import smaller
 from .._settings import check_positive
 from .._sync.bridge import run
 from ..errors import ChatHistoryError, ItemTooLargeError, LayoutError, SessionRef
-from ._agent_messages import Entry, Mark, cursor, halves, is_loaded, past, sendable, unstored, with_ids
+from ._agent_messages import Entry, Mark, cursor, halves, is_loaded, past, sendable, sendable_steps, unstored, with_ids
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
@@ -89,7 +90,9 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
     the record or from the state. The record and the state are not changed.
 
     Messages are recognised by their ids. A client that sends a message again, after an error or with each request, must
-    send it with the same id; then the message is stored once.
+    send it with the same id; then the message is stored once, unless two runs send it at the same time. A message that
+    was deleted from the record stays deleted while a message after it is stored; as the last one, it is stored again
+    if a client sends it again and no checkpointer knows the thread.
 
     **Order of middleware.** Put PIIMiddleware before this one, or personal data is stored unredacted. Put
     SummarizationMiddleware after this one, or new messages may be summarised before they are stored. A middleware with
@@ -98,11 +101,14 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
     **Several on one agent.** LangChain refuses two middlewares with one name. A subclass has a name of its own, and its
     own keys in the state: ``class Audit(ChatHistoryMiddleware): pass``.
 
+    Two that load send the model the messages of both records: give all but one ``load="never"``.
+
     **Agents within agents.** LangGraph passes the thread's id on to an agent that runs inside a tool. If that agent has
     this middleware, give it ``session``, or its messages are stored in the outer session.
 
     **Cost.** A plain turn takes one ``Query`` and two appends, a turn with tools one append more for each step. A run
-    that is resumed takes one ``Query`` more, or two if only the model's call is made again. The hooks without ``a`` block the calling thread.
+    that is resumed takes one ``Query`` more, or two if only the model's call is made again. The hooks without ``a``
+    block the calling thread.
 
     Errors of the library end the run, unchanged; see ``on_error``.
 
@@ -485,7 +491,7 @@ class _Recorder:
             return _Look(found, Mark(begins_after, stored))
         if not begins:
             return _Look([], mark._replace(stored=stored))
-        found = with_ids(sendable(past(entries, ids, limit=limit)))
+        found = await _loadable(past(entries, ids, limit=limit))
         return _Look(found, Mark("", stored | {message.id for message in found if message.id}))
 
     def _looked(self, look: _Look, state: Any) -> Update:
@@ -536,6 +542,12 @@ async def _latest(history: DynamoDBChatMessageHistory, count: int | None) -> lis
         return [Entry("", message) for message in await history.aget_messages(limit=count)]
     page = await history.apage(count or _ALL_MESSAGES)
     return [Entry(stored.id, stored.message) for stored in page.messages]
+
+
+async def _loadable(messages: list[BaseMessage]) -> list[BaseMessage]:
+    """Return the messages of a record as a state holds them: whole steps, with ids. Long histories in slices."""
+    steps = await in_slices(lambda step, _: with_ids(step), sendable_steps(messages))
+    return [message for step in steps for message in step]
 
 
 def _with_past(request: ModelRequest[Any], before: list[BaseMessage]) -> ModelRequest[Any]:

@@ -152,8 +152,8 @@ class DynamoDBSession:
 async def _settled(write: Coroutine[Any, Any, _Result]) -> _Result:
     """Return the result of a write. If the caller is cancelled, however often, wait for the end of the write first.
 
-    An error of the write is then the ``__cause__`` of the cancellation. The SDK reads a session after a cancelled write,
-    to find out how much of a turn is stored. A write that was still under way could be stored after that read.
+    The SDK reads a session after a cancelled write, to find out how much of a turn is stored. A write that was still
+    under way could be stored after that read. An error of the write is the ``__cause__`` of the cancellation.
     """
     task = asyncio.ensure_future(write)
     cancelled: asyncio.CancelledError | None = None
