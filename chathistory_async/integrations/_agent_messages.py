@@ -62,13 +62,7 @@ def sendable(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
     A step is left out if a call of its AI message has no result. Results follow their AI message at once, and a result
     without its call is left out. A call that langchain could not parse needs a result too: providers count it.
     """
-    return [message for step in sendable_steps(messages) for message in step]
-
-
-def sendable_steps(messages: Iterable[BaseMessage]) -> Iterator[list[BaseMessage]]:
-    """Yield the messages of ``sendable`` step by step, for long histories. What comes first may be no whole step."""
-    for step in _steps(messages):
-        yield _whole(step, _all_calls(step.ai))
+    return [message for step in _steps(messages) for message in _whole(step, _all_calls(step.ai))]
 
 
 def unstored(messages: Sequence[BaseMessage], stored: Set[str]) -> list[BaseMessage]:

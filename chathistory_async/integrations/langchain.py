@@ -27,7 +27,7 @@ from .._session import smaller
 from .._settings import check_positive
 from .._sync.bridge import run
 from ..errors import ChatHistoryError, ItemTooLargeError, LayoutError, SessionRef
-from ._agent_messages import Entry, Mark, cursor, halves, is_loaded, past, sendable, sendable_steps, unstored, with_ids
+from ._agent_messages import Entry, Mark, cursor, halves, is_loaded, past, sendable, unstored, with_ids
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
@@ -546,8 +546,8 @@ async def _latest(history: DynamoDBChatMessageHistory, count: int | None) -> lis
 
 async def _loadable(messages: list[BaseMessage]) -> list[BaseMessage]:
     """Return the messages of a record as a state holds them: whole steps, with ids. Long histories in slices."""
-    steps = await in_slices(lambda step, _: with_ids(step), sendable_steps(messages))
-    return [message for step in steps for message in step]
+    # By message, since a step may have any number of human messages. Only the copies take long.
+    return await in_slices(lambda message, _: with_ids([message])[0], sendable(messages))
 
 
 def _with_past(request: ModelRequest[Any], before: list[BaseMessage]) -> ModelRequest[Any]:
