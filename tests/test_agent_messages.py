@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-from chathistory_async.integrations._agent_messages import Entry, Mark, cursor, past, sendable, unstored, with_ids
+from chathistory_async.integrations._agent_messages import (
+    Entry,
+    Mark,
+    cursor,
+    halves,
+    past,
+    sendable,
+    unstored,
+    with_ids,
+)
 
 
 def human(id: str | None = None) -> HumanMessage:
@@ -73,6 +82,7 @@ UNSTORED: dict[str, tuple[list[BaseMessage], set[str], str]] = {
     "no summary": ([summary("0"), human("1"), ai("2")], {"1"}, "AI"),
     "no summary that nothing precedes": ([summary("0"), human("1")], set(), "H"),
     "a call that could not be parsed": ([human("1"), unparsed("2", "a")], {"1"}, "AI"),
+    "a client's own ids": ([human("loaded-1"), ai("loaded-2")], set(), "H AI"),
     "no ids": ([human(), ai()], {"1"}, "H AI"),
 }
 
@@ -81,6 +91,21 @@ UNSTORED: dict[str, tuple[list[BaseMessage], set[str], str]] = {
 def test_what_is_stored_next(case: str) -> None:
     messages, stored, expected = UNSTORED[case]
     assert names(unstored(messages, stored)) == expected
+
+
+HALVES: dict[str, tuple[list[BaseMessage], list[str]]] = {
+    "nothing": ([], []),
+    "one": ([human()], []),
+    "one step": ([ai("1", "a", "b"), result("a"), result("b")], []),
+    "two steps": ([human(), ai(), human(), ai()], ["H AI", "H AI"]),
+    "results stay": ([human(), ai("1", "a", "b"), result("a"), result("b"), ai()], ["H", "AI(a,b) T T AI"]),
+}
+
+
+@pytest.mark.parametrize("case", HALVES)
+def test_what_is_too_large_is_cut_between_steps(case: str) -> None:
+    messages, expected = HALVES[case]
+    assert [names(half) for half in halves(messages)] == expected
 
 
 def some_message(kind: str, at: int) -> BaseMessage:
@@ -150,6 +175,10 @@ class TestPast:
     def test_ends_where_the_state_begins(self) -> None:
         assert contents(past(ENTRIES, {"3"}, up_to="entry-1")) == ["0", "1"]
 
+    def test_has_nothing_that_follows_what_is_in_the_state(self) -> None:
+        assert contents(past(ENTRIES, {"2"})) == ["0", "1"]
+        assert contents(past(ENTRIES, {"1"}, limit=2)) == []
+
     def test_has_messages_without_ids(self) -> None:
         assert len(past([Entry("e", human())], {None})) == 1
 
@@ -161,7 +190,8 @@ class TestPast:
 
     def test_the_cursor_is_the_latest_entry_before_the_state(self) -> None:
         assert cursor(ENTRIES, {"3"}) == "entry-2"
-        assert cursor(ENTRIES, {"1", "2"}) == "entry-3"
+        assert cursor(ENTRIES, {"1", "2"}) == "entry-0"
+        assert cursor(ENTRIES, {"9", None}) == "entry-3"
         assert cursor(ENTRIES, {"0", "1", "2", "3"}) == ""
         assert cursor([], set()) == ""
 

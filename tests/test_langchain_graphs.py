@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +35,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 from proxy import Fault, Proxy
 
-from chathistory_async import AccessDeniedError, ChatHistoryStore
+from chathistory_async import AccessDeniedError, ChatHistoryStore, integrations
 from chathistory_async.integrations.langchain import (
     ChatHistoryMiddleware,
     HistoryState,
@@ -261,3 +263,15 @@ async def test_an_agent_that_waits_for_a_human_in_a_graph(new_store: NewStore, s
     await call(compiled, "two", session_id)
     assert names(model.seen[-1]) == "H AI H AI(ok) T AI H"
     assert await record_of(store, session_id) == "H AI H AI(ok) T AI H AI"
+
+
+async def test_the_middleware_needs_no_private_module_of_langgraph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "langgraph._internal._runnable", None)
+    module = "chathistory_async.integrations.langchain"
+    monkeypatch.delitem(sys.modules, module)
+    # The import replaces the package's attribute too: monkeypatch puts the old one back.
+    monkeypatch.setattr(integrations, "langchain", None)
+    fresh = importlib.import_module(module)
+    assert fresh.ChatHistoryMiddleware(ChatHistoryStore("Chats"))
+    with pytest.raises(ModuleNotFoundError, match="langgraph"):
+        fresh.load_history(ChatHistoryStore("Chats"))

@@ -14,10 +14,12 @@ from agents_langchain import (
     CALLS,
     Agent,
     Call,
+    Flaky,
     agent_of,
     asynchronously,
     calling,
     names,
+    ok,
     on_thread,
     record_of,
     script,
@@ -33,8 +35,8 @@ from langgraph.runtime import ExecutionInfo, Runtime
 from proxy import Fault, Proxy, Seen
 
 from chathistory_async import AccessDeniedError, ChatHistoryStore, ConfigurationError, LayoutError
-from chathistory_async.integrations._agent_messages import sendable
-from chathistory_async.integrations.langchain import ChatHistoryMiddleware
+from chathistory_async.integrations._agent_messages import Entry, sendable
+from chathistory_async.integrations.langchain import ChatHistoryMiddleware, load_history, save_history
 
 TURNS = ["one", "two", "three", "four"]
 
@@ -237,6 +239,16 @@ def denied(seen: Seen) -> Fault:
 
 
 class TestErrors:
+    async def test_what_is_too_large_for_one_append_is_not_one(
+        self, store: ChatHistoryStore, session_id: str, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("chathistory_async._item_collection.bodies.MAX_VALUES", 60)
+        many = [HumanMessage(f"{at}", id=f"{at}") for at in range(200)]
+        agent = agent_of(script(), ChatHistoryMiddleware(store))
+        await call(agent, {"messages": many}, session_id)
+        stored = await store.session(session_id).aget_messages()
+        assert [message.content for message in stored] == [*map(str, range(200)), "fine"]
+
     @BOTH_CALLS
     @pytest.mark.parametrize("operation", ["Query", "Write"])
     async def test_are_raised_unchanged(
@@ -311,6 +323,37 @@ class TestLoggedErrors:
         proxy.script(*DENIED_ONCE, operation="Write")
         await call(agent, "one", session_id)
         assert await record_of(store, session_id) == "H AI H AI(ok) T AI"
+
+    async def test_what_is_too_large_for_one_append_is_stored_in_several(
+        self,
+        store_through: NewStore,
+        proxy: Proxy,
+        session_id: str,
+        call: Call,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        store, model = store_through(), script(calling("ok"))
+        agent = agent_of(model, ChatHistoryMiddleware(store, on_error="log"), checkpointer=InMemorySaver())
+        proxy.schedule = denied
+        for text in TURNS[:3]:
+            await call(agent, text, session_id)
+        proxy.script()
+        monkeypatch.setattr("chathistory_async._item_collection.bodies.MAX_VALUES", 3)
+        await call(agent, "four", session_id)
+        assert await record_of(store, session_id) == "H AI(ok) T AI H AI H AI H AI"
+
+    async def test_a_step_that_is_too_large_alone_stays_in_the_way(
+        self, store: ChatHistoryStore, session_id: str, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("chathistory_async._item_collection.bodies.MAX_VALUES", 1)
+        model = script(AIMessage("fine"), calling("ok"))
+        agent = agent_of(model, ChatHistoryMiddleware(store, on_error="log"), checkpointer=InMemorySaver())
+        for text in TURNS[:3]:
+            await call(agent, text, session_id)
+        assert await record_of(store, session_id) == "H AI H"
+        monkeypatch.undo()
+        await call(agent, "four", session_id)
+        assert await record_of(store, session_id) == "H AI H AI(ok) T AI H AI H AI"
 
     @pytest.mark.parametrize("fault", [Fault.LOST_RESPONSE, Fault.LATE_ERROR])
     async def test_what_was_stored_after_all_is_not_stored_again(
@@ -424,6 +467,51 @@ class TestCost:
         await call(agent, "one", session_id)
         assert proxy.operations() == ["Query", *["TransactWriteItems"] * 4]
 
+    @pytest.mark.parametrize("save", ["steps", "end"])
+    @pytest.mark.parametrize("failing", ["model", "tool"])
+    async def test_a_resumed_run_takes_a_read_more_or_two(
+        self, store_through: NewStore, proxy: Proxy, session_id: str, call: Call, save: Any, failing: str
+    ) -> None:
+        store, flaky, saver = store_through(), Flaky(), InMemorySaver()
+        await store.session(session_id).aadd_messages([HumanMessage("old"), AIMessage("before")])
+        answers = [calling("flaky"), calling("ok"), calling("ok")]
+        model = script(*([ConnectionError()] if failing == "model" else []), *answers)
+        flaky.recovered = failing == "model"
+
+        def agent() -> Agent:
+            middleware = ChatHistoryMiddleware(store, save=save)
+            return agent_of(model, middleware, checkpointer=saver, tools=[ok, flaky.tool()])
+
+        with pytest.raises(ConnectionError if failing == "model" else RuntimeError):
+            await call(agent(), "one", session_id)
+        flaky.recovered = True
+        proxy.seen.clear()
+        await call(agent(), None, session_id)
+        assert proxy.operations().count("Query") == (2 if failing == "model" else 1)
+        assert names(model.seen[-1]) == "H AI H AI(flaky) T AI(ok) T AI(ok) T"
+        assert await record_of(store, session_id) == "H AI H AI(flaky) T AI(ok) T AI(ok) T AI"
+
+    async def test_a_past_that_is_not_in_memory_is_read_once_for_the_next_calls(
+        self, store_through: NewStore, proxy: Proxy, session_id: str, call: Call
+    ) -> None:
+        store = store_through()
+        await store.session(session_id).aadd_messages([HumanMessage("old"), AIMessage("before")])
+        middleware = ChatHistoryMiddleware(store)
+
+        class Forgetful(type(script())):  # type: ignore[misc]
+            """As if other runs had needed the memory during the first call of the model."""
+
+            def _generate(self, *arguments: Any, **options: Any) -> Any:
+                if not self.seen:
+                    middleware._recorder._pasts._pasts.clear()
+                return super()._generate(*arguments, **options)
+
+        model = Forgetful(answers=[calling("ok")] * 3, seen=[])
+        proxy.seen.clear()
+        await call(agent_of(model, middleware), "one", session_id)
+        assert proxy.operations().count("Query") == 2
+        assert names(model.seen[-1]) == "H AI H AI(ok) T AI(ok) T AI(ok) T"
+
     async def test_nothing_is_read_while_it_is_made(self, proxy: Proxy, store_through: NewStore) -> None:
         agent_of(script(), ChatHistoryMiddleware(store_through()))
         assert not proxy.seen
@@ -463,10 +551,11 @@ class TestAtOnce:
         await asynchronously(agent_of(model, ChatHistoryMiddleware(store), checkpointer=saver), "last", session_id)
         assert sendable(model.seen[-1]) == model.seen[-1]
 
+    @pytest.mark.parametrize("kept", [1, 7])
     async def test_more_runs_than_are_kept_in_memory(
-        self, store: ChatHistoryStore, session_id: str, monkeypatch: pytest.MonkeyPatch
+        self, store: ChatHistoryStore, session_id: str, monkeypatch: pytest.MonkeyPatch, kept: int
     ) -> None:
-        monkeypatch.setattr("chathistory_async.integrations.langchain._KEPT_PASTS", 1)
+        monkeypatch.setattr("chathistory_async.integrations.langchain._KEPT_MESSAGES", kept)
         model, agents = script(), []
         agent = agent_of(model, ChatHistoryMiddleware(store))
         for at in range(6):
@@ -474,6 +563,40 @@ class TestAtOnce:
             agents.append(asynchronously(agent, f"{at}", f"{session_id}-{at}"))
         await asyncio.gather(*agents)
         assert all(names(sent) == "H AI H" and sent[0].content == sent[2].content for sent in model.seen)
+
+
+class TestMemory:
+    """What precedes a thread's state is in memory only while it runs."""
+
+    def kept(self, middleware: ChatHistoryMiddleware) -> int:
+        pasts = middleware._recorder._pasts
+        assert pasts._size == sum(1 + len(messages) for messages in pasts._pasts.values())
+        return pasts._size
+
+    async def test_is_bounded_by_messages(
+        self, store: ChatHistoryStore, session_id: str, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("chathistory_async.integrations.langchain._KEPT_MESSAGES", 20)
+        await store.session(session_id).aadd_messages([HumanMessage("old"), AIMessage("before")] * 4)
+        middleware = ChatHistoryMiddleware(store)
+        agent = agent_of(script(*[ConnectionError("overloaded")] * 4), middleware)
+        for text in TURNS:
+            # The end of a run that fails is never seen.
+            with pytest.raises(ConnectionError):
+                await call(agent, text, session_id)
+            assert 0 < self.kept(middleware) <= 20
+
+    async def test_is_free_after_a_run_and_after_an_error_at_its_end(
+        self, store_through: NewStore, proxy: Proxy, session_id: str, call: Call
+    ) -> None:
+        middleware = ChatHistoryMiddleware(store_through(), save="end")
+        agent = agent_of(script(), middleware)
+        await call(agent, "one", session_id)
+        assert self.kept(middleware) == 0
+        proxy.script(*DENIED_ONCE, operation="Write")
+        with pytest.raises(AccessDeniedError):
+            await call(agent, "two", session_id)
+        assert self.kept(middleware) == 0
 
 
 class TestCancelled:
@@ -554,6 +677,51 @@ async def test_a_long_history_never_holds_the_loop(
     assert len(sent) == number + 1
     await middleware.abefore_model(state, runtime)
     assert long_steps == []
+
+
+@pytest.mark.parametrize("way", ["middleware", "nodes"])
+async def test_other_tasks_run_while_a_long_history_is_put_into_the_state(
+    store: ChatHistoryStore, session_id: str, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    async def latest(history: Any, count: int | None) -> list[Entry]:
+        # The reader's own slices are tested elsewhere.
+        return entries
+
+    entries = [Entry("", HumanMessage("short")) for _ in range(5000)]
+    monkeypatch.setattr("chathistory_async.integrations.langchain._latest", latest)
+    middleware = ChatHistoryMiddleware(store, session=lambda state, runtime: session_id, load="state")
+    load: Any = load_history(store, session=lambda state, runtime: session_id)
+    state: dict[str, Any] = {"messages": [HumanMessage("new", id="new")]}
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    task = asyncio.create_task(other())
+    update = await (middleware.abefore_agent if way == "middleware" else load.afunc)(state, Runtime())
+    task.cancel()
+    # Copies take about 10 µs each, in slices of 2 ms.
+    assert turns >= 5
+    assert len(update["messages"]) == len(entries) + 2
+
+
+@pytest.mark.parametrize("way", ["middleware", "nodes"])
+async def test_a_long_state_is_stored_without_holding_the_loop(
+    store: ChatHistoryStore, session_id: str, long_steps: list[str], way: str
+) -> None:
+    middleware = ChatHistoryMiddleware(store, session=lambda state, runtime: session_id)
+    save: Any = save_history(store, session=lambda state, runtime: session_id)
+    state: dict[str, Any] = {"messages": [HumanMessage("short", id=f"{at}") for at in range(5000)]}
+    # Ends the step that made the messages.
+    await asyncio.sleep(0)
+    long_steps.clear()
+    await (middleware.aafter_agent if way == "middleware" else save.afunc)(state, Runtime())
+    await asyncio.sleep(0)
+    assert long_steps == []
+    assert len(await store.session(session_id).aget_messages()) == 5000
 
 
 def test_agents_share_a_middleware(store: ChatHistoryStore, session_id: str) -> None:

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-# Begins the ids of messages that were loaded into a state without an id of their own.
-_LOADED = "loaded-"
+# Begins the ids of messages that were loaded into a state without an id of their own. No client's ids begin like this.
+_LOADED = "chathistory-loaded:"
 # Stands in a state for a mark's ``begins_after`` of None. No entry has this id.
 _UNKNOWN = "?"
 
@@ -81,33 +81,53 @@ def unstored(messages: Sequence[BaseMessage], stored: Set[str]) -> list[BaseMess
     return [message for step in steps for message in _whole(step, _calls(step.ai)) if not _is_summary(message)]
 
 
+def halves(messages: Sequence[BaseMessage]) -> list[Sequence[BaseMessage]]:
+    """Return messages to store as two batches, cut between two steps, or nothing if they are one step."""
+    cuts = [at for at, message in enumerate(messages) if at and not isinstance(message, ToolMessage)]
+    if not cuts:
+        return []
+    middle = min(cuts, key=lambda at: abs(at - len(messages) / 2))
+    return [messages[:middle], messages[middle:]]
+
+
 def cursor(entries: Sequence[Entry], ids: Set[str | None]) -> str:
-    """Return where a thread's state begins: the id of the latest entry that is not in the state, or ""."""
-    return next((entry.id for entry in reversed(entries) if entry.message.id not in ids), "")
+    """Return the id of the latest entry that precedes the thread's state, or "" if none of these does."""
+    before = entries[: _begin(entries, ids)]
+    return before[-1].id if before else ""
 
 
 def past(
     entries: Sequence[Entry], ids: Set[str | None], *, up_to: str | None = None, limit: int | None = None
 ) -> list[BaseMessage]:
-    """Return the messages of the record that are not in the state.
+    """Return the messages of the record that precede the thread's state, and are not in it.
 
     Args:
         entries: the latest entries of the record, oldest first.
         ids: the ids of the state's messages.
-        up_to: only entries up to this id, or None for all.
+        up_to: only entries up to this id, or None for those before the first one that is in the state.
         limit: only the latest entries, or None for all. They then begin with a human message, because a turn that was
             cut may make no sense to a model.
     """
-    recent = entries if limit is None else entries[-limit:]
+    first = 0 if limit is None else max(len(entries) - limit, 0)
+    before = entries[first : _begin(entries, ids)] if up_to is None else entries[first:]
     found = [
         entry.message
-        for entry in recent
+        for entry in before
         if (entry.message.id is None or entry.message.id not in ids) and (up_to is None or entry.id <= up_to)
     ]
-    if len(recent) == limit:
+    if limit is not None and len(entries) >= limit:
         humans = (at for at, message in enumerate(found) if isinstance(message, HumanMessage))
         return found[next(humans, len(found)) :]
     return found
+
+
+def _begin(entries: Sequence[Entry], ids: Set[str | None]) -> int:
+    """Return the index of the first entry that is in the state.
+
+    What follows it in the record does not precede the state, although it may not be in it: a client may send a question
+    again whose answer is stored.
+    """
+    return next((at for at, entry in enumerate(entries) if entry.message.id and entry.message.id in ids), len(entries))
 
 
 def with_ids(messages: Iterable[BaseMessage]) -> list[BaseMessage]:

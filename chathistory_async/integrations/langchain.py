@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 from uuid import uuid4
 
@@ -14,7 +15,6 @@ from typing_extensions import NotRequired, TypedDict
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
     from langchain.agents.middleware.types import PrivateStateAttr
-    from langgraph._internal._runnable import RunnableCallable
     from langgraph.channels.untracked_value import UntrackedValue
     from langgraph.graph.message import REMOVE_ALL_MESSAGES, MessagesState
     from langgraph.runtime import Runtime
@@ -22,11 +22,12 @@ except ModuleNotFoundError as error:
     advice = "pip install 'chathistory-async[langchain]'"
     raise ModuleNotFoundError(f"ChatHistoryMiddleware needs LangChain 1: {advice}", name=error.name) from error
 
+from .._cooperative import in_slices
 from .._session import smaller
 from .._settings import check_positive
 from .._sync.bridge import run
-from ..errors import ChatHistoryError, LayoutError, SessionRef
-from ._agent_messages import Entry, Mark, cursor, is_loaded, past, sendable, unstored, with_ids
+from ..errors import ChatHistoryError, ItemTooLargeError, LayoutError, SessionRef
+from ._agent_messages import Entry, Mark, cursor, halves, is_loaded, past, sendable, unstored, with_ids
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
@@ -47,9 +48,9 @@ _LOGGER = logging.getLogger("chathistory_async")
 _TAIL_MESSAGES = 50
 # More than any session has.
 _ALL_MESSAGES = 10**9
-# The pasts that are in memory: those of running agents, and of some that were interrupted. A past that is not in memory
-# any more is read again.
-_KEPT_PASTS = 256
+# How many messages that precede states are in memory at most, at about 3 KB each: those of runs under way, and of some
+# that failed or were interrupted, whose end is never seen. What is not in memory any more is read again.
+_KEPT_MESSAGES = 20_000
 
 
 class HistoryState(MessagesState):
@@ -89,7 +90,9 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
     the record or from the state. The record and the state are not changed.
 
     Messages are recognised by their ids. A client that sends a message again, after an error or with each request, must
-    send it with the same id; then the message is stored once.
+    send it with the same id; then the message is stored once, unless two runs send it at the same time. A message that
+    was deleted from the record stays deleted while a message after it is stored; as the last one, it is stored again
+    if a client sends it again and no checkpointer knows the thread.
 
     **Order of middleware.** Put PIIMiddleware before this one, or personal data is stored unredacted. Put
     SummarizationMiddleware after this one, or new messages may be summarised before they are stored. A middleware with
@@ -98,11 +101,14 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
     **Several on one agent.** LangChain refuses two middlewares with one name. A subclass has a name of its own, and its
     own keys in the state: ``class Audit(ChatHistoryMiddleware): pass``.
 
+    Two that load send the model the messages of both records: give all but one ``load="never"``.
+
     **Agents within agents.** LangGraph passes the thread's id on to an agent that runs inside a tool. If that agent has
     this middleware, give it ``session``, or its messages are stored in the outer session.
 
     **Cost.** A plain turn takes one ``Query`` and two appends, a turn with tools one append more for each step. A run
-    that is resumed takes one ``Query`` more. The hooks without ``a`` block the calling thread.
+    that is resumed takes one ``Query`` more, or two if only the model's call is made again. The hooks without ``a``
+    block the calling thread.
 
     Errors of the library end the run, unchanged; see ``on_error``.
 
@@ -123,7 +129,8 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
             the end, in one append; a run that fails stores nothing.
         on_error: "raise": errors of the library end the run. "log": they are logged by the logger
             ``chathistory_async``, without content, and the agent goes on. What was not stored is stored with the next
-            step; without a checkpointer, nothing is left of it after the run.
+            step; without a checkpointer, nothing is left of it after the run. A step that is too large to be stored
+            (``ItemTooLargeError``) stays in the way of what follows it.
 
     Raises:
         LayoutError: the store has the layout "single_item", and ``load`` is "beside".
@@ -145,10 +152,9 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
         super().__init__()
         _check_choice("save", save, ("steps", "end"))
         self._sessions = _Sessions(store, session, owner)
-        self._recorder = _Recorder(limit, load, on_error, _Keys.of(self.name))
+        self._recorder = _Recorder(limit, load, on_error, _Keys.of(self.name), by_steps=save == "steps")
         if load == "beside" and store.layout == "single_item":
             raise LayoutError('The layout "single_item" needs load="state"', SessionRef(store.table_name))
-        self._by_steps = save == "steps"
         self.state_schema = self._recorder.keys.schema()
 
     async def abefore_agent(self, state: Any, runtime: Runtime[Any]) -> Update | None:
@@ -156,8 +162,8 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
         return await self._recorder.begin(self._sessions.of(state, runtime), state)
 
     async def abefore_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
-        """Store the complete steps that are not stored yet."""
-        return await self._recorder.save(self._sessions.of(state, runtime), state) if self._by_steps else None
+        """Store the complete steps that are not stored yet, and in a resumed run read the record."""
+        return await self._recorder.step(self._sessions.of(state, runtime), state)
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
@@ -176,7 +182,7 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def before_model(self, state: Any, runtime: Runtime[Any]) -> Update | None:
         """Store complete steps, as ``abefore_model`` does."""
-        return run(self._recorder.save, self._sessions.of(state, runtime), state) if self._by_steps else None
+        return run(self._recorder.step, self._sessions.of(state, runtime), state)
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -230,7 +236,7 @@ def load_history(
     async def aload(state: Any, runtime: Runtime[Any]) -> Update | None:
         return await recorder.begin(sessions.of(state, runtime), state)
 
-    return RunnableCallable(load, aload, name="load_history", trace=False)
+    return _node(load, aload, "load_history")
 
 
 def save_history(
@@ -264,7 +270,15 @@ def save_history(
     async def asave(state: Any, runtime: Runtime[Any]) -> Update | None:
         return await recorder.save(sessions.of(state, runtime), state)
 
-    return RunnableCallable(save, asave, name="save_history", trace=False)
+    return _node(save, asave, "save_history")
+
+
+def _node(work: Callable[..., Any], awork: Callable[..., Any], name: str) -> Runnable[Any, Any]:
+    # LangGraph has no public class for a node with a synchronous and an asynchronous function that take the runtime.
+    # It is imported here, so that the middleware does not depend on it.
+    from langgraph._internal._runnable import RunnableCallable
+
+    return RunnableCallable(work, awork, name=name, trace=False)
 
 
 class _Sessions:
@@ -307,28 +321,29 @@ class _Keys(NamedTuple):
     Attributes:
         mark: the mark, as a list of text. It is checkpointed.
         looked: whether this run has compared its state with the record. It is not checkpointed, so a resumed run looks.
-        past: the name under which the recorder keeps what precedes the state; the messages themselves would be
+        token: stands for what precedes the state, which the recorder has in memory; the messages themselves would be
             streamed and serialised with the state. It is not checkpointed.
     """
 
     mark: str
     looked: str
-    past: str
+    token: str
 
     @classmethod
     def of(cls, name: str) -> _Keys:
-        return cls(f"{name}_mark", f"{name}_looked", f"{name}_past")
+        return cls(f"{name}_mark", f"{name}_looked", f"{name}_token")
 
     def schema(self) -> type[Any]:
         fields = {
             self.mark: NotRequired[Annotated[list[str] | None, PrivateStateAttr]],
             self.looked: NotRequired[Annotated[bool, UntrackedValue, PrivateStateAttr]],
-            self.past: NotRequired[Annotated[str, UntrackedValue, PrivateStateAttr]],
+            self.token: NotRequired[Annotated[str, UntrackedValue, PrivateStateAttr]],
         }
         return TypedDict("ChatHistoryState", fields)  # type: ignore[operator, no-any-return]  # its names are not literal
 
 
-_NODE_KEYS = _Keys("history_mark", "history_looked", "")
+# The nodes keep no past in memory, so they have no token for it.
+_NODE_KEYS = _Keys("history_mark", "history_looked", token="")
 
 
 class _Look(NamedTuple):
@@ -338,10 +353,44 @@ class _Look(NamedTuple):
     mark: Mark
 
 
+class _Pasts:
+    """What precedes the states of runs, by a token for each run. The runs may be of several threads."""
+
+    def __init__(self) -> None:
+        self._pasts: OrderedDict[str, list[BaseMessage]] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def keep(self, messages: list[BaseMessage]) -> str:
+        """Keep messages, if need be instead of the oldest ones, and return their token."""
+        token = uuid4().hex
+        with self._lock:
+            self._pasts[token] = messages
+            self._size += _size(messages)
+            while self._size > _KEPT_MESSAGES and len(self._pasts) > 1:
+                self._size -= _size(self._pasts.popitem(last=False)[1])
+        return token
+
+    def get(self, token: str | None) -> list[BaseMessage] | None:
+        """Return the messages of a token, or None if they are not in memory."""
+        return self._pasts.get(token or "")
+
+    def drop(self, token: str | None) -> None:
+        """Forget the messages of a token, if they are in memory."""
+        with self._lock:
+            messages = self._pasts.pop(token or "", None)
+            self._size -= 0 if messages is None else _size(messages)
+
+
+def _size(messages: list[BaseMessage]) -> int:
+    # The token counts too: many runs may have nothing that precedes them.
+    return 1 + len(messages)
+
+
 class _Recorder:
     """Loads and stores the messages of a state. Its methods return updates of that state."""
 
-    def __init__(self, limit: int | None, load: Load, on_error: OnError, keys: _Keys) -> None:
+    def __init__(self, limit: int | None, load: Load, on_error: OnError, keys: _Keys, *, by_steps: bool = True) -> None:
         check_positive("limit", limit)
         _check_choice("load", load, ("beside", "state", "never"))
         _check_choice("on_error", on_error, ("raise", "log"))
@@ -349,7 +398,8 @@ class _Recorder:
         self._limit = limit
         self._load = load
         self._logs_errors = on_error == "log"
-        self._pasts: OrderedDict[str, list[BaseMessage]] = OrderedDict()
+        self._by_steps = by_steps
+        self._pasts = _Pasts()
 
     async def begin(self, history: DynamoDBChatMessageHistory, state: Any) -> Update:
         """Compare the state with the record, and load what precedes it."""
@@ -360,35 +410,32 @@ class _Recorder:
             return {self.keys.looked: False, **self._kept([])}
         return self._looked(look, state)
 
+    async def step(self, history: DynamoDBChatMessageHistory, state: Any) -> Update | None:
+        """Prepare a call of the model: store complete steps, and load what precedes the state if it is not in memory.
+
+        It is loaded here, and not at each call of the model, because here it can be noted in the state.
+        """
+        update = Update()
+        if self._needs_past(state) and self._pasts.get(state.get(self.keys.token)) is None:
+            update = await self.begin(history, state)
+        if self._by_steps:
+            await self._save(history, {**state, **update}, update)
+        return update or None
+
     async def save(self, history: DynamoDBChatMessageHistory, state: Any) -> Update | None:
         """Store the complete steps that are not stored yet."""
-        messages, mark, update = state["messages"], Mark.of(state.get(self.keys.mark)), Update()
-        if not unstored(messages, mark.stored if mark else set()):
-            return None
-        try:
-            if mark is None or not state.get(self.keys.looked):
-                # A write may have outlived its mark, and a run may have been killed in between.
-                look = await self._look(history, state)
-                update, mark = self._looked(look, state), look.mark
-            if batch := unstored(messages, mark.stored):
-                await history.aadd_messages(batch)
-                mark = mark._replace(stored=mark.stored | {message.id for message in batch if message.id})
-                update[self.keys.mark] = mark.value(update.get("messages", messages))
-        except ChatHistoryError as error:
-            self._tolerate(error, "stored")
-            # The batch may have been stored all the same: the next step looks.
-            update[self.keys.looked] = False
-        return update
+        update = Update()
+        await self._save(history, state, update)
+        return update or None
 
     async def past(self, history: DynamoDBChatMessageHistory, state: Any) -> list[BaseMessage]:
         """Return what precedes the state and is not in it."""
-        mark = Mark.of(state.get(self.keys.mark))
-        if self._load != "beside" or (mark and mark.begins_after == ""):
+        if not self._needs_past(state):
             return []
-        kept = self._pasts.get(state.get(self.keys.past, ""))
+        kept = self._pasts.get(state.get(self.keys.token))
         if kept is not None:
             return kept
-        # The run was resumed, perhaps in a process other than the one that it began in.
+        # The run was resumed at the model's node, perhaps in a process other than the one that it began in.
         try:
             return (await self._look(history, state)).past
         except ChatHistoryError as error:
@@ -397,10 +444,37 @@ class _Recorder:
 
     async def end(self, history: DynamoDBChatMessageHistory, state: Any) -> Update | None:
         """Store the rest, and forget what precedes the state."""
-        update = await self.save(history, state)
-        for noted in (state, update or {}):
-            self._pasts.pop(noted.get(self.keys.past, ""), None)
-        return update
+        update = Update()
+        try:
+            await self._save(history, state, update)
+        finally:
+            for noted in (state, update):
+                self._pasts.drop(noted.get(self.keys.token))
+        return update or None
+
+    def _needs_past(self, state: Any) -> bool:
+        """Return whether the model is sent messages beside the state, as far as the state tells."""
+        mark = Mark.of(state.get(self.keys.mark))
+        return self._load == "beside" and not (mark and mark.begins_after == "")
+
+    async def _save(self, history: DynamoDBChatMessageHistory, state: Any, update: Update) -> None:
+        messages, mark = state["messages"], Mark.of(state.get(self.keys.mark))
+        if not unstored(messages, mark.stored if mark else set()):
+            return
+        try:
+            if mark is None or not state.get(self.keys.looked):
+                # A write may have outlived its mark, and a run may have been killed in between.
+                look = await self._look(history, state)
+                update |= self._looked(look, state)
+                mark = look.mark
+            if batch := unstored(messages, mark.stored):
+                async for part in _append(history, batch):
+                    mark = mark._replace(stored=mark.stored | {message.id for message in part if message.id})
+                    update[self.keys.mark] = mark.value(update.get("messages", messages))
+        except ChatHistoryError as error:
+            self._tolerate(error, "stored")
+            # The batch may have been stored all the same: the next step looks.
+            update[self.keys.looked] = False
 
     async def _look(self, history: DynamoDBChatMessageHistory, state: Any) -> _Look:
         messages, mark = state["messages"], Mark.of(state.get(self.keys.mark)) or Mark(None, set())
@@ -417,7 +491,7 @@ class _Recorder:
             return _Look(found, Mark(begins_after, stored))
         if not begins:
             return _Look([], mark._replace(stored=stored))
-        found = with_ids(sendable(past(entries, ids, limit=limit)))
+        found = await _loadable(past(entries, ids, limit=limit))
         return _Look(found, Mark("", stored | {message.id for message in found if message.id}))
 
     def _looked(self, look: _Look, state: Any) -> Update:
@@ -433,20 +507,33 @@ class _Recorder:
         return update
 
     def _kept(self, messages: list[BaseMessage]) -> Update:
-        """Keep what precedes the state in this process, and return the update that names it."""
+        """Keep what precedes the state in memory, and return the update with its token."""
         if self._load != "beside":
             return {}
-        name = uuid4().hex
-        self._pasts[name] = messages
-        # Single operations of the dict, which other threads use too.
-        if len(self._pasts) > _KEPT_PASTS:
-            self._pasts.popitem(last=False)
-        return {self.keys.past: name}
+        return {self.keys.token: self._pasts.keep(messages)}
 
     def _tolerate(self, error: ChatHistoryError, what: str) -> None:
         if not self._logs_errors:
             raise error
         _LOGGER.error("The agent goes on, although its history was not %s: %s", what, error)
+
+
+async def _append(
+    history: DynamoDBChatMessageHistory, messages: Sequence[BaseMessage]
+) -> AsyncGenerator[Sequence[BaseMessage], None]:
+    """Append messages, and yield those of each append: usually all at once, else as many steps as fit into one."""
+    parts = [messages]
+    while parts:
+        part = parts.pop()
+        try:
+            await history.aadd_messages(part)
+        except ItemTooLargeError:
+            # Much may be unstored: a store was out of reach for long, or a client sent a whole conversation.
+            if not (smaller_parts := halves(part)):
+                raise
+            parts += reversed(smaller_parts)
+        else:
+            yield part
 
 
 async def _latest(history: DynamoDBChatMessageHistory, count: int | None) -> list[Entry]:
@@ -455,6 +542,12 @@ async def _latest(history: DynamoDBChatMessageHistory, count: int | None) -> lis
         return [Entry("", message) for message in await history.aget_messages(limit=count)]
     page = await history.apage(count or _ALL_MESSAGES)
     return [Entry(stored.id, stored.message) for stored in page.messages]
+
+
+async def _loadable(messages: list[BaseMessage]) -> list[BaseMessage]:
+    """Return the messages of a record as a state holds them: whole steps, with ids. Long histories in slices."""
+    # By message, since a step may have any number of human messages. Only the copies take long.
+    return await in_slices(lambda message, _: with_ids([message])[0], sendable(messages))
 
 
 def _with_past(request: ModelRequest[Any], before: list[BaseMessage]) -> ModelRequest[Any]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FORMAT = "openai-agents"
 """The format of the stored items, for ``ChatHistoryStore.list_sessions`` and ``json_session``."""
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 class DynamoDBSession:
@@ -149,11 +149,11 @@ class DynamoDBSession:
         return f"<{type(self).__name__} of {self._session!r}>"
 
 
-async def _settled(write: Coroutine[Any, Any, Result]) -> Result:
+async def _settled(write: Coroutine[Any, Any, _Result]) -> _Result:
     """Return the result of a write. If the caller is cancelled, however often, wait for the end of the write first.
 
     The SDK reads a session after a cancelled write, to find out how much of a turn is stored. A write that was still
-    under way could be stored after that read.
+    under way could be stored after that read. An error of the write is the ``__cause__`` of the cancellation.
     """
     task = asyncio.ensure_future(write)
     cancelled: asyncio.CancelledError | None = None
@@ -164,7 +164,5 @@ async def _settled(write: Coroutine[Any, Any, Result]) -> Result:
             cancelled = cancelled or error
     if cancelled is None:
         return task.result()
-    if not task.cancelled():
-        # Retrieved, so that asyncio does not log an error of the write as one that nobody saw.
-        task.exception()
-    raise cancelled
+    # The error of the write, if it failed, is the cause: else nobody would see it.
+    raise cancelled from (None if task.cancelled() else task.exception())
