@@ -705,7 +705,8 @@ async def test_other_tasks_run_while_a_long_history_is_put_into_the_state(
     task.cancel()
     # Copies take about 10 µs each, in slices of 2 ms.
     assert turns >= 5
-    assert update is not None and len(update["messages"]) == len(entries) + 2
+    assert update is not None
+    assert len(update["messages"]) == len(entries) + 2
 
 
 @pytest.mark.parametrize("way", ["middleware", "nodes"])
