@@ -280,6 +280,8 @@ class TestCancellation:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        # A request that was on its way arrives.
+        await asyncio.sleep(0.2)
         sent = len(proxy.seen)
         await asyncio.sleep(0.5)
         assert len(proxy.seen) == sent
