@@ -1,4 +1,4 @@
-"""What a stored session measures and costs: its messages, records, bytes, capacity units and expiry."""
+"""The size and the cost of a stored session: its messages, records, bytes, capacity units and expiry."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _READ_UNIT_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class SessionStats:
-    """What a session measures, by AWS's published rules for the sizes of items.
+    """The size and the cost of a session, by AWS's published rules for the sizes of items.
 
     Attributes:
         format: the format of the values, "langchain" for messages; None if the session has no values.

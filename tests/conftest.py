@@ -365,6 +365,18 @@ def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
     return kinds[request.param]()
 
 
+@pytest.fixture
+def store(collection_table: str) -> ChatHistoryStore:
+    """A store with a session index, for the sessions that commands work on."""
+    return ChatHistoryStore(collection_table, session_index=True)
+
+
+@pytest.fixture
+def options(collection_table: str) -> list[str]:
+    """The options that name the same table on the command line."""
+    return ["--table", collection_table]
+
+
 class NewStore(Protocol):
     def __call__(self, **options: Any) -> ChatHistoryStore: ...
 

@@ -15,16 +15,6 @@ from chathistory_async._sync.bridge import run
 
 
 @pytest.fixture
-def store(collection_table: str) -> ChatHistoryStore:
-    return ChatHistoryStore(collection_table, session_index=True)
-
-
-@pytest.fixture
-def options(collection_table: str) -> list[str]:
-    return ["--table", collection_table]
-
-
-@pytest.fixture
 def alices(store: ChatHistoryStore, session_id: str, owner: str) -> str:
     store.session(session_id, owner=owner).add_messages(humans(1, 2))
     return session_id

@@ -28,16 +28,6 @@ HOSTILE: list[BaseMessage] = [
 ]
 
 
-@pytest.fixture
-def store(collection_table: str) -> ChatHistoryStore:
-    return ChatHistoryStore(collection_table, session_index=True)
-
-
-@pytest.fixture
-def options(collection_table: str) -> list[str]:
-    return ["--table", collection_table]
-
-
 def test_what_is_exported_is_imported(store: ChatHistoryStore, session_id: str, options: list[str], owner: str) -> None:
     history = store.session(session_id)
     history.add_messages(EVERY_TYPE)

@@ -31,16 +31,6 @@ TURN = [
 
 
 @pytest.fixture
-def store(collection_table: str) -> ChatHistoryStore:
-    return ChatHistoryStore(collection_table, session_index=True)
-
-
-@pytest.fixture
-def options(collection_table: str) -> list[str]:
-    return ["--table", collection_table]
-
-
-@pytest.fixture
 def alices(store: ChatHistoryStore, session_id: str, owner: str) -> str:
     """A session of a turn."""
     store.session(session_id, owner=owner).add_messages(TURN)

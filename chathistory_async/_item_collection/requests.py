@@ -59,7 +59,7 @@ _OPERATIONS = {"Put": "put_item", "Update": "update_item", "Delete": "delete_ite
 
 
 class Together(NamedTuple):
-    """What one transaction writes together with a record. Only the writer of the session index can write it.
+    """The attributes and items that one transaction writes together with a record. Only the session index's writer can.
 
     Attributes:
         items: further items, which replace what is stored under their keys. The transaction has no other action on

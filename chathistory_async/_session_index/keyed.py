@@ -51,7 +51,7 @@ _MAX_KNOWN = 250_000
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """What a process knows of a session.
+    """The state of a session as this process last saw it.
 
     Attributes:
         item: the attributes of the session's item that an append with ids needs, or None if the session has no item.
@@ -218,7 +218,7 @@ class KeyedSession:
 
 
 class _Writing:
-    """What an append writes together with its record.
+    """The attributes and items that an append writes together with its record.
 
     ``prepare`` sets the attributes: it is called when the record has its sort key.
 
@@ -289,7 +289,7 @@ def _needed_of(item: Item) -> Item:
 
 
 class _Known:
-    """What a process knows of the sessions that it appended to last. Outdated knowledge only costs a request."""
+    """The knowledge of the sessions that this process appended to last. Outdated knowledge costs a request."""
 
     def __init__(self) -> None:
         self._of_session: OrderedDict[tuple[str, str], Knowledge] = OrderedDict()

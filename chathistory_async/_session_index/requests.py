@@ -190,7 +190,7 @@ class SessionItem:
             is_first: whether the session is known to have no other messages.
             flag: a flag to add. It is needed if the session may have other messages, and the first message's time does
                 not show when the item was created.
-            together: what else this write sets, or None. What it has seen must be absent, as in a session without item.
+            together: what else this write sets, or None. Its ``seen`` texts must be None: this session has no item yet.
         """
         at = {"S": iso(first.created_at)}
         new: dict[str, AttributeValue] = {

@@ -56,7 +56,7 @@ _READABLE = re.compile(r"[\w./-]{1,255}", re.ASCII)
 
 
 class Found(NamedTuple):
-    """What a deletion finds on a page beside the session's records and its item in the index.
+    """The items on a page that a deletion finds beside the session's records and its item in the index.
 
     Attributes:
         subsessions: the names of subsessions.

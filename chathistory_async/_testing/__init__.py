@@ -1,1 +1,1 @@
-"""What the pytest plugin's fixtures give: a proxy that injects faults, a clock, and an endpoint."""
+"""The parts of the pytest plugin's fixtures: a proxy that injects faults, a clock, and an endpoint."""

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Fault(Enum):
-    """What happens to a request that reaches a ``FaultProxy``. Each value describes its fault."""
+    """A fault of a request that reaches a ``FaultProxy``. Each value describes its fault."""
 
     NONE = "forward the request and the response"
     LOST_RESPONSE = "forward the request, then break the connection"

@@ -1,4 +1,4 @@
-"""What deletes: a session, some of its messages, or all sessions of an owner."""
+"""The commands that delete a session, some of its messages, or all sessions of an owner."""
 
 from __future__ import annotations
 

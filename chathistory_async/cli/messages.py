@@ -1,7 +1,7 @@
 """Stored values as people read them: who says what. The terminal, Markdown and HTML show the same parts.
 
 The values may be LangChain's messages, the items of the OpenAI Agents SDK, the entries of the Claude Agent SDK, or any
-other JSON. What is not known is shown as JSON, so nothing is left out.
+other JSON. Content of unknown kinds is shown as JSON, so nothing is left out.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Part(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What stands above the text; empty for texts and data."""
+        """The heading above the text; empty for texts and data."""
         if self.kind in ("text", "data"):
             return ""
         if self.kind in ("attachment", "reasoning"):

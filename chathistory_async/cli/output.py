@@ -1,4 +1,4 @@
-"""What commands write: texts without control characters, tables, JSON and progress bars."""
+"""The output of commands: texts without control characters, tables, JSON and progress bars."""
 
 from __future__ import annotations
 

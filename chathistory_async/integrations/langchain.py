@@ -347,14 +347,14 @@ _NODE_KEYS = _Keys("history_mark", "history_looked", token="")
 
 
 class _Look(NamedTuple):
-    """What a look at the record found: the messages to load, and the new mark."""
+    """The result of a look at the record: the messages to load, and the new mark."""
 
     past: list[BaseMessage]
     mark: Mark
 
 
 class _Pasts:
-    """What precedes the states of runs, by a token for each run. The runs may be of several threads."""
+    """The messages that precede the states of runs, by a token for each run. The runs may be of several threads."""
 
     def __init__(self) -> None:
         self._pasts: OrderedDict[str, list[BaseMessage]] = OrderedDict()
