@@ -17,10 +17,9 @@ from typing import Any, Protocol
 
 import localstack_client.session
 import pytest
-from botocore.config import Config
 from browser import CHROMIUM
 from engines import Engine, engine_of_a_worker, running_engine
-from proxy import Proxy
+from proxy import Proxy, retries
 from serving import serving
 from variants import SINGLE_ITEM_VARIANTS
 
@@ -340,10 +339,10 @@ def proxy(engine: Engine) -> Iterator[Proxy]:
 
 @pytest.fixture
 def through(proxy: Proxy, make: Make) -> Callable[..., DynamoDBChatMessageHistory]:
-    """Makes handles that reach the engine through the proxy, with few retries and short time-outs."""
+    """Makes handles that reach the engine through the proxy, with few retries."""
 
     def through(attempts: int = 4, **options: Any) -> DynamoDBChatMessageHistory:
-        config = Config(retries={"total_max_attempts": attempts, "mode": "legacy"}, read_timeout=1)
+        config = retries(attempts)
         history = make(endpoint_url=proxy.url, config=config, **options)
         if isinstance(history._session, ItemCollectionSession):
             # As in a process that has appended before: the first append reads once, to see if there is a sort key.
@@ -397,10 +396,10 @@ async def new_store(collection_table: str) -> AsyncIterator[NewStore]:
 
 @pytest.fixture
 def store_through(new_store: NewStore, proxy: Proxy) -> NewStore:
-    """Makes such stores that reach the engine through the proxy, with few retries and short time-outs."""
+    """Makes such stores that reach the engine through the proxy, with few retries."""
 
     def store_through(attempts: int = 4, **options: Any) -> ChatHistoryStore:
-        config = Config(retries={"total_max_attempts": attempts, "mode": "legacy"}, read_timeout=1)
+        config = retries(attempts)
         return new_store(endpoint_url=proxy.url, config=config, **options)
 
     return store_through

@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 
 from aiohttp import web
+from botocore.config import Config
 from multidict import CIMultiDict
 
 from chathistory_async.testing import Fault, FaultProxy, Seen
 
-__all__ = ["Fault", "Proxy", "Seen"]
+__all__ = ["Fault", "Proxy", "Seen", "retries"]
+
+
+def retries(attempts: int = 4) -> Config:
+    """Return a client's settings: so many attempts for a request, after short pauses.
+
+    A request waits long for its response: the proxy blocks while a schedule calls the engine, and an attempt that timed
+    out then would be one more request than a test scripts.
+    """
+    return Config(retries={"total_max_attempts": attempts, "mode": "legacy"}, read_timeout=60)
 
 
 class Proxy(FaultProxy):

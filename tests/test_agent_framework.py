@@ -24,11 +24,10 @@ from agent_framework import (
     ResponseStream,
     tool,
 )
-from botocore.config import Config
 from conftest import NewStore
 from engines import SDK_THREADS
 from pages import of_page
-from proxy import Fault, Proxy
+from proxy import Fault, Proxy, retries
 
 from chathistory_async import (
     AccessDeniedError,
@@ -146,10 +145,10 @@ class Through(Protocol):
 
 @pytest.fixture
 def through(stores: NewStore, proxy: Proxy) -> Through:
-    """Makes providers that reach the engine through the proxy, with few retries and short time-outs."""
+    """Makes providers that reach the engine through the proxy, with few retries."""
 
     def through(**options: Any) -> DynamoDBHistoryProvider:
-        config = Config(retries={"total_max_attempts": 4, "mode": "legacy"}, read_timeout=1)
+        config = retries()
         return DynamoDBHistoryProvider(stores(endpoint_url=proxy.url, config=config, **options))
 
     return through

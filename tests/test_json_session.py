@@ -11,12 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import pytest
-from botocore.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 from plain_values import same
-from proxy import Fault, Proxy
+from proxy import Fault, Proxy, retries
 from samples import humans
 
 from chathistory_async import (
@@ -79,8 +78,8 @@ async def open_session(collection_table: str, session_id: str, storage: dict[str
 
 @pytest.fixture
 def through(open_session: Open, proxy: Proxy) -> Open:
-    """Opens it through the proxy, with few retries and short time-outs."""
-    config = Config(retries={"total_max_attempts": 4, "mode": "legacy"}, read_timeout=1)
+    """Opens it through the proxy, with few retries."""
+    config = retries()
     return lambda name="json", **options: open_session(name, endpoint_url=proxy.url, config=config, **options)
 
 

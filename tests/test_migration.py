@@ -23,7 +23,7 @@ from langchain_community.chat_message_histories import DynamoDBChatMessageHistor
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from plain_values import EXACT, same
-from proxy import Fault, Proxy, Seen
+from proxy import Fault, Proxy, Seen, retries
 from samples import EVERY_TYPE, FLOATS, NESTED, humans, texts
 
 from chathistory_async import (
@@ -120,7 +120,7 @@ def checkpoint(dynamodb: Any, collection_table: str, session_id: str) -> Callabl
 
 
 ONCE = Config(retries={"total_max_attempts": 1, "mode": "legacy"})
-MANY = Config(retries={"total_max_attempts": 10, "mode": "legacy"}, read_timeout=1)
+MANY = retries(10)
 # Two records, with the fixture.
 THREE = humans(1, 2, 3)
 
@@ -283,7 +283,7 @@ class TestSessionIndex:
         self, source: ChatHistoryStore, collection_table: str, session_id: str, proxy: Proxy, fault: Fault
     ) -> None:
         await source.session(session_id).aadd_messages(humans(1, 2))
-        config = Config(retries={"total_max_attempts": 4}, read_timeout=1)
+        config = retries()
         options: dict[str, Any] = {"session_index": True, "endpoint_url": proxy.url, "config": config}
         async with ChatHistoryStore(collection_table, **options) as target:
             for number in range(2):

@@ -24,11 +24,10 @@ from agents import (
 )
 from agents.memory import Session
 from agents.testing import ScriptedModel, assistant_message, function_call
-from botocore.config import Config
 from conftest import NewStore
 from engines import SDK_THREADS
 from pages import of_page
-from proxy import Fault, Proxy
+from proxy import Fault, Proxy, retries
 
 from chathistory_async import (
     AccessDeniedError,
@@ -129,10 +128,10 @@ def session(stores: NewStore, session_id: str) -> DynamoDBSession:
 
 @pytest.fixture
 def through(stores: NewStore, session_id: str, proxy: Proxy) -> Open:
-    """Opens it through the proxy, with few retries and short time-outs."""
+    """Opens it through the proxy, with few retries."""
 
     def through(**options: Any) -> DynamoDBSession:
-        config = Config(retries={"total_max_attempts": 4, "mode": "legacy"}, read_timeout=1)
+        config = retries()
         return DynamoDBSession(session_id, stores(endpoint_url=proxy.url, config=config, **options))
 
     return through
