@@ -59,7 +59,7 @@ STATUS: dict[type[Exception], int] = {
 
 async def model(messages: list[BaseMessage]) -> AsyncIterator[str]:
     """Play the part of a model. With LangChain: ``async for chunk in model.astream(messages): yield chunk.text``."""
-    answer = f"You said:\n{messages[-1].text}\n\nThat makes {len(messages)} messages. I only play the part of a model."
+    answer = f"You said:\n{messages[-1].text}\n\nI was sent {len(messages)} messages. I only play the part of a model."
     for word in re.findall(r"\S+\s*", answer):
         await asyncio.sleep(0.06)
         yield word
@@ -231,7 +231,7 @@ async def branch(chat: MyChat, branch: Branch) -> dict[str, str]:
     copy = Chat(chat.store, chat.owner, secrets.token_hex(12))
     await chat.history.acopy_to(copy.id, key=copy.key, up_to=branch.up_to)
     info = await chat.info()
-    title = f"{info.title if info else None or 'New chat'} (branch)"
+    title = f"{(info and info.title) or 'New chat'} (branch)"
     await copy.set_title(title)
     return {"id": copy.id, "title": title}
 
