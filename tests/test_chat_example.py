@@ -290,6 +290,8 @@ async def test_a_chat_is_renamed_branched_and_deleted(page: Page, server: Server
     await page.press("Escape")
     assert await titles(page) == ["Numbers (branch)", "Numbers"]
     await click(page, "Delete")
+    # The focus is on Cancel at first.
+    await page.press("Tab")
     await page.press("Enter")
     await page.until("document.querySelector('.welcome')")
     await reload(page, server)
