@@ -38,16 +38,16 @@ async def main() -> None:
         await asyncio.to_thread(write, "alice-1", "Hello!", "Hi, how can I help?")
         await asyncio.to_thread(write, "bob-1", "Is it late?", "It is noon.")
         async for result in new.migrate_from(old, old.scan_session_ids(), owner_of=owner_of):
-            print(f"{result.session_id}: {result.outcome}, {result.copied} messages")
+            print(f"{result.session_id!r}: {result.outcome}, {result.copied} messages")
 
         # The next run copies the messages that the application has still written to the old table.
         await asyncio.to_thread(write, "alice-1", "And tomorrow?", "Tomorrow too.")
         rest = new.migrate_from(old, old.scan_session_ids(), owner_of=owner_of, delete_source=True)
         async for result in rest:
-            print(f"{result.session_id}: {result.outcome}, {result.copied} messages")
+            print(f"{result.session_id!r}: {result.outcome}, {result.copied} messages")
 
         for info in (await new.list_sessions("alice")).sessions:
-            print(f"{info.session_id}: {info.message_count} messages of {info.owner}")
+            print(f"{info.session_id!r}: {info.message_count} messages of {info.owner}")
         for message in await new.session("alice-1").aget_messages():
             print(f"  {message.type}: {message.text}")
 

@@ -16,7 +16,7 @@ EXAMPLES = {
     "agent_framework_agent.py": ["Editor: I was sent 3 messages.", "'first-chat': 4 messages of agent-framework"],
     "claude_agent.py": ["Who am I? -> That was turn 2.", "'I am Alice.', with the subagents ['1']", "Left: []"],
     "langchain_agent.py": ["Where? -> In Rome.", "'first-chat': 6 messages"],
-    "migrate_from_community.py": ["bob-1: copied, 2 messages", "alice-1: moved, 2 messages", "  ai: Tomorrow too."],
+    "migrate_from_community.py": ["'bob-1': copied, 2 messages", "'alice-1': moved, 2 messages", "  ai: Tomorrow too."],
     "openai_agent.py": ["Who am I? -> You are Alice.", "'first-chat': 4 items of openai-agents"],
 }
 
