@@ -51,6 +51,7 @@ PACKAGES = [
         "_session_index",
         "_single_item",
         "_sync",
+        "_telemetry",
     )
 ]
 # From the top down: each imports only what stands below it.
@@ -97,6 +98,8 @@ MODULES = [
     "_encryption.message_cipher",
     "_encryption.binding",
     "_encryption.data_keys",
+    "_aws.calls",
+    "_telemetry.calls",
     "_cooperative",
     "_expressions",
     "_codec.message_attribute_values",
@@ -109,7 +112,6 @@ MODULES = [
     "_codec.plain",
     "_codec.unstorable",
     "_codec.compression",
-    "_aws.calls",
     "_aws.clients",
     "_aws.sdk",
     "_aws.event_handlers",
@@ -121,6 +123,12 @@ MODULES = [
     "_aws.answers",
     "_aws.bounded",
     "_aws.signing",
+    "_telemetry.events",
+    "_telemetry.operations",
+    "_telemetry.providers",
+    "_telemetry.spans",
+    "_telemetry.instruments",
+    "_telemetry.gauges",
     "_sync.bridge",
     "_aws.first_append",
     "_sync.fork",
@@ -157,7 +165,7 @@ for module in sys.argv[2:]:
     importlib.import_module(f"chathistory_async.{module}")
     print(module, *{name.partition(".")[0] for name in sys.modules})
 """
-HEAVY = {"langchain_core", "botocore", "boto3", "aiobotocore", "aioboto3"}
+HEAVY = {"langchain_core", "botocore", "boto3", "aiobotocore", "aioboto3", "opentelemetry"}
 LIGHT = [
     "errors",
     "_request",
@@ -175,6 +183,11 @@ LIGHT = [
     "_item_collection.sort_keys",
     "_migration.checkpoint",
     "_migration.outcome",
+    "_telemetry.calls",
+    "_telemetry.events",
+    "_telemetry.gauges",
+    "_telemetry.operations",
+    "_telemetry.providers",
     "_session_index.flags",
     "_session_index.owner_index",
     "_session_index.requests",
@@ -284,4 +297,4 @@ def test_the_package_says_what_it_needs() -> None:
     needed = requires("chathistory-async") or []
     assert "aioboto3>=15" in needed
     extras = {need.split("extra == ")[1].strip("'\"") for need in needed if "extra == " in need}
-    assert extras == {"local", "cli", "kms"}
+    assert extras == {"local", "cli", "kms", "otel"}

@@ -1,0 +1,74 @@
+"""The spans of one tracer provider. Imports OpenTelemetry, so it is imported only if a provider is set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+from opentelemetry import context as contexts
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider, set_span_in_context
+
+Attributes: TypeAlias = Mapping[str, Any]
+
+# The instrumentors look for both. The API exports no name for the first.
+_SUPPRESSION_KEYS = (getattr(contexts, "_SUPPRESS_INSTRUMENTATION_KEY", ""), "suppress_instrumentation")
+_SUPPRESSED = dict.fromkeys(_SUPPRESSION_KEYS, True)
+
+
+class Tracing:
+    """Starts spans.
+
+    Args:
+        provider: the application's tracer provider.
+    """
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._tracer = provider.get_tracer("chathistory_async", version("chathistory-async"))
+
+    @staticmethod
+    def is_suppressed() -> bool:
+        """Return whether the current context suppresses instrumentation."""
+        current = contexts.get_current()
+        return any(current.get(key) for key in _SUPPRESSION_KEYS)
+
+    def operation(self, name: str, attributes: Attributes) -> tuple[Span, Context]:
+        """Start the span of an operation, and return it with the context of the operation."""
+        span = self._tracer.start_span(name, kind=SpanKind.INTERNAL, attributes=attributes)
+        return span, set_span_in_context(span)
+
+    def call(self, name: str, attributes: Attributes, parent: Span) -> tuple[Span | None, Context]:
+        """Start the span of a call to AWS, and return it with the context of the call.
+
+        The context suppresses instrumentation, so that no instrumentor makes a second span of the call.
+
+        Args:
+            name: the span's name.
+            attributes: the span's first attributes.
+            parent: the span of the call's operation. If it is not recorded, the call has no span.
+        """
+        context = Context({**contexts.get_current(), **_SUPPRESSED})
+        if not parent.is_recording():
+            return None, context
+        span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
+        return span, set_span_in_context(span, context)
+
+    @staticmethod
+    def end(span: Span, attributes: Attributes, error: BaseException | None, error_type: str | None) -> None:
+        """End a span. It has no exception event, and its status has no text: an error's text may quote content.
+
+        Args:
+            span: the span.
+            attributes: the span's last attributes.
+            error: what was raised, or None. The end of a task, such as a cancellation, does not make the span an error.
+            error_type: the kind of ``error``, or None.
+        """
+        if span.is_recording():
+            span.set_attributes({**attributes, **({} if error_type is None else {"error.type": error_type})})
+            if isinstance(error, Exception):
+                span.set_status(Status(StatusCode.ERROR))
+        span.end()
+
+    attach = staticmethod(contexts.attach)
+    detach = staticmethod(contexts.detach)
