@@ -167,7 +167,7 @@ class FastPath:
         return reason is not None
 
     async def _attempt(self, model: Any, body: bytes) -> dict[str, Any] | Reason:
-        """Send a request once. Return the response, or the reason why the SDK's client has to send the request again."""
+        """Send a request once. Return the response, or the reason why the SDK's client has to send it again."""
         try:
             answer = await self._exchange(f"{_TARGET_PREFIX}.{model.name}", body)
         except Exception:
