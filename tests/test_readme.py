@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 STATEMENTS = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", README, re.DOTALL)]
 COMMANDS = re.findall(r"```bash\n(.*?)\n```", README, re.DOTALL)
+OBSERVABILITY = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "observability.md").read_text(), re.DOTALL)
 
 
 # Not the region of the other tests: the examples' tables may be somebody's, who follows the README on this LocalStack.
@@ -48,14 +49,27 @@ def example_table(kms_in: Callable[[str], Any]) -> Iterator[None]:
     chats.close()
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.splitlines()[0])
-def test_example(example: str) -> None:
+def output_of(example: str) -> str:
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", example]
     environment = os.environ | {"AWS_DEFAULT_REGION": REGION}
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.splitlines()[0])
+def test_example(example: str) -> None:
+    output = output_of(example)
     if "print(" in example:
-        assert "Hi, how can I help?" in done.stdout
+        assert "Hi, how can I help?" in output
+
+
+def test_example_of_observability() -> None:
+    [example] = OBSERVABILITY
+    output = output_of(example)
+    assert '"name": "chathistory.append"' in output
+    assert '"name": "PutItem Chats"' in output
+    assert "Hi, how can I help?" not in output
 
 
 def test_there_are_examples_of_each_use() -> None:
