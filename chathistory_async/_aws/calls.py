@@ -164,7 +164,7 @@ async def _send(clients: Clients, request: Request, ref: SessionRef, deadline: _
 
 async def _sent(client: ReadyClient, request: Request, ref: SessionRef) -> dict[str, Any]:
     operation = current()
-    if operation is None:
+    if operation is None or not operation.has_calls:
         return await client.send(request.operation, request.parameters)
     with Call(operation, client.client, request, ref.table_name) as call:
         response = await client.send(request.operation, request.parameters)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, MethodType
 from typing import Any
@@ -84,7 +85,7 @@ class Guard:
         change, it searches, and that takes 0.2 ms.
         """
         try:
-            traces = self._traces()
+            traces = _INSTRUMENTOR in sys.modules and self._traces()
             state = self._state(traces)
             last, found = self._last
             if len(last) != len(state) or not all(map(operator.is_, state, last)):
@@ -98,14 +99,14 @@ class Guard:
         """Return objects, of which at least one is a different one after something was patched or registered.
 
         Args:
-            traces: whether the library traces the calls, on which the finding depends.
+            traces: whether the library traces the calls and may be instrumented: the finding depends on it.
         """
         client = self._client
         endpoint, own = client._endpoint, type(client)
         state: list[object] = [getattr(kind, name) for kind, name in _METHODS]
         state += [getattr(own, name) for name in self._own_methods]
         if traces:
-            state = list(map(_lasting, state))
+            state = [method if type(method) is FunctionType else _lasting(method) for method in state]
         state += (
             traces,
             endpoint,
@@ -156,8 +157,8 @@ class Guard:
 
 
 def _lasting(method: object) -> object:
-    """Return a method, or for a wrapper an object that lasts: each access to the method makes another wrapper."""
-    return method if type(method) is FunctionType else getattr(method, "_self_wrapper", method)
+    """Return an object that lasts for a wrapper: each access to the method makes another wrapper."""
+    return getattr(method, "_self_wrapper", method)
 
 
 def _instrumented(method: Any) -> object:

@@ -26,12 +26,12 @@ class _Description(NamedTuple):
 
     Attributes:
         name: the span's name.
-        attributes: the attributes of both.
-        of_span: the further attributes of the span.
+        of_metrics: the attributes of the metrics.
+        of_span: the attributes of the span.
     """
 
     name: str
-    attributes: Mapping[str, Any]
+    of_metrics: Mapping[str, Any]
     of_span: Mapping[str, Any]
 
 
@@ -45,17 +45,36 @@ class Call:
         table_name: the name or the ARN of the operation's table.
     """
 
+    __slots__ = (
+        "_attached",
+        "_began",
+        "_client",
+        "_described",
+        "_operation",
+        "_request",
+        "_response",
+        "_span",
+        "_table",
+    )
+
     def __init__(self, operation: Operation, client: Any, request: Request, table_name: str) -> None:
         self._operation = operation
+        self._client = client
         self._request = request
-        api_name = client.meta.method_to_api_mapping[request.operation]
-        self._described = _described(request.service.name, api_name, table_name, client.meta.endpoint_url)
+        self._table = table_name
+        self._described: _Description | None = None
+        self._span: Any = None
         self._response: Mapping[str, Any] = {}
 
     def __enter__(self) -> Call:
-        operation, (name, attributes, of_span) = self._operation, self._described
+        operation = self._operation
+        if operation.is_told:
+            self._described = self._description()
         if (tracing := operation.tracing) is not None:
-            self._span, context = tracing.call(name, {**attributes, **of_span}, operation.span)
+            if operation.is_recording and self._described is not None:
+                self._span, context = tracing.call(self._described.name, self._described.of_span)
+            else:
+                context = tracing.suppressed()
             self._attached = tracing.attach(context)
         self._began = time.perf_counter()
         return self
@@ -66,29 +85,37 @@ class Call:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         operation = self._operation
-        seconds, error_type = time.perf_counter() - self._began, _type_of(error)
-        if operation.tracing is not None:
-            if kind is not GeneratorExit:
-                operation.tracing.detach(self._attached)
-            if self._span is not None:
-                operation.tracing.end(self._span, _of_response(self._response, error), error, error_type)
+        # A coroutine that is thrown away does not end in the context that it ran in.
+        if operation.tracing is not None and kind is not GeneratorExit:
+            operation.tracing.detach(self._attached)
+        if self._described is not None:
+            self._tell(self._described.of_metrics, error)
+
+    def _tell(self, attributes: Mapping[str, Any], error: BaseException | None) -> None:
+        operation, error_type = self._operation, _type_of(error)
         if operation.instruments is not None:
-            operation.instruments.call(self._described.attributes, seconds, error_type)
-        if error is None and operation.counts_bytes:
+            operation.instruments.call(attributes, time.perf_counter() - self._began, error_type)
+        if operation.tracing is not None and self._span is not None:
+            operation.tracing.end(self._span, _of_response(self._response, error), error, error_type)
+        if error is None:
             operation.moved(*_stored_bytes(self._request, self._response))
+
+    def _description(self) -> _Description:
+        meta, request = self._client.meta, self._request
+        api_name = meta.method_to_api_mapping[request.operation]
+        return _described(request.service.name, api_name, self._table, meta.endpoint_url)
 
 
 @functools.lru_cache(_DESCRIPTIONS)
 def _described(service: str, api_name: str, table_name: str, endpoint_url: str) -> _Description:
     server = _server(endpoint_url)
     if service != DYNAMODB.name:
-        return _Description(
-            f"{_KMS}.{api_name}", {"rpc.system": "aws-api", "rpc.service": _KMS, "rpc.method": api_name, **server}, {}
-        )
-    # A table that is named by its ARN.
+        remote = {"rpc.system": "aws-api", "rpc.service": _KMS, "rpc.method": api_name, **server}
+        return _Description(f"{_KMS}.{api_name}", remote, remote)
+    # A table may be named by its ARN.
     table = table_name.rpartition("/")[2]
-    database = {"db.system.name": "aws.dynamodb", "db.operation.name": api_name, "db.collection.name": table}
-    return _Description(f"{api_name} {table}", {**database, **server}, {"aws.dynamodb.table_names": [table]})
+    database = {"db.system.name": "aws.dynamodb", "db.operation.name": api_name, "db.collection.name": table, **server}
+    return _Description(f"{api_name} {table}", database, {**database, "aws.dynamodb.table_names": [table]})
 
 
 def _server(endpoint_url: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Operation:
 
     Attributes:
         messages: how many messages it was given, has returned or has removed; None if that is not known.
-        span: the operation's span, or None if it is not traced or has not begun.
+        is_recording: whether the operation has a span that is recorded. If not, its calls have no spans.
     """
 
     __slots__ = (
@@ -39,9 +39,10 @@ class Operation:
         "_context",
         "_layout",
         "_name",
+        "_span",
         "instruments",
+        "is_recording",
         "messages",
-        "span",
         "tracing",
     )
 
@@ -52,7 +53,8 @@ class Operation:
         self.instruments = instruments
         self.messages: int | None = None
         self._bytes = 0
-        self.span: Any = None
+        self.is_recording = False
+        self._span: Any = None
         self._context: Any = None
         self._attempts = 1
         self._conflicts = 0
@@ -60,22 +62,28 @@ class Operation:
     def begin(self) -> None:
         if self.tracing is not None:
             attributes = {"chathistory.layout": self._layout}
-            self.span, self._context = self.tracing.operation(f"chathistory.{self._name}", attributes)
+            self._span, self._context = self.tracing.operation(f"chathistory.{self._name}", attributes)
+            self.is_recording = self._span.is_recording()
 
     def end(self, error: BaseException | None = None) -> None:
         """End the operation. A stream that its reader leaves (GeneratorExit) has not failed."""
-        if self.tracing is not None:
+        if self.is_recording and self.tracing is not None:
             failed = error is not None and not isinstance(error, GeneratorExit)
-            self.tracing.end(self.span, self._attributes(), error, type(error).__qualname__ if failed else None)
+            self.tracing.end(self._span, self._attributes(), error, type(error).__qualname__ if failed else None)
 
     def active(self) -> Active:
         """Return a context manager in which this is the current operation."""
         return Active(self, self.tracing, self._context)
 
     @property
-    def counts_bytes(self) -> bool:
-        """Whether the stored bytes are of use: measuring a large item takes milliseconds."""
-        return self.instruments is not None or (self.span is not None and self.span.is_recording())
+    def is_told(self) -> bool:
+        """Whether a span or a metric tells of the operation. What only they need is not worked out for nobody."""
+        return self.is_recording or self.instruments is not None
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether its calls are told of, or at least hidden from instrumentors. If not, they are sent as they are."""
+        return self.is_told or (self.tracing is not None and self.tracing.has_instrumentors())
 
     def moved(self, read: int, written: int) -> None:
         """Count stored bytes."""

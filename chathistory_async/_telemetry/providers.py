@@ -19,14 +19,16 @@ class _Signal(Generic[Made]):
     Args:
         api: the name of the API's module.
         getter: the name of the module's function that returns the global provider.
+        variable: the name of the variable that the function returns.
         make: makes what the library needs from a provider.
     """
 
-    def __init__(self, api: str, getter: str, make: Callable[[Any], Made]) -> None:
+    def __init__(self, api: str, getter: str, variable: str, make: Callable[[Any], Made]) -> None:
         self._api = api
         self._getter = getter
+        self._variable = variable
         self._make = make
-        self._known: tuple[object, Made | None] = None, None
+        self._known: tuple[object, Made | None] = self, None
 
     def now(self) -> Made | None:
         """Return what was made from the global provider, or None if the application has set none."""
@@ -35,11 +37,15 @@ class _Signal(Generic[Made]):
         getter = getattr(api, self._getter, None)
         if getter is None:
             return None
-        provider = getter()
+        # The variable is looked at first: while it is None, the function searches the environment, which takes a
+        # microsecond. An API without the variable has only the function.
+        variables = getattr(getter, "__globals__", {})
         known, made = self._known
-        if provider is not known:
+        if (variables[self._variable] if self._variable in variables else getter()) is not known:
+            provider = getter()
             made = None if self._does_nothing(provider) else self._make(provider)
-            self._known = provider, made
+            # The function may just have set the variable, to a provider that the environment names.
+            self._known = variables.get(self._variable, provider), made
         return made
 
     def _does_nothing(self, provider: object) -> bool:
@@ -59,5 +65,5 @@ def _instruments(provider: Any) -> Instruments:
     return Instruments(provider)
 
 
-tracing_now = _Signal("opentelemetry.trace", "get_tracer_provider", _tracing).now
-instruments_now = _Signal("opentelemetry.metrics", "get_meter_provider", _instruments).now
+tracing_now = _Signal("opentelemetry.trace", "get_tracer_provider", "_TRACER_PROVIDER", _tracing).now
+instruments_now = _Signal("opentelemetry.metrics", "get_meter_provider", "_METER_PROVIDER", _instruments).now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, TypeAlias
@@ -31,28 +32,27 @@ class Tracing:
     def is_suppressed() -> bool:
         """Return whether the current context suppresses instrumentation."""
         current = contexts.get_current()
-        return any(current.get(key) for key in _SUPPRESSION_KEYS)
+        return bool(current.get(_SUPPRESSION_KEYS[0]) or current.get(_SUPPRESSION_KEYS[1]))
+
+    @staticmethod
+    def has_instrumentors() -> bool:
+        """Return whether there may be instrumentors, of this process's SDK client or of its HTTP client."""
+        return "opentelemetry.instrumentation" in sys.modules
 
     def operation(self, name: str, attributes: Attributes) -> tuple[Span, Context]:
         """Start the span of an operation, and return it with the context of the operation."""
         span = self._tracer.start_span(name, kind=SpanKind.INTERNAL, attributes=attributes)
         return span, set_span_in_context(span)
 
-    def call(self, name: str, attributes: Attributes, parent: Span) -> tuple[Span | None, Context]:
-        """Start the span of a call to AWS, and return it with the context of the call.
-
-        The context suppresses instrumentation, so that no instrumentor makes a second span of the call.
-
-        Args:
-            name: the span's name.
-            attributes: the span's first attributes.
-            parent: the span of the call's operation. If it is not recorded, the call has no span.
-        """
-        context = Context({**contexts.get_current(), **_SUPPRESSED})
-        if not parent.is_recording():
-            return None, context
+    def call(self, name: str, attributes: Attributes) -> tuple[Span, Context]:
+        """Start the span of a call to AWS, and return it with the context of the call; see ``suppressed``."""
         span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
-        return span, set_span_in_context(span, context)
+        return span, set_span_in_context(span, self.suppressed())
+
+    @staticmethod
+    def suppressed() -> Context:
+        """Return the current context with instrumentation suppressed, so that no instrumentor makes a second span."""
+        return Context({**contexts.get_current(), **_SUPPRESSED})
 
     @staticmethod
     def end(span: Span, attributes: Attributes, error: BaseException | None, error_type: str | None) -> None:
@@ -64,10 +64,9 @@ class Tracing:
             error: what was raised, or None. The end of a task, such as a cancellation, does not make the span an error.
             error_type: the kind of ``error``, or None.
         """
-        if span.is_recording():
-            span.set_attributes({**attributes, **({} if error_type is None else {"error.type": error_type})})
-            if isinstance(error, Exception):
-                span.set_status(Status(StatusCode.ERROR))
+        span.set_attributes({**attributes, **({} if error_type is None else {"error.type": error_type})})
+        if isinstance(error, Exception):
+            span.set_status(Status(StatusCode.ERROR))
         span.end()
 
     attach = staticmethod(contexts.attach)
