@@ -35,7 +35,7 @@ async def run(setup: Setup) -> list[Row]:
     # Nothing is exported: that is the application's cost, and happens on a thread of its own.
     recording.add_span_processor(SpanProcessor())
     providers = {OFF: recording, UNSET: None, UNSAMPLED: TracerProvider(sampler=ALWAYS_OFF), RECORDED: recording}
-    rounds = setup.rounds(60)
+    rounds = setup.rounds(150)
     async with AsyncExitStack() as stack:
         writers: dict[str, _Writer] = {}
         for name in providers:

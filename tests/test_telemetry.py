@@ -377,6 +377,19 @@ class TestStreams:
         await asyncio.create_task(stream.aclose())
         assert telemetry.operations()[-1].name == "chathistory.iterate"
 
+    async def test_that_are_left_by_synchronous_code_end(self, telemetry: Telemetry, collection: Any) -> None:
+        history = collection()
+        await history.aadd_messages(secrets(3))
+        telemetry.clear()
+
+        def leave() -> None:
+            for _ in history.iter():
+                assert trace.get_current_span() is trace.INVALID_SPAN
+                return
+
+        await asyncio.to_thread(leave)
+        assert [(name, messages) for name, messages, _ in telemetry.tree()] == [("chathistory.iterate", 1)]
+
     async def test_that_nobody_begins_are_none(self, telemetry: Telemetry, collection: Any) -> None:
         await collection().aiter().aclose()
         assert telemetry.spans() == []
@@ -752,14 +765,14 @@ class TestLogs:
             with pytest.raises(ThrottledError):
                 await history.aget_messages()
         [warning] = self.of_level(logging.WARNING, caplog)
-        assert warning.startswith("AWS throttled 1 requests since the last such warning, now Query of DynamoDB: ")
+        assert warning.startswith("AWS throttles: 1 requests since the last such warning, the latest Query of ")
         throttled = telemetry.total("chathistory.throttles")
         assert throttled == len(proxy.seen) - 1
         monkeypatch.setattr(events._throttles, "_logs_at", 0)
         with pytest.raises(ThrottledError):
             await history.aget_messages()
         _, warning = self.of_level(logging.WARNING, caplog)
-        assert warning.startswith(f"AWS throttled {throttled} requests ")
+        assert warning.startswith(f"AWS throttles: {throttled} requests ")
 
     async def test_of_a_closed_fast_path(
         self, telemetry: Telemetry, caplog: pytest.LogCaptureFixture, make: Make, proxy: Proxy, pauses: list[float]

@@ -65,7 +65,7 @@ class _Throttles:
                 return
             number, self._number = self._number, 0
             self._logs_at = time.monotonic() + LOGGED_EVERY_SECONDS
-        text = "AWS throttled %d requests since the last such warning, now %s of %s: raise the capacity or the quota"
+        text = "AWS throttles: %d requests since the last such warning, the latest %s of %s. Raise the capacity"
         _LOGGER.warning(text, number, operation_name, service)
 
 
