@@ -1,6 +1,7 @@
 """Run ``nox -s lint types tests compat stress`` before a merge. ``nox -l`` lists all sessions."""
 
 import os
+from pathlib import Path
 
 import nox
 
@@ -11,6 +12,10 @@ nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "uv|virtualenv"
 
 
+# The wheels of the Claude Agent SDK have Claude Code in them, 384 MB that no test needs. Its sources do not.
+WITHOUT_CLAUDE_CODE = ["--no-binary", "claude-agent-sdk"]
+
+
 def dependencies(*groups: str) -> list[str]:
     return nox.project.dependency_groups(PYPROJECT, *groups)
 
@@ -18,14 +23,16 @@ def dependencies(*groups: str) -> list[str]:
 def install(session: nox.Session) -> None:
     # As pip does: programs that the tests start have time-outs, and would compile while they run.
     session.env["UV_COMPILE_BYTECODE"] = "1"
-    session.install(".[local,cli,kms]", *dependencies("test"))
+    session.install(*WITHOUT_CLAUDE_CODE, ".[local,cli,kms]", *dependencies("test"))
     # Programs that the tests start would otherwise import the working tree instead of the wheel.
     session.env["PYTHONSAFEPATH"] = "1"
 
 
-def run_suite(session: nox.Session, *arguments: str) -> None:
-    # One more than there are cores: tests also wait, for the engine, for a time-out or for other processes.
-    processes = min(4, (os.cpu_count() or 1) + 1)
+CORES = os.cpu_count() or 1
+
+
+# One process more than there are cores: tests also wait, for the engine, for a time-out or for other processes.
+def run_suite(session: nox.Session, *arguments: str, processes: int = min(4, CORES + 1)) -> None:
     session.run("pytest", f"--numprocesses={processes}", "--dist=worksteal", *arguments)
 
 
@@ -40,7 +47,8 @@ def tests(session: nox.Session) -> None:
 def stress(session: nox.Session) -> None:
     """The long runs of the suite, and histories of processes that are killed, other ones each time."""
     install(session)
-    run_suite(session, "-m", "stress", *session.posargs)
+    # Most of the long runs wait, for late requests or between retries.
+    run_suite(session, "-m", "stress", *session.posargs, processes=2 * CORES)
 
 
 @nox.session(python=nox.project.python_versions(PYPROJECT))
@@ -59,11 +67,56 @@ def compat(session: nox.Session) -> None:
 
 @nox.session(venv_backend="virtualenv")
 def newest(session: nox.Session) -> None:
-    """The suite with the newest release of everything, pre-releases too: for a run each night."""
-    session.install("--pre", ".[local,cli,kms]", *dependencies("test"))
+    """The suite with the newest release of everything, the frameworks' too, and pre-releases: for a run each night."""
+    session.install("--pre", *WITHOUT_CLAUDE_CODE, ".[local,cli,kms]", *dependencies("test"))
     session.run("pip", "list")
     session.env["PYTHONSAFEPATH"] = "1"
     run_suite(session, *session.posargs)
+
+
+# Where the OpenAI Agents SDK tests its sessions, its runner and its compaction.
+OPENAI_AGENTS_TESTS = [
+    "tests/memory/test_session.py",
+    "tests/memory/test_session_limit.py",
+    "tests/memory/test_session_context_wrapper.py",
+    "tests/memory/test_compaction_model_visibility.py",
+    "tests/memory/test_compaction_suffix.py",
+    "tests/memory/test_openai_responses_compaction_session.py",
+    "tests/extensions/memory/test_encrypt_session.py",
+    "tests/deferred_session_writes",
+    "tests/test_agent_as_tool.py",
+    "tests/test_agent_runner.py",
+    "tests/test_agent_runner_streamed.py",
+    "tests/test_handoff_history_duplication.py",
+    "tests/test_hitl_session_scenario.py",
+    "tests/test_max_turns.py",
+    "tests/test_native_tool_failure_history.py",
+    "tests/test_programmatic_tool_calling.py",
+    "tests/test_run_impl_resume_paths.py",
+    "tests/test_run_state_pending_input.py",
+    "tests/test_runner_guardrail_resume.py",
+    "tests/test_runtime_symmetry_contract.py",
+    "tests/test_soft_cancel.py",
+    "tests/test_tool_batch_failure_history.py",
+    "tests/test_tool_failure_boundaries.py",
+]
+
+
+@nox.session(venv_backend="virtualenv")
+def openai_agents(session: nox.Session) -> None:
+    """The OpenAI Agents SDK's own tests, with our sessions instead of SQLite's: see tests/openai_agents_suite.py."""
+    needed = ["aiosqlite", "cryptography", "fakeredis", "inline-snapshot", "sqlalchemy[asyncio]"]
+    session.install(*WITHOUT_CLAUDE_CODE, ".[local,openai-agents]", *dependencies("test"), *needed)
+    ask = "from importlib.metadata import version; print(version('openai-agents'))"
+    release = str(session.run("python", "-c", ask, silent=True)).strip()
+    folder = Path(session.create_tmp())
+    # Only the source distribution has the tests.
+    source = ["--no-deps", "--no-binary", "openai-agents", "--dest", str(folder), f"openai-agents=={release}"]
+    session.run("pip", "download", "--quiet", *source)
+    session.run("python", "-m", "tarfile", "-e", str(folder / f"openai_agents-{release}.tar.gz"), str(folder))
+    session.env["PYTHONPATH"] = str(Path("tests").absolute())
+    session.chdir(folder / f"openai_agents-{release}")
+    session.run("pytest", "-p", "openai_agents_suite", *(session.posargs or OPENAI_AGENTS_TESTS))
 
 
 @nox.session
@@ -77,7 +130,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Static types of the package, its tests and its benchmarks."""
-    session.install(".[local,cli,kms]", *dependencies("test", "bench"))
+    session.install(*WITHOUT_CLAUDE_CODE, ".[local,cli,kms]", *dependencies("test", "bench"))
     session.run("mypy")
 
 

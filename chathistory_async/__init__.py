@@ -3,41 +3,42 @@
 import importlib as _importlib
 import typing as _typing
 
-from ._aws.clients import FastPathStatus
-from ._codec.keys import split_key
-from ._migration.outcome import MigrationResult
-from ._session_index.listing import PurgeResult, SessionPage, UnreadableSession
-from ._session_index.session import SessionInfo
-from .errors import (
-    AccessDeniedError,
-    BridgeError,
-    ChatHistoryError,
-    ClosedError,
-    ConfigurationError,
-    DecryptionError,
-    EncryptionContextError,
-    EndpointError,
-    FormatError,
-    IdempotencyKeyReusedError,
-    ItemTooLargeError,
-    KeySchemaError,
-    KmsKeyError,
-    LayoutError,
-    MessageNotFoundError,
-    MessageNotStorableError,
-    ServiceError,
-    SessionNotFoundError,
-    TableNotFoundError,
-    ThrottledError,
-    UndecodableItemError,
-    WriteConflictError,
-    WriteOutcomeUnknownError,
-)
-from .json_session import JsonSession, StoredValue, ValuePage
-from .store import ChatHistoryStore
-
 if _typing.TYPE_CHECKING:
+    from ._aws.clients import FastPathStatus
+    from ._aws.table import TableDescription
+    from ._codec.keys import split_key
+    from ._migration.outcome import MigrationResult
+    from ._session_index.listing import PurgeResult, SessionPage, UnreadableSession
+    from ._session_index.session import SessionInfo
+    from ._statistics import SessionStats
+    from .errors import (
+        AccessDeniedError,
+        BridgeError,
+        ChatHistoryError,
+        ClosedError,
+        ConfigurationError,
+        DecryptionError,
+        EncryptionContextError,
+        EndpointError,
+        FormatError,
+        IdempotencyKeyReusedError,
+        ItemTooLargeError,
+        KeySchemaError,
+        KmsKeyError,
+        LayoutError,
+        MessageNotFoundError,
+        MessageNotStorableError,
+        ServiceError,
+        SessionNotFoundError,
+        TableNotFoundError,
+        ThrottledError,
+        UndecodableItemError,
+        WriteConflictError,
+        WriteOutcomeUnknownError,
+    )
     from .history import DynamoDBChatMessageHistory, Page, StoredMessage
+    from .json_session import JsonSession, StoredValue, ValuePage
+    from .store import ChatHistoryStore
 
 __all__ = [
     "AccessDeniedError",
@@ -67,8 +68,10 @@ __all__ = [
     "SessionInfo",
     "SessionNotFoundError",
     "SessionPage",
+    "SessionStats",
     "StoredMessage",
     "StoredValue",
+    "TableDescription",
     "TableNotFoundError",
     "ThrottledError",
     "UndecodableItemError",
@@ -79,21 +82,38 @@ __all__ = [
     "split_key",
 ]
 
-# These modules import LangChain, which takes half a second or more: they are imported at the first use of a name.
-_LAZY = {
+# The package itself imports no module: pytest imports it at every start, for the plugin in ``testing``, and
+# the SDK and LangChain take a second. The first use of a name imports the name's module.
+_MODULES = {
+    "ChatHistoryStore": "store",
     "DynamoDBChatMessageHistory": "history",
+    "FastPathStatus": "_aws.clients",
+    "JsonSession": "json_session",
+    "MigrationResult": "_migration.outcome",
     "Page": "history",
+    "PurgeResult": "_session_index.listing",
+    "SessionInfo": "_session_index.session",
+    "SessionPage": "_session_index.listing",
+    "SessionStats": "_statistics",
     "StoredMessage": "history",
+    "StoredValue": "json_session",
+    "TableDescription": "_aws.table",
+    "UnreadableSession": "_session_index.listing",
+    "ValuePage": "json_session",
+    "split_key": "_codec.keys",
 }
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LAZY:
+    if name in ("errors", "json_session", "store"):
+        return _importlib.import_module(f"{__name__}.{name}")
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(_importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    module = _importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
+    value: object = getattr(module, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, Union
 
@@ -18,8 +18,10 @@ from ._item_collection.session import ItemCollectionSession
 from ._item_collection.writer import Writer
 from ._session import Access, Session
 from ._session_index.counting import CountingWriter
+from ._session_index.keyed import KeyedSession
 from ._session_index.requests import SessionItem
 from ._session_index.session import IndexedSession
+from ._session_index.value_ids import Subsession, subsession_key
 from ._single_item.layout import SingleItem
 from .errors import SessionRef
 
@@ -38,9 +40,14 @@ class Indexed(NamedTuple):
 
     Attributes:
         owner: the session's owner in the index, or None for no owner.
+        listed: whether the table must have the index. A session that is not listed has an item, like one that is, and
+            no owner.
+        place: the session's place in its parent if it is a subsession, or None.
     """
 
     owner: str | None
+    listed: bool = True
+    place: Subsession | None = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +90,11 @@ class Settings:
 
 
 class Opened(NamedTuple):
-    """A session, and its summary in the session index; None without an index."""
+    """A session, its summary in the session index, and what opens it with ids for its values; None without an index."""
 
     session: Session[Any]
-    indexed: IndexedSession | None
+    indexed: IndexedSession | None = None
+    keyed: Callable[[], KeyedSession] | None = None
 
 
 class SessionSpec(NamedTuple):
@@ -127,17 +135,37 @@ class SessionSpec(NamedTuple):
             # A single item has one format only, LangChain's messages, so the format is not used.
             from ._single_item.session import SingleItemSession
 
-            return Opened(SingleItemSession(layout, access), None)
+            return Opened(SingleItemSession(layout, access))
         # Bodies[Any](...) would take a microsecond longer.
         bodies: Bodies[Any] = Bodies(access, self.format)
         reader = Reader(layout, access, bodies.format_name)
         plain = Writer(layout, access, reader)
         if self.in_index is None:
-            return Opened(ItemCollectionSession(layout, access, bodies, reader, plain, idempotency_seconds), None)
+            return Opened(ItemCollectionSession(layout, access, bodies, reader, plain, idempotency_seconds))
         summary = SessionItem(layout, self.in_index.owner, bodies.format_name)
-        counting = CountingWriter(layout, access, reader, plain, summary)
+        counting = CountingWriter(layout, access, reader, plain, summary, listed=self.in_index.listed)
         session = ItemCollectionSession(layout, access, bodies, reader, counting, idempotency_seconds)
-        return Opened(session, IndexedSession(layout, access, session, reader, counting, summary))
+        place, subsession = self.in_index.place, self._indexed_subsession
+        indexed = IndexedSession(layout, access, session, reader, counting, summary, subsession, place)
+
+        def keyed() -> KeyedSession:
+            return KeyedSession(layout, session=session, reader=reader, writer=counting, indexed=indexed, place=place)
+
+        return Opened(session, indexed, keyed)
+
+    def subsession(self, name: str) -> SessionSpec:
+        """Return the spec of a subsession. No owner lists it: it belongs to its parent."""
+        layout = self.layout
+        assert isinstance(layout, ItemCollection)  # noqa: S101  # a single item is not in the index
+        ((attribute, parent),) = self.key.items()
+        key: Mapping[str, KeyValue] = {attribute: subsession_key(str(parent), name)}
+        in_index = Indexed(None, listed=False, place=Subsession(layout, name))
+        return self._replace(layout=layout_with(layout, key), key=key, in_index=in_index)
+
+    def _indexed_subsession(self, name: str) -> IndexedSession:
+        indexed = self.subsession(name).open().indexed
+        assert indexed is not None  # noqa: S101  # its spec says so
+        return indexed
 
 
 def cipher_type(kms_key_id: str | None) -> type[MessageCipher] | None:

@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
@@ -319,9 +319,10 @@ def leaves_no_plaintext(
 
 
 def check_sequence(values: object, method: str, what: str) -> None:
-    """Raise TypeError if a caller gives one message or value instead of a sequence."""
+    """Raise TypeError if a caller gives one message or value, or an iterator, instead of a sequence."""
     if not isinstance(values, Sequence) or isinstance(values, (str, bytes, bytearray, memoryview)):
-        raise TypeError(f"{method} takes a sequence of {what}s: put the one {what} in a list")
+        advice = "make a list of the iterator" if isinstance(values, Iterator) else f"put the one {what} in a list"
+        raise TypeError(f"{method} takes a sequence of {what}s: {advice}")
 
 
 def check_ids(ids: object, method: str) -> None:
@@ -358,8 +359,3 @@ def smaller(one: int | None, other: int | None) -> int | None:
     """Return the smaller of two limits. None means no limit."""
     limits = [limit for limit in (one, other) if limit is not None]
     return min(limits, default=None)
-
-
-def now() -> int:
-    """Return the time, in seconds since the epoch."""
-    return int(time.time())

@@ -19,15 +19,16 @@ def check_settings(table_name: object, ttl: object, history_size: object, attrib
 
 
 def check_names(attribute_names: Sequence[object]) -> None:
-    """Check that the attribute names of an item are different, non-empty texts.
+    """Check that the names of an item's attributes are texts, not empty, and all different.
 
     Raises:
         ValueError: they are not.
     """
-    are_texts = all(isinstance(name, str) and name for name in attribute_names)
-    if not are_texts or len(set(attribute_names)) < len(attribute_names):
-        names = ", ".join(map(repr, attribute_names))
-        raise ValueError(f"The attributes' names must differ and not be empty, and be text: {names}")
+    for name in attribute_names:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"An attribute's name must be text that is not empty, not {name!r}")
+    if repeated := [name for name in attribute_names if attribute_names.count(name) > 1]:
+        raise ValueError(f"Two attributes have the name {repeated[0]!r}: each needs a name of its own")
 
 
 def check_positive(name: str, value: object, *, optional: bool = True) -> None:

@@ -132,7 +132,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             client.
         tracing: "auto": if the application has set a tracer provider or a meter provider of OpenTelemetry, the library
             makes spans and metrics of operations and of calls to AWS, without keys and content. False turns them off.
-            The extra ``otel`` installs OpenTelemetry's API; ``docs/observability.md`` lists the spans and metrics.
+            The extra ``otel`` installs OpenTelemetry's API. ``docs/guides/observability.md`` lists spans and metrics.
         default: a function like the one for ``json.dumps``. It takes a value that has no plain form (see
             ``aadd_messages``) and returns the value to store instead, which may hold further such values. The library
             calls it on the event loop, possibly more than once for a value, and it must return the same result each

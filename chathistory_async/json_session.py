@@ -82,6 +82,11 @@ class JsonSession:
         raise TypeError("ChatHistoryStore.json_session(session_id) makes a JsonSession")
 
     @property
+    def table_name(self) -> str:
+        """The table's name."""
+        return self._spec.layout.table_name
+
+    @property
     def session_id(self) -> str:
         """The session's id, as given."""
         return self._session_id

@@ -7,10 +7,12 @@ import importlib.util
 import logging
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
+from types import TracebackType
 from typing import Any, TypeAlias
+
+from ._sync.bridge import run
 
 WSGIApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -19,34 +21,63 @@ _START_SECONDS = 60.0
 _KNOWN_MOTO = "5.2."
 
 
-@asynccontextmanager
-async def local_engine() -> AsyncIterator[str]:
-    """Run an embedded engine on a free port of 127.0.0.1. It starts without data, and keeps none when it ends.
+class LocalEngine:
+    """An embedded engine that runs while its context does; made by ``local_engine``.
+
+    Enter it with ``async with``, or with ``with`` in synchronous code.
+    """
+
+    _engine: asyncio.subprocess.Process
+
+    async def __aenter__(self) -> str:
+        """Start the engine, and return its URL."""
+        if importlib.util.find_spec("moto") is None:
+            raise ModuleNotFoundError("The embedded engine needs moto: pip install 'chathistory-async[local]'")
+        self._engine = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            __name__,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            return await _announced_url(self._engine)
+        except BaseException:
+            await _end(self._engine)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the engine."""
+        await _end(self._engine)
+
+    def __enter__(self) -> str:
+        """Start the engine, and return its URL, as ``async with`` does."""
+        return run(self.__aenter__)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the engine, as ``async with`` does."""
+        run(self.__aexit__, kind, error, traceback)
+
+
+def local_engine() -> LocalEngine:
+    """Return an embedded engine, to run with ``async with`` or, in synchronous code, with ``with``.
+
+    It runs on a free port of 127.0.0.1. It starts without data, and keeps none when it ends. It ends when its context
+    or this process ends. Inside a running event loop, ``with`` blocks that loop for the seconds of the start.
 
     The engine accepts any credentials, but the SDK requires some. Pass a session with made-up credentials and a region,
-    or set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_DEFAULT_REGION. The engine ends when this context or this
-    process ends.
+    or set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_DEFAULT_REGION.
 
-    Yields:
-        The endpoint's URL, for ``endpoint_url`` and ``kms_endpoint_url``.
-
-    Raises:
-        ModuleNotFoundError: the extra ``local`` is not installed.
-        RuntimeError: the engine ended before it had started, or did not start within 60 seconds.
+    Returns:
+        A context manager. Its value is the endpoint's URL, for ``endpoint_url`` and ``kms_endpoint_url``. Entering it
+        raises ``ModuleNotFoundError`` if the extra ``local`` is not installed, and ``RuntimeError`` if the engine ended
+        before it had started or did not start within 60 seconds.
     """
-    if importlib.util.find_spec("moto") is None:
-        raise ModuleNotFoundError("The embedded engine needs moto: pip install 'chathistory-async[local]'")
-    engine = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        __name__,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield await _announced_url(engine)
-    finally:
-        await _end(engine)
+    return LocalEngine()
 
 
 async def _announced_url(engine: asyncio.subprocess.Process) -> str:

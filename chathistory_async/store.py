@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -13,12 +14,13 @@ from botocore.config import Config
 from ._aws.clients import Clients, FastPathStatus
 from ._aws.credentials import AnySession
 from ._aws.sdk import ClientOptions
-from ._aws.table import Index, Table
+from ._aws.table import Index, Table, TableDescription
 from ._codec.format import LANGCHAIN_NAME, Format
-from ._codec.json_values import json_format
+from ._codec.json_values import format_as_json, json_format
 from ._codec.keys import KeyValue, check_key_size, encode_key, join_key, split_key
 from ._codec.plain import Default, check_default
 from ._item_collection.layout import ItemCollection
+from ._item_collection.session import ItemCollectionSession
 from ._migration.outcome import MigrationResult
 from ._opening import (
     IDEMPOTENCY_SECONDS,
@@ -31,17 +33,19 @@ from ._opening import (
     layout_of,
     layout_with,
 )
-from ._session import Access
+from ._session import Access, Stored
+from ._session_index.keyed import KeyedSession
 from ._session_index.listing import PurgeResult, SessionPage, Sessions
 from ._session_index.owner_index import INDEX_NAME, KEY_SCHEMA
 from ._session_index.requests import SessionItem
 from ._session_index.session import IndexedSession, SessionInfo
 from ._settings import check_positive
 from ._single_item.layout import SingleItem
+from ._statistics import CollectionStatistics, SessionStats, SingleItemStatistics
 from ._sync.bridge import run
 from ._telemetry.operations import observed, observed_stream
-from .errors import ConfigurationError, LayoutError, SessionRef
-from .json_session import JsonSession
+from .errors import ChatHistoryError, ConfigurationError, LayoutError, SessionRef
+from .json_session import JsonSession, StoredValue
 
 if TYPE_CHECKING:
     from ._migration.source import Source
@@ -50,6 +54,12 @@ if TYPE_CHECKING:
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+async def _public(values: AsyncGenerator[Stored[Any], None]) -> AsyncGenerator[StoredValue, None]:
+    async with aclosing(values):
+        async for one in values:
+            yield StoredValue(one.id, one.value, one.created_at)
 
 
 def _hidden_from_signature(parameter: str) -> Callable[[Method], Method]:
@@ -69,8 +79,9 @@ class ChatHistoryStore:
 
     Open one store for the application with ``async with``, and get handles from ``session()``. LangChain's
     ``RunnableWithMessageHistory`` takes ``store.session`` as its ``get_session_history``. The store opens one client on
-    each event loop that uses it, at the first use. The store's own methods are asynchronous, except ``close``;
-    synchronous code calls them with ``asyncio.run``. Handles have synchronous methods too.
+    each event loop that uses it, at the first use. The store's own methods are asynchronous, except
+    ``create_table_sync`` and ``close``; synchronous code calls the other methods with ``asyncio.run``. Handles have
+    synchronous methods too.
 
     A closed store and its handles raise ``ClosedError`` until ``async with`` opens the store again. Several
     ``async with`` blocks may be open at the same time, on any event loops; the end of the last block closes the store.
@@ -238,15 +249,38 @@ class ChatHistoryStore:
             ValueError: as for ``session``; or ``format`` is "langchain", or is not 1 to 64 lower-case letters, digits,
                 dots, hyphens and underscores.
         """
-        if not isinstance(self._layout, ItemCollection):
-            raise LayoutError("A JSON session needs a table with a sort key", SessionRef(self._layout.table_name))
+        self._check_takes_json()
         spec = self._spec(self._whole_key(session_id, key), json_format(format), self._index_of(owner))
         return JsonSession._in_store(session_id, spec)
+
+    def _check_takes_json(self) -> None:
+        if not isinstance(self._layout, ItemCollection):
+            raise LayoutError("A JSON session needs a table with a sort key", SessionRef(self._layout.table_name))
 
     def _index_of(self, owner: str | None) -> Indexed | None:
         if owner is not None and not self._session_index:
             raise ValueError("owner needs a ChatHistoryStore with session_index=True")
         return Indexed(owner) if self._session_index else None
+
+    @property
+    def table_name(self) -> str:
+        """The table's name or ARN, as given."""
+        return self._layout.table_name
+
+    @property
+    def primary_key_name(self) -> str:
+        """The attribute name of the partition key."""
+        return self._primary_key_name
+
+    @property
+    def layout(self) -> Literal["item_collection", "single_item"]:
+        """The layout of the store's sessions."""
+        return "item_collection" if isinstance(self._layout, ItemCollection) else "single_item"
+
+    @property
+    def session_index(self) -> bool:
+        """Whether the store keeps a session index."""
+        return self._session_index
 
     @property
     def fast_path_status(self) -> FastPathStatus:
@@ -376,6 +410,8 @@ class ChatHistoryStore:
     async def delete_session(self, session_id: str, *, key: Key | None = None) -> int:
         """Delete a session with its messages, title and metadata, and return the number of deleted messages.
 
+        The transcripts of its subagents, which an integration stores with it, are deleted and counted too.
+
         Needs ``session_index``, although the session need not be in the index. In a store without ``session_index``,
         ``aclear`` of the session's handle deletes the messages.
 
@@ -384,7 +420,8 @@ class ChatHistoryStore:
 
         An ``UpdateItem`` (which prevents migrations from copying the session again), a ``GetItem``, a ``DeleteItem``; a
         ``Query``, ``UpdateItem`` and ``BatchWriteItem`` as for ``aclear``; and a ``Query`` for the session's
-        idempotency keys, which are deleted as well. A damaged item of the session is deleted like any other.
+        idempotency keys and ids of values, which are deleted as well. A damaged item of the session is deleted like any
+        other.
 
         A migrated session stays in the old table until it is cleared there; a migration with ``delete_source`` keeps a
         source that has no copy to compare with. Backups and exports of the table keep their data.
@@ -404,6 +441,8 @@ class ChatHistoryStore:
     async def purge_owner(self, owner: str) -> PurgeResult:
         """Delete all of an owner's sessions, and return how many sessions and messages this call has deleted.
 
+        What ``delete_session`` deletes with a session is deleted and counted too.
+
         A call that failed or was interrupted can be made again, and continues. The call queries the index until it
         shows no more sessions. A session that began within about the last second may not be in the index yet.
 
@@ -416,6 +455,123 @@ class ChatHistoryStore:
             ChatHistoryError: as for ``list_sessions`` and ``delete_session``.
         """
         return await self._sessions().purge(owner)
+
+    @observed("get_format")
+    async def get_format(self, session_id: str, *, key: Key | None = None) -> str | None:
+        """Return the format of a session's values, "langchain" for messages, or None if the session has no values.
+
+        One ``Query``, which reads little more than the latest value. No request in the layout "single_item", which has
+        LangChain's messages only.
+
+        Args:
+            session_id: as for ``session``.
+            key: as for ``session``.
+
+        Raises:
+            ChatHistoryError: as for ``list_sessions``.
+        """
+        if isinstance(self._layout, SingleItem):
+            return LANGCHAIN_NAME
+        return await self._collection_session(session_id, key, json_format()).stored_format()
+
+    def iter_stored(
+        self, session_id: str, *, key: Key | None = None, format: str, last: int | None = None
+    ) -> AsyncGenerator[StoredValue, None]:
+        """Return an iterator over a session's values with their ids and times, oldest first, in any format.
+
+        A LangChain message is a dict of its ``type`` and its ``data`` without LangChain's defaults.
+        ``langchain_core.messages.messages_from_dict`` accepts it; this method does not import LangChain. The iterator
+        holds one page of values at a time. It also returns values that are appended while it runs.
+
+        Args:
+            session_id: as for ``session``.
+            key: as for ``session``.
+            format: the format of the values, which ``get_format`` returns.
+            last: only that many values, the latest; one page. None for all.
+
+        Raises:
+            LayoutError: the store has the layout "single_item", whose messages have no ids.
+            ValueError: ``format`` is not valid, or ``last`` is not a positive integer.
+            ChatHistoryError: the iterator raises the errors of ``JsonSession.aget``.
+        """
+        session = self._collection_session(session_id, key, format_as_json(format))
+        check_positive("last", last)
+        return observed_stream("iterate", self, _public(session.stream_stored(last)))
+
+    def iter_unreadable(self, session_id: str, *, key: Key | None = None) -> AsyncGenerator[ChatHistoryError, None]:
+        """Return an iterator over the errors of a session's values that cannot be read, oldest first.
+
+        Each error names a value, or a record of which no value can be read, by its ``message_id``. Values of a
+        different format than the latest value's are among them. The iterator reads the whole session.
+
+        Args:
+            session_id: as for ``session``.
+            key: as for ``session``.
+
+        Raises:
+            LayoutError: the store has the layout "single_item".
+            ChatHistoryError: the iterator raises the errors of ``list_sessions``, and ``ConfigurationError`` if values
+                are encrypted and the store has no ``kms_key_id``.
+        """
+        self._check_collection()
+        return observed_stream("iterate_unreadable", self, self._unreadable(session_id, key), lambda _: 0)
+
+    @observed("get_session_stats")
+    async def get_session_stats(self, session_id: str, *, key: Key | None = None) -> SessionStats:
+        """Read a whole session, and return how large it is and what an append and a read of it cost.
+
+        A ``Query`` for each megabyte, and with ``session_index`` a ``GetItem``; in a single item, one ``GetItem``. With
+        ``kms_key_id``, a KMS ``Decrypt`` for each data key.
+
+        Args:
+            session_id: as for ``session``.
+            key: as for ``session``.
+
+        Raises:
+            UndecodableItemError, DecryptionError, EncryptionContextError, KmsKeyError: a record cannot be read.
+            ChatHistoryError: as for ``list_sessions``.
+        """
+        whole_key = self._whole_key(session_id, key)
+        layout = layout_with(self._layout, whole_key)
+        access = self._settings.access(layout, whole_key)
+        if isinstance(layout, SingleItem):
+            return await SingleItemStatistics(layout, access).stats()
+        item = await self._indexed_session(whole_key).item() if self._session_index else None
+        return await CollectionStatistics(layout, access, item).stats()
+
+    @observed("describe_table")
+    async def describe_table(self) -> TableDescription:
+        """Return what DynamoDB says of the table: its key, index, TTL, backups, encryption at rest and time.
+
+        ``DescribeTable``, ``DescribeTimeToLive`` and ``DescribeContinuousBackups``. The last two may fail: see
+        ``TableDescription.problems``.
+
+        Raises:
+            TableNotFoundError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError, ServiceError,
+                ClosedError: see ``chathistory_async.errors``.
+        """
+        return await self._table().describe(Index(INDEX_NAME, KEY_SCHEMA))
+
+    @observed("check_kms_key")
+    async def check_kms_key(self, session_id: str = "check") -> None:
+        """Check that the credentials may encrypt and decrypt with ``kms_key_id``. Nothing is stored.
+
+        A KMS ``GenerateDataKey``, and a dry run of ``Decrypt``, with the encryption context of a session. Without
+        ``kms_key_id`` there is nothing to check.
+
+        Args:
+            session_id: a session, whose encryption context a policy may require. It need not exist.
+
+        Raises:
+            KmsKeyError: the key does not exist, is disabled, or is not for encryption.
+            AccessDeniedError: a permission is missing. The text names the operation.
+            ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see
+                ``chathistory_async.errors``.
+        """
+        whole_key = {self._primary_key_name: session_id}
+        cipher = self._settings.access(layout_with(self._layout, whole_key), whole_key).cipher
+        if cipher is not None:
+            await cipher.check_key()
 
     @observed("create_table")
     async def create_table(
@@ -460,6 +616,23 @@ class ChatHistoryStore:
             point_in_time_recovery=point_in_time_recovery,
             kms_key_id=table_kms_key_id,
             tags=tags or {},
+        )
+
+    def create_table_sync(
+        self,
+        *,
+        point_in_time_recovery: bool = False,
+        table_kms_key_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        wait_seconds: float | None = None,
+    ) -> None:
+        """Create the table, as ``create_table`` does."""
+        run(
+            self.create_table,
+            point_in_time_recovery=point_in_time_recovery,
+            table_kms_key_id=table_kms_key_id,
+            tags=tags,
+            wait_seconds=wait_seconds,
         )
 
     @observed("delete_table")
@@ -657,6 +830,27 @@ class ChatHistoryStore:
     def _observed_layout(self) -> str | None:
         return self._settings.observed_layout(self._layout)
 
+    async def _unreadable(self, session_id: str, key: Key | None) -> AsyncGenerator[ChatHistoryError, None]:
+        name = await self._collection_session(session_id, key, json_format()).stored_format()
+        if name == LANGCHAIN_NAME:
+            from ._codec.messages import LANGCHAIN as format_
+        else:
+            format_ = json_format() if name is None else json_format(name)
+        async with aclosing(self._collection_session(session_id, key, format_).unreadable()) as errors:
+            async for error in errors:
+                yield error
+
+    def _collection_session(self, session_id: str, key: Key | None, format_: Format) -> ItemCollectionSession[Any]:
+        self._check_collection()
+        session = self._spec(self._whole_key(session_id, key), format_, None).open().session
+        assert isinstance(session, ItemCollectionSession)  # noqa: S101  # the layout was checked
+        return session
+
+    def _check_collection(self) -> None:
+        if not isinstance(self._layout, ItemCollection):
+            text = "The ids of messages need a table with a sort key"
+            raise LayoutError(text, SessionRef(self._layout.table_name))
+
     def _sessions(self) -> Sessions:
         self._check_indexed()
         assert isinstance(self._layout, ItemCollection)  # noqa: S101  # session_index requires this layout
@@ -702,3 +896,30 @@ class ChatHistoryStore:
 
     def _table(self, wait_seconds: float | None = None) -> Table:
         return Table(self._layout.table_name, self._settings.clients, wait_seconds)
+
+
+def keyed_session(
+    store: ChatHistoryStore, ids: tuple[str, ...], *, owner: str, format: str, subsession: str | None = None
+) -> KeyedSession:
+    """Return a session of JSON values with ids. No I/O. For integrations: it is no part of the public interface.
+
+    Without ``session_index`` the session has an item too, but no owner.
+
+    Args:
+        store: the store.
+        ids: the ids that the session's partition key is joined from.
+        owner: the session's owner in the session index. No effect without ``session_index``.
+        format: as for ``json_session``.
+        subsession: the name of one of the session's subsessions, or None for the session itself.
+
+    Raises:
+        LayoutError: the store has the layout "single_item".
+        ValueError: ``key_parts`` requires a different number of ids, an id is not Unicode text, or ``owner`` is not
+            valid.
+    """
+    store._check_takes_json()
+    in_index = Indexed(owner) if store.session_index else Indexed(None, listed=False)
+    spec = store._spec(store._whole_key("", {store.primary_key_name: ids}), json_format(format), in_index)
+    keyed = (spec if subsession is None else spec.subsession(subsession)).open().keyed
+    assert keyed is not None  # noqa: S101  # it was opened with an index
+    return keyed()

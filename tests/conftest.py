@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
+import sys
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, MutableMapping
@@ -14,19 +17,23 @@ from typing import Any, Protocol
 
 import localstack_client.session
 import pytest
-from botocore.config import Config
+from browser import CHROMIUM
 from engines import Engine, engine_of_a_worker, running_engine
-from proxy import Proxy
+from proxy import Proxy, retries
 from serving import serving
 from variants import SINGLE_ITEM_VARIANTS
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
 from chathistory_async._item_collection.session import ItemCollectionSession
 from chathistory_async._sync.bridge import run
+from chathistory_async.testing import FakeClock
 
 ENGINE = pytest.StashKey[Engine]()
 STOP = pytest.StashKey[Any]()
+# A project of its own, which test_testing.py runs.
+collect_ignore = ["users_project"]
 EMBEDDED = "the embedded engine cannot honestly hold this: "
+NO_BROWSER = "there is no chromium here: apt-get install chromium"
 
 # In debug mode the futures, tasks and handles keep the stacks of their creation, which took a third of the suite's CPU.
 # They ask get_debug(). The loop's own checks, of the calling thread and of slow callbacks, do not.
@@ -43,6 +50,14 @@ CREDENTIALS = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
 
+# Other packages of this environment bring plugins along that take seconds to import.
+WITHOUT_OTHER_PLUGINS = ["-p", "no:langsmith_plugin", "-p", "no:hypothesispytest"]
+PYTEST = [sys.executable, "-m", "pytest", *WITHOUT_OTHER_PLUGINS]
+
+
+# What a fixture of a wider scope needs where a test has taken its settings away.
+AWS_SETTINGS: dict[str, str] = {}
+
 
 def set_aws_settings(environment: MutableMapping[str, str], engine: Engine) -> None:
     """Leave no AWS setting of whoever runs the tests: a profile of theirs is not in the tests' empty config file."""
@@ -57,6 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[ENGINE] = engine.__enter__()
     config.stash[STOP] = engine
     set_aws_settings(os.environ, config.stash[ENGINE])
+    AWS_SETTINGS.update((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -77,6 +93,10 @@ def pytest_report_header(config: pytest.Config) -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     leave_to_stress(items)
+    if CHROMIUM is None:
+        for item in items:
+            if item.get_closest_marker("browser"):
+                item.add_marker(pytest.mark.skip(reason=NO_BROWSER))
     if config.stash[ENGINE].embedded:
         for item in items:
             if marker := item.get_closest_marker("real_engine"):
@@ -121,9 +141,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A skip for any other reason than the embedded engine's limits is a failure."""
+    """A skip for any other reason than the embedded engine's limits, or a missing browser, is a failure."""
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and EMBEDDED not in str(report.longrepr):
+    is_allowed = any(reason in str(report.longrepr) for reason in (EMBEDDED, NO_BROWSER))
+    if report.skipped and not hasattr(report, "wasxfail") and not is_allowed:
         report.outcome = "failed"
     return report
 
@@ -174,7 +195,10 @@ def collection_table(engine: Engine) -> Iterator[str]:
 @contextmanager
 def created_table(**options: Any) -> Iterator[str]:
     store = ChatHistoryStore(f"chat-{uuid.uuid4().hex}", **options)
-    run(store.create_table)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in AWS_SETTINGS.items():
+            patch.setenv(name, value)
+        run(store.create_table)
     yield store._layout.table_name
     run(store.delete_table)
     store.close()
@@ -301,6 +325,13 @@ def update(dynamodb: Any, table: str, session_id: str) -> Callable[..., None]:
 
 
 @pytest.fixture
+def clock() -> Iterator[FakeClock]:
+    """The clock that the library reads. It stands still until the test advances it."""
+    with FakeClock() as clock:
+        yield clock
+
+
+@pytest.fixture
 def proxy(engine: Engine) -> Iterator[Proxy]:
     with Proxy(engine.endpoint_url) as proxy:
         yield proxy
@@ -308,10 +339,10 @@ def proxy(engine: Engine) -> Iterator[Proxy]:
 
 @pytest.fixture
 def through(proxy: Proxy, make: Make) -> Callable[..., DynamoDBChatMessageHistory]:
-    """Makes handles that reach the engine through the proxy, with few retries and short time-outs."""
+    """Makes handles that reach the engine through the proxy, with few retries."""
 
     def through(attempts: int = 4, **options: Any) -> DynamoDBChatMessageHistory:
-        config = Config(retries={"total_max_attempts": attempts, "mode": "legacy"}, read_timeout=1)
+        config = retries(attempts)
         history = make(endpoint_url=proxy.url, config=config, **options)
         if isinstance(history._session, ItemCollectionSession):
             # As in a process that has appended before: the first append reads once, to see if there is a sort key.
@@ -331,6 +362,18 @@ def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
         "sdk": lambda: {"fast_path": False},
     }
     return kinds[request.param]()
+
+
+@pytest.fixture
+def store(collection_table: str) -> ChatHistoryStore:
+    """A store with a session index, for the sessions that commands work on."""
+    return ChatHistoryStore(collection_table, session_index=True)
+
+
+@pytest.fixture
+def options(collection_table: str) -> list[str]:
+    """The options that name the same table on the command line."""
+    return ["--table", collection_table]
 
 
 class NewStore(Protocol):
@@ -353,10 +396,10 @@ async def new_store(collection_table: str) -> AsyncIterator[NewStore]:
 
 @pytest.fixture
 def store_through(new_store: NewStore, proxy: Proxy) -> NewStore:
-    """Makes such stores that reach the engine through the proxy, with few retries and short time-outs."""
+    """Makes such stores that reach the engine through the proxy, with few retries."""
 
     def store_through(attempts: int = 4, **options: Any) -> ChatHistoryStore:
-        config = Config(retries={"total_max_attempts": attempts, "mode": "legacy"}, read_timeout=1)
+        config = retries(attempts)
         return new_store(endpoint_url=proxy.url, config=config, **options)
 
     return store_through
@@ -376,6 +419,28 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(random, "uniform", lambda low, high: high)
     monkeypatch.setattr(asyncio, "sleep", record)
     return pauses
+
+
+@pytest.fixture
+def long_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Which steps of event loops took over 50 ms of CPU time: the time of the clock also has what other processes took.
+
+    Full garbage collections are kept out, since they take longer the more tests have run before.
+    """
+    run = asyncio.Handle._run
+    found: list[str] = []
+
+    def measured(handle: asyncio.Handle) -> None:
+        before = time.thread_time()
+        run(handle)
+        if time.thread_time() - before > 0.05:
+            found.append(repr(handle))
+
+    monkeypatch.setattr(asyncio.Handle, "_run", measured)
+    gc.collect()
+    gc.freeze()
+    yield found
+    gc.unfreeze()
 
 
 @pytest.fixture

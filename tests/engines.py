@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from localstack_client.config import get_service_endpoint
-
+from chathistory_async._testing.endpoint import localstack_url, running_localstack
 from chathistory_async.local import local_engine
 
 ROOT = Path(__file__).parent.parent
@@ -35,17 +31,15 @@ class Engine:
 def running_engine() -> Iterator[Engine]:
     """The first of: an endpoint in the environment, a running LocalStack, one started with Docker, the embedded one."""
     given = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB") or os.environ.get("AWS_ENDPOINT_URL")
-    # An address, because asyncio looks names up in threads, and several tests count or forbid threads.
-    localstack = get_service_endpoint("dynamodb").replace("localhost", "127.0.0.1")
     if given:
         yield Engine("the endpoint in the environment", given)
-    elif _is_localstack(localstack):
+    elif localstack := running_localstack():
         yield Engine("LocalStack, already running", localstack)
     elif _docker_works():
         with _composed():
-            yield Engine("LocalStack, started with Docker", localstack)
+            yield Engine("LocalStack, started with Docker", localstack_url())
     else:
-        with _embedded() as url:
+        with local_engine() as url:
             yield Engine("the embedded engine (moto)", url, embedded=True)
 
 
@@ -55,16 +49,8 @@ def engine_of_a_worker(engine: Engine) -> Iterator[Engine]:
     if not engine.embedded:
         yield engine
     else:
-        with _embedded() as url:
+        with local_engine() as url:
             yield replace(engine, endpoint_url=url)
-
-
-def _is_localstack(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/_localstack/health", timeout=2) as answer:
-            return b"dynamodb" in answer.read()
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _docker_works() -> bool:
@@ -84,14 +70,3 @@ def _composed() -> Iterator[None]:
         yield
     finally:
         _docker("compose", "down", "--volumes")
-
-
-@contextmanager
-def _embedded() -> Iterator[str]:
-    loop = asyncio.new_event_loop()
-    engine = local_engine()
-    try:
-        yield loop.run_until_complete(engine.__aenter__())
-    finally:
-        loop.run_until_complete(engine.__aexit__(None, None, None))
-        loop.close()

@@ -121,6 +121,17 @@ class TestClosing:
             assert set(_open_holders) > before
         assert set(_open_holders) == before
 
+    def test_a_loop_that_did_not_run_at_the_time_closes_at_its_next_opening(self, table: str, session_id: str) -> None:
+        loop = asyncio.new_event_loop()
+        for _ in range(3):
+            store = ChatHistoryStore(table, layout="single_item")
+            assert loop.run_until_complete(store.session(session_id).aget_messages()) == []
+            store.close()
+            assert sum(holder.loop is loop for holder in _open_holders) == 1
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        assert not any(holder.loop is loop for holder in _open_holders)
+        loop.close()
+
     def test_the_synchronous_variant_closes_too(self, make: Make) -> None:
         before = set(_open_holders)
         history = make(config=Config(tcp_keepalive=True))

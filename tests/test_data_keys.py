@@ -32,6 +32,7 @@ from chathistory_async import (
 )
 from chathistory_async._encryption.data_keys import MAX_AGE_SECONDS, MAX_BYTES, MAX_MESSAGES, KeyCache
 from chathistory_async._encryption.message_cipher import MessageCipher
+from chathistory_async.testing import FakeClock
 
 SECRET = "the launch code is 0000"
 
@@ -166,20 +167,10 @@ class TestCalls:
 class TestBounds:
     """After so many messages, so many bytes or so long, a data key is not used any more."""
 
-    class Clock:
-        now = 1000.0
-
-        def __call__(self) -> float:
-            return self.now
-
     @pytest.fixture
-    def clock(self) -> Clock:
-        return self.Clock()
-
-    @pytest.fixture
-    def cipher(self, make: Make, clock: Clock) -> MessageCipher:
+    def cipher(self, make: Make, clock: FakeClock) -> MessageCipher:
         cipher = cipher_of(make())
-        cipher._keys._cache = KeyCache(clock)
+        cipher._keys._cache = KeyCache(clock.time)
         return cipher
 
     async def test_of_messages(self, cipher: MessageCipher, proxy: Proxy) -> None:
@@ -199,22 +190,22 @@ class TestBounds:
         await cipher.encrypt(bound(b"x"))
         assert len(proxy.seen) == 4, "what is larger than the bound has a key to itself"
 
-    async def test_of_age(self, cipher: MessageCipher, clock: Clock, proxy: Proxy) -> None:
+    async def test_of_age(self, cipher: MessageCipher, clock: FakeClock, proxy: Proxy) -> None:
         [encrypted] = await cipher.encrypt(bound(b"x"))
-        clock.now += MAX_AGE_SECONDS - 1
+        clock.advance(MAX_AGE_SECONDS - 1)
         [other] = await cipher.encrypt(bound(b"y"))
         assert await cipher.decrypt(dict(enumerate(bound(encrypted, other)))) == {0: b"x", 1: b"y"}
         assert proxy.operations() == ["GenerateDataKey"]
-        clock.now += 2
+        clock.advance(2)
         assert await cipher.decrypt({0: (A_MESSAGE, encrypted)}) == {0: b"x"}
         await cipher.encrypt(bound(b"x"))
         assert proxy.operations() == ["GenerateDataKey", "Decrypt", "GenerateDataKey"]
 
-    async def test_of_age_end_what_kms_has_revoked(self, cipher: MessageCipher, clock: Clock, proxy: Proxy) -> None:
+    async def test_of_age_end_what_kms_has_revoked(self, cipher: MessageCipher, clock: FakeClock, proxy: Proxy) -> None:
         [encrypted] = await cipher.encrypt(bound(b"x"))
         proxy.schedule = lambda seen: Fault.DENIED
         assert await cipher.decrypt({0: (A_MESSAGE, encrypted)}) == {0: b"x"}
-        clock.now += MAX_AGE_SECONDS + 1
+        clock.advance(MAX_AGE_SECONDS + 1)
         for attempt in (cipher.decrypt({0: (A_MESSAGE, encrypted)}), cipher.encrypt(bound(b"x"))):
             with pytest.raises(AccessDeniedError):
                 await attempt
@@ -380,7 +371,7 @@ class TestFailures:
 
     @pytest.mark.usefixtures("encrypted_session")
     async def test_that_pass_are_retried(self, make: Make, proxy: Proxy) -> None:
-        for fault in (Fault.THROTTLED, Fault.ERROR_500, Fault.RESET, Fault.LOST_ANSWER):
+        for fault in (Fault.THROTTLED, Fault.ERROR_500, Fault.RESET, Fault.LOST_RESPONSE):
             forget(make())
             proxy.script(fault, operation="Decrypt")
             assert texts(await make().aget_messages())[0] == SECRET

@@ -23,7 +23,7 @@ from chathistory_async import (
     StoredMessage,
 )
 
-UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
+UNANSWERED = [Fault.LOST_RESPONSE, Fault.LATE_ERROR]
 Through = Callable[..., DynamoDBChatMessageHistory]
 
 CALL = {"name": "search", "args": {}, "id": "c", "type": "tool_call"}
@@ -259,11 +259,11 @@ class TestDeleting:
     async def test_is_not_undone_by_an_append_that_arrives_late(
         self, through: Through, make: Make, proxy: Proxy
     ) -> None:
-        proxy.script(Fault.ZOMBIE)
+        proxy.script(Fault.LATE_REQUEST)
         await through().aadd_messages(humans("once"))
         [stored] = await all_stored(make())
         await make().adelete_messages([stored.id])
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert await make().aget_messages() == []
 
     @pytest.mark.parametrize("fault", UNANSWERED)
@@ -333,10 +333,10 @@ class TestReplacing:
     ) -> None:
         await make().aadd_messages(humans(0))
         [stored] = await all_stored(make())
-        proxy.script(Fault.ZOMBIE, operation="TransactWriteItems")
+        proxy.script(Fault.LATE_REQUEST, operation="TransactWriteItems")
         await through().areplace_message(stored.id, HumanMessage("first"))
         await make().areplace_message(stored.id, HumanMessage("second"))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert texts(await make().aget_messages()) == ["second"]
 
     @pytest.mark.real_engine("moto has no transactions that conflict")

@@ -218,7 +218,7 @@ async def test_transactions_of_others_in_the_way_after_a_lost_answer(
     variant: type[Variant], through: Through, proxy: Proxy, item: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chathistory_async._aws.calls.MAX_CONFLICTS", 3)
-    proxy.script(Fault.LOST_ANSWER, *[Fault.CONFLICT] * 9)
+    proxy.script(Fault.LOST_RESPONSE, *[Fault.CONFLICT] * 9)
     await failure(WriteOutcomeUnknownError, variant, through(), "add")
     assert item() is not None
 
@@ -459,6 +459,10 @@ class TestMisuse:
     async def test_one_message_instead_of_a_list(self, variant: type[Variant], make: Make) -> None:
         with pytest.raises(TypeError, match="put the one message in a list"):
             await variant(make()).add(HumanMessage(SECRET))  # type: ignore[arg-type]
+
+    async def test_an_iterator_instead_of_a_list(self, variant: type[Variant], make: Make) -> None:
+        with pytest.raises(TypeError, match="aadd_messages takes a sequence of messages: make a list of the iterator"):
+            await variant(make()).add(HumanMessage(SECRET) for _ in range(2))  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("name", ["", None])
     def test_no_table_name(self, name: Any) -> None:

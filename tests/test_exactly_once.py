@@ -21,7 +21,7 @@ Through = Callable[..., DynamoDBChatMessageHistory]
 
 VARIANTS = [AsyncVariant, SdkVariant, *in_stress(SyncVariant, EncryptedVariant)]
 pytestmark = pytest.mark.usefixtures("fast_path_always_open")
-UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
+UNANSWERED = [Fault.LOST_RESPONSE, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED, Fault.CONFLICT]
 
 
@@ -68,10 +68,10 @@ async def test_a_request_that_arrives_after_its_retry_changes_nothing(
 ) -> None:
     history = variant(through())
     await history.add(humans("before"))
-    proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+    proxy.script(Fault.LATE_REQUEST, operation="UpdateItem")
     await history.add(humans("once"))
     await history.add(humans("after"))
-    await asyncio.to_thread(proxy.wait_for_zombies)
+    await asyncio.to_thread(proxy.wait_for_late_requests)
     assert texts(await variant(make()).read()) == ["before", "once", "after"]
 
 
@@ -80,10 +80,10 @@ async def test_a_request_that_arrives_after_a_clear_brings_nothing_back(
 ) -> None:
     history = variant(through())
     await history.add(humans("before"))
-    proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+    proxy.script(Fault.LATE_REQUEST, operation="UpdateItem")
     await history.add(humans("once"))
     await history.clear()
-    await asyncio.to_thread(proxy.wait_for_zombies)
+    await asyncio.to_thread(proxy.wait_for_late_requests)
     assert await variant(make()).read() == []
 
 
@@ -155,7 +155,7 @@ class TestPruning:
             if proxy.operations().count("UpdateItem") == 2:
                 others = ["creator", *(f"later-{number}" for number in range(WRITES_KEPT))]
                 update(**{WRITES: {"L": [{"S": mark} for mark in others]}})
-            return Fault.LOST_ANSWER if proxy.operations().count("UpdateItem") == 1 else Fault.NONE
+            return Fault.LOST_RESPONSE if proxy.operations().count("UpdateItem") == 1 else Fault.NONE
 
         proxy.schedule = lose_the_answer_and_all_marks
         with pytest.raises(WriteOutcomeUnknownError, match="read the session before you try again"):
@@ -172,7 +172,7 @@ class TestPruning:
         def lose_the_answer_and_all_marks(seen: Any) -> Fault:
             if proxy.operations().count("UpdateItem") == 3:
                 update(**{WRITES: {"L": [creator, *({"S": f"later-{number}"} for number in range(WRITES_KEPT))]}})
-            return Fault.LOST_ANSWER if proxy.operations().count("UpdateItem") == 2 else Fault.NONE
+            return Fault.LOST_RESPONSE if proxy.operations().count("UpdateItem") == 2 else Fault.NONE
 
         proxy.schedule = lose_the_answer_and_all_marks
         with pytest.raises(WriteOutcomeUnknownError):
@@ -229,7 +229,7 @@ class TestClear:
                 return Fault.NONE
             sent = proxy.operations().count("DeleteItem")
             if sent == 1:
-                return Fault.LOST_ANSWER
+                return Fault.LOST_RESPONSE
             if sent <= 1 + conflicts:
                 return Fault.CONFLICT
             make().add_messages(humans("new"))
@@ -280,6 +280,8 @@ class TestCancellation:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        # A request that was on its way arrives.
+        await asyncio.sleep(0.2)
         sent = len(proxy.seen)
         await asyncio.sleep(0.5)
         assert len(proxy.seen) == sent

@@ -377,7 +377,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("fault", "sent_before"),
-        [(Fault.NONE, False), (Fault.LOST_ANSWER, True), (Fault.LATE_ERROR, True), (Fault.CAPACITY, True)],
+        [(Fault.NONE, False), (Fault.LOST_RESPONSE, True), (Fault.LATE_ERROR, True), (Fault.CAPACITY, True)],
     )
     async def test_tell_whether_there_was_a_sending_before(
         self, through: Through, table: str, session_id: str, proxy: Proxy, fault: Fault, sent_before: bool

@@ -288,7 +288,7 @@ async def test_end_in_an_error_of_ours_or_not_at_all(
         async with source_of(real) as source:
             await source.create_table()
         for operation in operations:
-            for lost in (Fault.NONE, Fault.LOST_ANSWER):
+            for lost in (Fault.NONE, Fault.LOST_RESPONSE):
                 await append(real)
                 if operation is migrate:
                     async with source_of(real) as source:

@@ -41,7 +41,7 @@ VARIANTS = [
     *SDK_VARIANTS,
     *in_stress(SyncVariant, SyncCollectionVariant, EncryptedCollectionVariant),
 ]
-FAULTS = [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CAPACITY, Fault.CONFLICT]
+FAULTS = [Fault.LOST_RESPONSE, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CAPACITY, Fault.CONFLICT]
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 
@@ -130,10 +130,10 @@ async def test_a_request_that_arrives_late_stores_nothing_more(
     variant: type[Variant], through: Through, make: Make, proxy: Proxy
 ) -> None:
     await variant(make()).add(humans("before"))
-    proxy.script(Fault.ZOMBIE)
+    proxy.script(Fault.LATE_REQUEST)
     await through().aadd_messages(humans(1), idempotency_key="a")
     await make().aadd_messages(humans(1), idempotency_key="a")
-    await asyncio.to_thread(proxy.wait_for_zombies)
+    await asyncio.to_thread(proxy.wait_for_late_requests)
     assert texts(await variant(make()).read()) == ["before", "1"]
 
 
@@ -354,7 +354,7 @@ class TestProcesses:
                 writes += seen.operation in {"UpdateItem", "TransactWriteItems"}
                 if writes == killed_at:
                     process.send_signal(signal.SIGKILL)
-                    return Fault.LOST_ANSWER if answered else Fault.RESET
+                    return Fault.LOST_RESPONSE if answered else Fault.RESET
                 return Fault.NONE
 
             proxy.schedule = schedule

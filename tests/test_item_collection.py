@@ -40,7 +40,7 @@ from chathistory_async._item_collection.session import slack
 from chathistory_async._item_collection.sort_keys import Clock, Clocks, SortKey, message_id_of, parse
 
 VARIANTS = [CollectionVariant, EncryptedCollectionVariant, *in_stress(SyncCollectionVariant)]
-UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
+UNANSWERED = [Fault.LOST_RESPONSE, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.ERROR_503, Fault.CAPACITY, Fault.THROTTLED, Fault.CONFLICT]
 
 Through = Callable[..., DynamoDBChatMessageHistory]
@@ -449,7 +449,7 @@ class TestExactlyOnce:
     async def test_whose_answers_are_all_lost_is_stored_at_most_once(
         self, variant: type[Variant], through: Through, make: Make, proxy: Proxy, batch: int
     ) -> None:
-        proxy.schedule = lambda seen: Fault.LOST_ANSWER
+        proxy.schedule = lambda seen: Fault.LOST_RESPONSE
         with pytest.raises((EndpointError, ServiceError)):
             await variant(through(attempts=3)).add(humans(*range(batch)))
         assert len(await variant(make()).read()) == batch
@@ -460,11 +460,11 @@ class TestExactlyOnce:
     ) -> None:
         history = variant(through())
         await history.add(humans("before"))
-        proxy.script(Fault.ZOMBIE)
+        proxy.script(Fault.LATE_REQUEST)
         await history.add(humans(*["once"] * batch))
         assert len(await history.read()) == 1 + batch
         await history.clear()
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert await variant(make()).read() == []
 
     async def test_a_batch_of_any_number_is_refused_or_stored_whole(
@@ -807,14 +807,14 @@ class TestHistorySize:
     async def test_does_not_let_a_late_request_bring_back_what_was_cleared(
         self, through: Through, make: Make, proxy: Proxy
     ) -> None:
-        proxy.script(Fault.ZOMBIE)
+        proxy.script(Fault.LATE_REQUEST)
         await through().aadd_messages(humans("cleared"))
         await make().aclear()
         history = make(history_size=1)
         for number in range(8):
             await history.aget_messages()
             await history.aadd_messages(humans(number))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert "cleared" not in texts(await make().aget_messages())
 
     async def test_of_one_handle_that_only_writes(self, make: Make, stored: Any) -> None:

@@ -11,12 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import pytest
-from botocore.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 from plain_values import same
-from proxy import Fault, Proxy
+from proxy import Fault, Proxy, retries
 from samples import humans
 
 from chathistory_async import (
@@ -79,8 +78,8 @@ async def open_session(collection_table: str, session_id: str, storage: dict[str
 
 @pytest.fixture
 def through(open_session: Open, proxy: Proxy) -> Open:
-    """Opens it through the proxy, with few retries and short time-outs."""
-    config = Config(retries={"total_max_attempts": 4, "mode": "legacy"}, read_timeout=1)
+    """Opens it through the proxy, with few retries."""
+    config = retries()
     return lambda name="json", **options: open_session(name, endpoint_url=proxy.url, config=config, **options)
 
 
@@ -195,16 +194,17 @@ class TestMethods:
         with pytest.raises(ClosedError):
             await session.aget()
 
-    async def test_show_no_content(self, open_session: Open, session_id: str) -> None:
+    async def test_show_no_content(self, open_session: Open, session_id: str, collection_table: str) -> None:
         await open_session().aadd(["secret"])
         assert "secret" not in repr(await open_session().apage())
         assert repr(open_session("mine")).endswith(f"session SessionId={session_id!r}, format 'mine'>")
         session = open_session("mine")
         assert (session.session_id, session.key, session.format) == (session_id, {"SessionId": session_id}, "mine")
+        assert session.table_name == collection_table
 
     @pytest.mark.sampled
     @pytest.mark.parametrize(
-        "fault", [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
+        "fault", [Fault.LOST_RESPONSE, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
     )
     async def test_store_and_change_once_under_faults(
         self, open_session: Open, through: Open, proxy: Proxy, fault: Fault

@@ -37,6 +37,16 @@ async def test_it_runs_while_its_context_does() -> None:
     assert not await asyncio.to_thread(answers, url)
 
 
+def test_synchronous_code_runs_it_too() -> None:
+    with local_engine() as url:
+        store = ChatHistoryStore("table", endpoint_url=url, boto3_session=SESSION)
+        store.create_table_sync()
+        store.session("s").add_messages(humans(1))
+        assert texts(store.session("s").messages) == ["1"]
+        store.close()
+    assert not answers(url)
+
+
 async def test_two_are_apart() -> None:
     async with local_engine() as one, local_engine() as other:
         assert one != other
@@ -89,3 +99,5 @@ async def test_an_engine_that_cannot_start_is_an_error(monkeypatch: pytest.Monke
     with pytest.raises(RuntimeError, match="ended before it had started"):
         async with local_engine():
             pass
+    with pytest.raises(RuntimeError, match="ended before it had started"), local_engine():
+        pass

@@ -50,6 +50,16 @@ async def test_the_guard_itself_sees_a_blocked_loop(slow_callbacks: list[str], m
     assert len(slow_callbacks) == 1
 
 
+async def test_the_guard_of_cpu_time_sees_it_too(long_steps: list[str]) -> None:
+    async def count() -> None:
+        begun = time.thread_time()
+        while time.thread_time() - begun < 2 * SLOW_SECONDS:
+            pass
+
+    await asyncio.create_task(count())
+    assert len(long_steps) == 1
+
+
 def many_messages() -> list[BaseMessage]:
     """About 1,100 small messages with tool calls, which is near what fits into an item."""
     call = {"name": "search", "args": {"q": "x", "n": [1, 2, 3]}, "id": "c", "type": "tool_call"}

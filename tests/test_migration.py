@@ -23,7 +23,7 @@ from langchain_community.chat_message_histories import DynamoDBChatMessageHistor
 from langchain_core.chat_history import BaseChatMessageHistory
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from plain_values import EXACT, same
-from proxy import Fault, Proxy, Seen
+from proxy import Fault, Proxy, Seen, retries
 from samples import EVERY_TYPE, FLOATS, NESTED, humans, texts
 
 from chathistory_async import (
@@ -120,7 +120,7 @@ def checkpoint(dynamodb: Any, collection_table: str, session_id: str) -> Callabl
 
 
 ONCE = Config(retries={"total_max_attempts": 1, "mode": "legacy"})
-MANY = Config(retries={"total_max_attempts": 10, "mode": "legacy"}, read_timeout=1)
+MANY = retries(10)
 # Two records, with the fixture.
 THREE = humans(1, 2, 3)
 
@@ -278,12 +278,12 @@ class TestSessionIndex:
         assert len(expiring) == 1
         assert "session" not in expiring
 
-    @pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.LATE_ERROR, Fault.RESET, Fault.CONFLICT])
+    @pytest.mark.parametrize("fault", [Fault.LOST_RESPONSE, Fault.LATE_ERROR, Fault.RESET, Fault.CONFLICT])
     async def test_counts_once_where_a_request_is_retried(
         self, source: ChatHistoryStore, collection_table: str, session_id: str, proxy: Proxy, fault: Fault
     ) -> None:
         await source.session(session_id).aadd_messages(humans(1, 2))
-        config = Config(retries={"total_max_attempts": 4}, read_timeout=1)
+        config = retries()
         options: dict[str, Any] = {"session_index": True, "endpoint_url": proxy.url, "config": config}
         async with ChatHistoryStore(collection_table, **options) as target:
             for number in range(2):
@@ -1009,7 +1009,7 @@ class TestWhoeverIsKilled:
     """At each of a move's requests, before or after it has done its work, and run again."""
 
     @pytest.mark.sampled("fault")
-    @pytest.mark.parametrize("fault", [Fault.RESET, Fault.LOST_ANSWER, Fault.ZOMBIE])
+    @pytest.mark.parametrize("fault", [Fault.RESET, Fault.LOST_RESPONSE, Fault.LATE_REQUEST])
     async def test_by_a_broken_connection(
         self,
         source: ChatHistoryStore,
@@ -1020,7 +1020,7 @@ class TestWhoeverIsKilled:
         fault: Fault,
     ) -> None:
         moved, finished = list[str](), False
-        proxy.zombie_seconds = 0.2
+        proxy.late_seconds = 0.2
         while not finished:
             moved.append(f"{session_id}-{len(moved)}")
             await source.session(moved[-1]).aadd_messages(THREE)
@@ -1034,7 +1034,7 @@ class TestWhoeverIsKilled:
                 assert again.outcome in {"moved", "absent"}
                 assert again.total == len(THREE)
         assert len(moved) == 9
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         for session in moved:
             assert await read(target, session) == THREE
             assert await read(source, session) == []
@@ -1077,7 +1077,7 @@ class TestWhoeverIsKilled:
         while outcomes != {"absent"}:
             with suppress(ChatHistoryError):
                 outcomes = {one.outcome for one in await migrated(*proxied(MANY), sessions, delete_source=True)}
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         for session in sessions:
             assert await read(target, session) == THREE
             assert await read(source, session) == []

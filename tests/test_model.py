@@ -287,7 +287,7 @@ def alike(found: Any, expected: Any) -> bool:
 @pytest.mark.sampled
 # Two minutes on two cores that eight programs shared.
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("examples", [4, pytest.param(30, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("examples", [4, pytest.param(20, marks=pytest.mark.stress)])
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
 @pytest.mark.parametrize(
     "layout",

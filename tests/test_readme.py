@@ -9,10 +9,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Make
+from conftest import PYTEST, Make
 from engines import ROOT
 from proxy import Proxy
 
@@ -23,7 +24,8 @@ README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 STATEMENTS = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", README, re.DOTALL)]
 COMMANDS = re.findall(r"```bash\n(.*?)\n```", README, re.DOTALL)
-OBSERVABILITY = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "observability.md").read_text(), re.DOTALL)
+GUIDE = (ROOT / "docs" / "guides" / "observability.md").read_text()
+OBSERVABILITY = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
 
 
 # Not the region of the other tests: the examples' tables may be somebody's, who follows the README on this LocalStack.
@@ -49,8 +51,16 @@ def example_table(kms_in: Callable[[str], Any]) -> Iterator[None]:
     chats.close()
 
 
-def output_of(example: str) -> str:
-    command = [sys.executable, "-W", "error::ResourceWarning", "-c", example]
+def command_of(example: str, tests: Path) -> list[str]:
+    if "def test_" not in example:
+        return [sys.executable, "-W", "error::ResourceWarning", "-c", example]
+    tests.write_text(example)
+    settings = ["asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function"]
+    return [*PYTEST, "-W", "error", *(part for setting in settings for part in ("-o", setting)), str(tests)]
+
+
+def output_of(example: str, tests: Path) -> str:
+    command = command_of(example, tests / "test_example.py")
     environment = os.environ | {"AWS_DEFAULT_REGION": REGION}
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
@@ -58,15 +68,15 @@ def output_of(example: str) -> str:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.splitlines()[0])
-def test_example(example: str) -> None:
-    output = output_of(example)
+def test_example(example: str, tmp_path: Path) -> None:
+    output = output_of(example, tmp_path)
     if "print(" in example:
         assert "Hi, how can I help?" in output
 
 
-def test_example_of_observability() -> None:
+def test_example_of_observability(tmp_path: Path) -> None:
     [example] = OBSERVABILITY
-    output = output_of(example)
+    output = output_of(example, tmp_path)
     assert '"name": "chathistory.append"' in output
     assert '"name": "PutItem Chats"' in output
     assert "Hi, how can I help?" not in output
@@ -106,10 +116,17 @@ def test_the_first_screen_has_the_two_commands() -> None:
     assert 'nox.options.sessions = ["tests"]' in (ROOT / "noxfile.py").read_text()
 
 
+def test_the_tests_have_a_map() -> None:
+    tests = ROOT / "tests"
+    mapped = (tests / "README.md").read_text()
+    modules = [*tests.glob("test_*.py"), *tests.glob("stress/test_*.py")]
+    assert [path.name for path in modules if path.name not in mapped] == []
+
+
 def test_what_it_links_to_is_there() -> None:
     headings = {f"#{heading.lower().replace(' ', '-')}" for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or target in headings or (ROOT / target).exists(), target
+        assert target.startswith("https://") or target in headings or (ROOT / target.split("#")[0]).exists(), target
 
 
 def test_the_compose_file_pins_localstack() -> None:

@@ -50,7 +50,7 @@ VARIANTS = [
     IndexedVariant,
     *in_stress(SyncCollectionVariant, SdkCollectionVariant),
 ]
-UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
+UNANSWERED = [Fault.LOST_RESPONSE, Fault.LATE_ERROR]
 
 Through = Callable[..., DynamoDBChatMessageHistory]
 Items = Callable[[], list[dict[str, Any]]]
@@ -422,21 +422,21 @@ class TestChanges:
     async def test_that_arrive_late_change_nothing(self, through: Through, make: Make, proxy: Proxy) -> None:
         await make().aadd_messages(humans(0, 1, 2))
         stored = await all_stored(make())
-        proxy.script(Fault.ZOMBIE, operation="PutItem")
+        proxy.script(Fault.LATE_REQUEST, operation="PutItem")
         await through().areplace_message(stored[0].id, HumanMessage("late"))
         await make().areplace_message(stored[0].id, HumanMessage("newer"))
         await make().adelete_messages([stored[1].id])
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert texts(await make().aget_messages()) == ["newer", "2"]
 
     async def test_that_arrive_after_a_clear_bring_nothing_back(
         self, through: Through, make: Make, proxy: Proxy
     ) -> None:
         await make().aadd_messages(humans(0, 1, 2))
-        proxy.script(Fault.ZOMBIE, operation="PutItem")
+        proxy.script(Fault.LATE_REQUEST, operation="PutItem")
         assert await through().apop_message() == HumanMessage("2")
         await make().aclear()
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert await make().aget_messages() == []
 
     @pytest.mark.parametrize("others", [1, CHANGES_KNOWN - 1, CHANGES_KNOWN])
@@ -454,7 +454,7 @@ class TestChanges:
             if seen.operation == "PutItem" and sent == 2:
                 for number in range(others):
                     make().replace_message(stored[0].id, HumanMessage(f"theirs {number}"))
-            return Fault.LOST_ANSWER if seen.operation == "PutItem" and sent == 1 else Fault.NONE
+            return Fault.LOST_RESPONSE if seen.operation == "PutItem" and sent == 1 else Fault.NONE
 
         proxy.schedule = schedule
         if others == CHANGES_KNOWN:

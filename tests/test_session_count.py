@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -30,6 +29,7 @@ from chathistory_async import (
 from chathistory_async._item_collection.requests import TOMBSTONE_SECONDS
 from chathistory_async._item_collection.revisions import CHANGES_KNOWN
 from chathistory_async._sync.bridge import run
+from chathistory_async.testing import FakeClock
 
 # Two requests of BatchWriteItem, because each message is a record of its own.
 SIZE = 26
@@ -85,14 +85,9 @@ def check(store: ChatHistoryStore, session_id: str, owner: str) -> Callable[[], 
 
 
 @pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def later(clock: FakeClock) -> Callable[[], None]:
     """Has the leases of all sweeps be over."""
-
-    def later() -> None:
-        after = time.time() + TOMBSTONE_SECONDS + 1
-        monkeypatch.setattr("chathistory_async._session_index.counting.now", lambda: int(after))
-
-    return later
+    return lambda: clock.advance(TOMBSTONE_SECONDS + 1)
 
 
 async def fill(history: DynamoDBChatMessageHistory) -> None:
@@ -219,10 +214,10 @@ class TestASessionThatIsOlderThanItsItem:
         self, store_through: NewStore, store: ChatHistoryStore, session_id: str, owner: str, proxy: Proxy, check: Any
     ) -> None:
         # At the first BatchWriteItem, which arrives when the item is there and the messages were counted.
-        assert await cut_off(store_through().session(session_id).aclear(), proxy, 3, Fault.ZOMBIE)
+        assert await cut_off(store_through().session(session_id).aclear(), proxy, 3, Fault.LATE_REQUEST)
         await store.session(session_id, owner=owner).aadd_messages(humans(1))
         before = await check()
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert await check() < before
 
     async def test_is_counted_with_a_clear_that_began_before_a_migration_into_it(
@@ -401,9 +396,9 @@ class TestACancelledSweep:
         self, store_through: NewStore, session_id: str, proxy: Proxy, check: Callable[[], Awaitable[int]]
     ) -> None:
         store = store_through()
-        await cut_off(store.session(session_id).aclear(), proxy, 4, Fault.ZOMBIE)
+        await cut_off(store.session(session_id).aclear(), proxy, 4, Fault.LATE_REQUEST)
         before = await check()
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert await check() < before
 
     @pytest.mark.usefixtures("filled")
@@ -417,7 +412,7 @@ class TestACancelledSweep:
         def schedule(seen: Seen) -> Fault:
             if seen.operation == "BatchWriteItem":
                 loop.call_soon_threadsafe(reached.set)
-                return Fault.ZOMBIE
+                return Fault.LATE_REQUEST
             return Fault.NONE
 
         proxy.schedule = schedule
@@ -428,7 +423,7 @@ class TestACancelledSweep:
         await asyncio.gather(first, return_exceptions=True)
         assert "Recount" in raw(), "the other one takes no flag but its own"
         await store.session(session_id).aadd_messages(humans(1))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert await check() == 1
 
     async def test_two_clears_of_one_handle_take_their_own_flags_only(
@@ -670,7 +665,7 @@ class TestBesideOthers:
                     continue
 
         await asyncio.gather(*(write(writer) for writer in range(6)))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         await check()
 
 
@@ -747,7 +742,7 @@ class TestFlags:
         collection_table: str,
         raw: Any,
     ) -> None:
-        await cut_off(store_through().session(session_id).aclear(), proxy, 3, Fault.ZOMBIE)
+        await cut_off(store_through().session(session_id).aclear(), proxy, 3, Fault.LATE_REQUEST)
         dynamodb.update_item(
             TableName=collection_table,
             Key={"SessionId": {"S": session_id}, "MessageId": {"S": "session"}},

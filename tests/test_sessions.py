@@ -39,8 +39,9 @@ from chathistory_async import (
 )
 from chathistory_async._item_collection.sort_keys import Clock
 from chathistory_async._sync.bridge import run
+from chathistory_async.testing import FakeClock
 
-UNANSWERED = [Fault.LOST_ANSWER, Fault.LATE_ERROR]
+UNANSWERED = [Fault.LOST_RESPONSE, Fault.LATE_ERROR]
 NOT_STORED = [Fault.RESET, Fault.ERROR_500, Fault.CONFLICT]
 
 
@@ -224,7 +225,7 @@ class TestCount:
                     continue
 
         await asyncio.gather(*(write(writer) for writer in range(6)))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         proxy.schedule = lambda seen: Fault.NONE
         stored = await store.session(session_id).aget_messages()
         assert len(stored) > 50
@@ -718,11 +719,11 @@ class TestLateRequests:
     ) -> None:
         store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
-        proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+        proxy.script(Fault.LATE_REQUEST, operation="UpdateItem")
         await store.set_title(session_id, "older")
         assert (await info_of(store, session_id)).title == "older"
         await store.set_title(session_id, later)
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert (await info_of(store, session_id)).title == later
 
     async def test_give_the_next_session_of_an_id_nothing(
@@ -730,12 +731,12 @@ class TestLateRequests:
     ) -> None:
         store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
-        proxy.script(Fault.ZOMBIE, Fault.NONE, Fault.ZOMBIE, operation="UpdateItem")
+        proxy.script(Fault.LATE_REQUEST, Fault.NONE, Fault.LATE_REQUEST, operation="UpdateItem")
         await store.set_title(session_id, "old")
         await store.update_metadata(session_id, {"old": 1})
         await store.delete_session(session_id)
         await store.session(session_id).aadd_messages(humans(2))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         info = await info_of(store, session_id)
         assert (info.title, info.metadata) == (None, {})
 
@@ -744,11 +745,11 @@ class TestLateRequests:
     ) -> None:
         store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
-        proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+        proxy.script(Fault.LATE_REQUEST, operation="UpdateItem")
         await store.set_title(session_id, "old")
         expire()
         await store.session(session_id).aadd_messages(humans(2))
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert (await info_of(store, session_id)).title is None
 
     async def test_to_change_metadata_are_told_from_those_that_found_the_same(
@@ -757,10 +758,10 @@ class TestLateRequests:
         store = store_through()
         await store.session(session_id).aadd_messages(humans(1))
         await store.update_metadata(session_id, {"a": 1})
-        proxy.script(Fault.ZOMBIE, operation="UpdateItem")
+        proxy.script(Fault.LATE_REQUEST, operation="UpdateItem")
         await store.update_metadata(session_id, {"a": 2})
         await store.update_metadata(session_id, {"a": 1})
-        await asyncio.to_thread(proxy.wait_for_zombies)
+        await asyncio.to_thread(proxy.wait_for_late_requests)
         assert (await info_of(store, session_id)).metadata == {"a": 1}
 
     async def test_are_not_made_again_over_what_came_in_between(
@@ -777,7 +778,7 @@ class TestLateRequests:
                 # The retry, after somebody has seen the title and changed it.
                 run(other.set_title, session_id, "theirs")
                 run(other.update_metadata, session_id, {"theirs": 1})
-            return Fault.LOST_ANSWER if seen.operation == "UpdateItem" and sent == 1 else Fault.NONE
+            return Fault.LOST_RESPONSE if seen.operation == "UpdateItem" and sent == 1 else Fault.NONE
 
         proxy.schedule = schedule
         await store.set_title(session_id, "ours")
@@ -914,17 +915,18 @@ class TestPurging:
             await store_through(attempts=1).purge_owner(owner)
         left = ids((await new_store().list_sessions(owner, 99)).sessions)
         assert 0 < len(left) < len(names)
-        assert (await new_store().purge_owner(owner)).sessions == len(left)
+        # What was under way when the purge failed may have been deleted after it was listed.
+        assert len(names) - 3 <= (await new_store().purge_owner(owner)).sessions <= len(left)
         assert (await new_store().list_sessions(owner, 99)).sessions == []
         for name in names:
             assert await new_store().session(name).aget_messages() == []
 
     async def test_takes_expired_ones_too(
-        self, new_store: NewStore, owner: str, dynamodb: Any, collection_table: str
+        self, new_store: NewStore, owner: str, dynamodb: Any, collection_table: str, clock: FakeClock
     ) -> None:
-        store = new_store(ttl=1)
+        store = new_store(ttl=60)
         [name] = await begin(store, owner, 1)
-        await asyncio.sleep(2.1)
+        clock.advance(60)
         assert (await store.list_sessions(owner, 5)).sessions == []
         await store.purge_owner(owner)
         key = {"SessionId": {"S": name}, "MessageId": {"S": "session"}}
@@ -948,13 +950,13 @@ class TestExpiry:
         assert (info.owner, info.title, info.message_count) == ("another", None, 1)
 
     async def test_of_some_messages_leaves_those_that_never_expire(
-        self, new_store: NewStore, session_id: str, owner: str
+        self, new_store: NewStore, session_id: str, owner: str, clock: FakeClock
     ) -> None:
         await new_store().session(session_id, owner=owner).aadd_messages(humans(1, 2))
-        store = new_store(ttl=1)
+        store = new_store(ttl=60)
         await store.set_title(session_id, "t")
         await store.session(session_id).aadd_messages(humans(3))
-        await asyncio.sleep(2.1)
+        clock.advance(60)
         assert texts(await store.session(session_id).aget_messages()) == ["1", "2"]
         assert (await info_of(store, session_id)).title == "t"
         assert (await store.purge_owner(owner)).messages >= 2
@@ -1106,7 +1108,7 @@ class TestWithoutIt:
         assert ChatHistoryStore("t", primary_key_name=name).session("s").key == {name: "s"}
         for option in ("primary_key_name", "sort_key_name", "history_messages_key", "ttl_key_name"):
             options: dict[str, Any] = {option: name}
-            with pytest.raises(ValueError, match="names must differ"):
+            with pytest.raises(ValueError, match="Two attributes have the name"):
                 ChatHistoryStore("t", session_index=True, **options)
 
 

@@ -26,6 +26,7 @@ from chathistory_async._item_collection.sort_keys import (
     parse_id,
     record_id_of,
 )
+from chathistory_async._wall_clock import latest_ms, replaced
 
 MINUTE_MS = 60_000
 
@@ -90,7 +91,7 @@ def backward() -> Callable[[], int]:
     return tell
 
 
-@pytest.mark.parametrize("clock", [frozen, backward(), sort_keys._wall_clock_ms], ids=["frozen", "backward", "wall"])
+@pytest.mark.parametrize("clock", [frozen, backward(), latest_ms], ids=["frozen", "backward", "wall"])
 def test_what_a_handle_wrote_comes_before_what_it_writes(clock: Callable[[], int]) -> None:
     handle = Clock(clock)
     written = [handle.next_key() for _ in range(70_000)]
@@ -115,11 +116,10 @@ def test_what_was_read_comes_before_what_is_written_on_any_hosts_clock(turns: li
     assert len(set(session)) == len(session)
 
 
-def test_a_wall_clock_that_goes_back_is_not_followed_by_any_handle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wall_clock_that_goes_back_is_not_followed_by_any_handle() -> None:
     before = Clock().next_key()
-    ahead = time.time_ns() - 3600 * 10**9
-    monkeypatch.setattr(time, "time_ns", lambda: ahead)
-    assert Clock().next_key().tick >= before.tick
+    with replaced(lambda: time.time_ns() - 3600 * 10**9):
+        assert Clock().next_key().tick >= before.tick
 
 
 def test_the_time_is_the_writers_unless_it_saw_a_later_one() -> None:

@@ -43,7 +43,7 @@ from chathistory_async import (
 from chathistory_async._aws.fast_path_guard import Guard
 from chathistory_async._telemetry import events, operations
 
-DOCUMENTATION = (ROOT / "docs" / "observability.md").read_text()
+DOCUMENTATION = (ROOT / "docs" / "guides" / "observability.md").read_text()
 SECRET = "quokka"
 ON = FastPathStatus(active=True, reason=None)
 
@@ -494,7 +494,7 @@ class TestErrors:
         pauses: list[float],
     ) -> None:
         history = through()
-        proxy.script(Fault.LOST_ANSWER)
+        proxy.script(Fault.LOST_RESPONSE)
         await history.aadd_messages(secrets(1))
         assert len(await history.aget_messages()) == 1
         append, read = map(attributes_of, telemetry.operations())

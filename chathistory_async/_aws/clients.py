@@ -45,12 +45,14 @@ class ClientHolder:
 
     Attributes:
         loop: the event loop.
+        left_behind: whether the client was to be closed while the loop did not run.
         inherited: whether this is a forked child's copy of a holder that the parent process still uses.
         service: the service.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, service: Service) -> None:
         self.loop = loop
+        self.left_behind = False
         self.inherited = False
         self.service = service
         self._client: ReadyClient | None = None
@@ -106,6 +108,7 @@ class ClientHolder:
     async def _open(self, options: ClientOptions) -> None:
         async with self._lock:
             if self._client is None:
+                self.left_behind = False
                 keeper = self._keep(options)
                 self._client = await keeper.__anext__()
                 self._keeper = keeper
@@ -260,11 +263,18 @@ class Clients:
                 await holder.close()
 
     def close_soon(self, besides: asyncio.AbstractEventLoop | None = None) -> None:
-        """Tell each running loop except ``besides`` to close its clients, and do not wait for it."""
+        """Tell each loop except ``besides`` to close its clients, and do not wait for it.
+
+        A loop that does not run closes them when it opens another client, or when it shuts down.
+        """
         for holder in self._all_holders():
-            if holder.loop is not besides and holder.loop.is_running():
+            if holder.loop is besides:
+                continue
+            if holder.loop.is_running():
                 # Not waited for: that loop may be blocked by a synchronous call that waits for this one.
                 asyncio.run_coroutine_threadsafe(holder.close(), holder.loop)
+            else:
+                holder.left_behind = True
 
     def can_close(self) -> bool:
         """Return whether no open history uses these clients, and every loop with an open client is running."""
@@ -342,13 +352,21 @@ def _drop_unused_shared() -> None:
 
 
 async def _close_left_behind() -> None:
-    """Close the clients of loops that were closed without a shutdown. Closing the clients does not need those loops."""
+    """Close the clients of loops that were closed without a shutdown, and the running loop's that were left behind.
+
+    Closing a client does not need its loop.
+    """
+    here = asyncio.get_running_loop()
     with _shared_lock:
         # list() copies the set in one step: other threads open and close clients meanwhile.
-        left = [holder for holder in list(_open_holders) if holder.loop.is_closed()]
+        left = [
+            holder
+            for holder in list(_open_holders)
+            if holder.loop.is_closed() or (holder.left_behind and holder.loop is here and holder.is_idle)
+        ]
         _open_holders.difference_update(left)
     for holder in left:
-        await holder.abandon()
+        await (holder.abandon() if holder.loop.is_closed() else holder.close())
 
 
 def _close_at_exit() -> None:

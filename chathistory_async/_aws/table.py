@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 from asyncio import sleep
-from collections.abc import Mapping
-from time import monotonic
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from time import monotonic, time
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from .._request import Request
 from ..errors import (
+    AccessDeniedError,
+    ChatHistoryError,
     ConfigurationError,
     KeySchemaError,
     ServiceError,
@@ -27,6 +31,7 @@ _FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.5, 15.0
 _log = logging.getLogger("chathistory_async")
 
 Schema: TypeAlias = "list[tuple[str, str]]"
+Value = TypeVar("Value")
 
 
 class Index(NamedTuple):
@@ -34,6 +39,39 @@ class Index(NamedTuple):
 
     name: str
     schema: Schema
+
+
+@dataclass(frozen=True, slots=True)
+class TableDescription:
+    """What DynamoDB says of a table.
+
+    Attributes:
+        status: the table's status, such as "ACTIVE".
+        key: the key attributes: the name, "HASH" or "RANGE", and the type of each.
+        index_status: the status of the index ``SessionsByOwner``, such as "ACTIVE"; None if there is no such index.
+        index_key: the key attributes of that index, in the form of ``key``.
+        index_holds_all: whether that index holds all attributes, which the library needs.
+        ttl_attribute: the attribute that TTL is enabled on, or None if TTL is not enabled.
+        point_in_time_recovery: whether point-in-time recovery is enabled.
+        kms_key_arn: the KMS key of the encryption at rest, or None for the key that AWS owns.
+        items: the number of items, as counted within the last six hours.
+        clock_lead_seconds: how far this host's clock is ahead of DynamoDB's, to about a second; None if the response
+            had no time.
+        problems: what could not be found out, by the name of the attribute, which is None: the credentials lack the
+            permission, or the endpoint does not know the operation.
+    """
+
+    status: str
+    key: list[tuple[str, str, str]]
+    index_status: str | None
+    index_key: list[tuple[str, str, str]]
+    index_holds_all: bool
+    ttl_attribute: str | None
+    point_in_time_recovery: bool | None
+    kms_key_arn: str | None
+    items: int
+    clock_lead_seconds: float | None
+    problems: Mapping[str, ChatHistoryError]
 
 
 class _Waiting:
@@ -146,6 +184,38 @@ class Table:
         while description is not None and _is_same(description, await self._describe()):
             await self._waiting.go_on("the table is still there")
 
+    async def describe(self, index: Index) -> TableDescription:
+        """Return what DynamoDB says of the table and of its index.
+
+        Raises:
+            ChatHistoryError: the table cannot be described.
+        """
+        response = await self._call("describe_table")
+        table = response["Table"]
+        found = _found(table, index) or {}
+        problems = dict[str, ChatHistoryError]()
+
+        async def or_none(name: str, ask: Callable[[], Awaitable[Value]]) -> Value | None:
+            try:
+                return await ask()
+            except (AccessDeniedError, ServiceError) as error:
+                problems[name] = error
+                return None
+
+        return TableDescription(
+            status=table["TableStatus"],
+            key=_key_of(table, table),
+            index_status=found.get("IndexStatus"),
+            index_key=_key_of(table, found),
+            index_holds_all=found.get("Projection", {}).get("ProjectionType") == "ALL",
+            ttl_attribute=await or_none("ttl_attribute", self._ttl_attribute),
+            point_in_time_recovery=await or_none("point_in_time_recovery", self._has_point_in_time_recovery),
+            kms_key_arn=table.get("SSEDescription", {}).get("KMSMasterKeyArn"),
+            items=table.get("ItemCount", 0),
+            clock_lead_seconds=_clock_lead_seconds(response),
+            problems=problems,
+        )
+
     async def _create(
         self, schema: Schema, index: Index | None, kms_key_id: str | None, tags: Mapping[str, str]
     ) -> None:
@@ -203,10 +273,7 @@ class Table:
     def _check_key_schema(
         self, what: str, table: Mapping[str, Any], description: Mapping[str, Any], schema: Schema
     ) -> None:
-        types = {part["AttributeName"]: part["AttributeType"] for part in table["AttributeDefinitions"]}
-        there = [
-            (part["AttributeName"], part["KeyType"], types[part["AttributeName"]]) for part in description["KeySchema"]
-        ]
+        there = _key_of(table, description)
         wanted = [(name, role, "S") for name, role in schema]
         if there != wanted:
             raise KeySchemaError(f"{what} exists with the key {_described(there)}, not {_described(wanted)}", self._ref)
@@ -224,15 +291,23 @@ class Table:
                 raise
 
     async def _has_ttl(self, expiry_name: str) -> bool:
-        description = (await self._call("describe_time_to_live"))["TimeToLiveDescription"]
-        if description["TimeToLiveStatus"] not in ("ENABLED", "ENABLING"):
-            return False
-        if description["AttributeName"] != expiry_name:
+        attribute = await self._ttl_attribute()
+        if attribute not in (None, expiry_name):
             raise ConfigurationError(
-                f"The table's TTL is on the attribute {description['AttributeName']!r}, not on {expiry_name!r}",
-                self._ref,
+                f"The table's TTL is on the attribute {attribute!r}, not on {expiry_name!r}", self._ref
             )
-        return True
+        return attribute is not None
+
+    async def _ttl_attribute(self) -> str | None:
+        description = (await self._call("describe_time_to_live"))["TimeToLiveDescription"]
+        is_enabled = description["TimeToLiveStatus"] in ("ENABLED", "ENABLING")
+        attribute: str | None = description["AttributeName"] if is_enabled else None
+        return attribute
+
+    async def _has_point_in_time_recovery(self) -> bool:
+        description = (await self._call("describe_continuous_backups")).get("ContinuousBackupsDescription", {})
+        recovery = description.get("PointInTimeRecoveryDescription", {})
+        return bool(recovery.get("PointInTimeRecoveryStatus") == "ENABLED")
 
     async def _describe(self) -> dict[str, Any] | None:
         try:
@@ -252,6 +327,23 @@ def _key_schema(schema: Schema) -> list[dict[str, str]]:
 def _attributes(schema: Schema, index: Index | None) -> list[dict[str, str]]:
     keys = [*schema, *(index.schema if index is not None else ())]
     return [{"AttributeName": name, "AttributeType": "S"} for name, _ in keys]
+
+
+def _key_of(table: Mapping[str, Any], description: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the key of the table, or of one of its indexes: the name, role and type of each attribute."""
+    types = {part["AttributeName"]: part["AttributeType"] for part in table["AttributeDefinitions"]}
+    return [
+        (part["AttributeName"], part["KeyType"], types[part["AttributeName"]])
+        for part in description.get("KeySchema", ())
+    ]
+
+
+def _clock_lead_seconds(response: Mapping[str, Any]) -> float | None:
+    sent = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    try:
+        return None if sent is None else time() - parsedate_to_datetime(sent).timestamp()
+    except ValueError:
+        return None
 
 
 def _defined(index: Index) -> dict[str, Any]:

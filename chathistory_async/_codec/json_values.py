@@ -7,6 +7,7 @@ to its plain form (``plain``).
 from __future__ import annotations
 
 import marshal
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -90,6 +91,15 @@ def json_format(name: str = "json") -> Format:
         type_of=_type_of,
         begins_turn=_begins_turn,
     )
+
+
+def format_as_json(name: str) -> Format:
+    """Return the format that reads values of any format as JSON values: a LangChain message as its stored dict.
+
+    Raises:
+        ValueError: as for ``json_format``.
+    """
+    return replace(json_format(), name=LANGCHAIN_NAME) if name == LANGCHAIN_NAME else json_format(name)
 
 
 def _encode(value: object, position: int, default: Default | None = None) -> bytes:

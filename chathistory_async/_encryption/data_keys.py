@@ -16,12 +16,12 @@ from cachetools import TTLCache
 
 from .._aws.calls import call, connect
 from .._aws.clients import Clients
-from .._aws.errors import not_an_answer
+from .._aws.errors import aws_error_of, not_an_answer
 from .._aws.sessions import known_regions
 from .._request import Request, Service
 from .._sync.fork import after_fork_in_child
 from .._telemetry.gauges import DATA_KEYS, Observed, register
-from ..errors import DecryptionError, SessionRef
+from ..errors import DecryptionError, ServiceError, SessionRef
 
 Context: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -212,13 +212,35 @@ class DataKeys:
             (encrypted_key, self._context), lambda: self._ask_to_decrypt(encrypted_key)
         )
 
+    async def check(self) -> None:
+        """Check that the credentials may encrypt and decrypt. A new data key is dropped, its decryption is a dry run.
+
+        Raises:
+            ChatHistoryError: KMS refused the key or the credentials.
+        """
+        key_arn, ciphertext = (await self._new_key()).encrypted_key
+        parameters = {
+            "KeyId": key_arn,
+            "CiphertextBlob": ciphertext,
+            "EncryptionContext": dict(self._context),
+            "DryRun": True,
+        }
+        try:
+            await call(self._clients, Request("decrypt", parameters, await self._kms_of(key_arn)), self._ref)
+        except ServiceError as error:
+            if aws_error_of(error)[1] != "DryRunOperationException":
+                raise
+
     async def _generate(self) -> DataKey:
+        key = await self._new_key()
+        self._cache.use(self._key_id, self._context, key)
+        return key
+
+    async def _new_key(self) -> DataKey:
         parameters = {"KeyId": self._key_id, "KeySpec": "AES_256", "EncryptionContext": dict(self._context)}
         kms = await self._kms_of(self._key_id)
         answer = await call(self._clients, Request("generate_data_key", parameters, kms), self._ref)
-        key = self._data_key(answer, answer.get("KeyId"), answer.get("CiphertextBlob"))
-        self._cache.use(self._key_id, self._context, key)
-        return key
+        return self._data_key(answer, answer.get("KeyId"), answer.get("CiphertextBlob"))
 
     async def _ask_to_decrypt(self, encrypted_key: EncryptedDataKey) -> DataKey:
         # The request names the KMS key, as the AWS Encryption SDK does. KMS could find the key by the ciphertext alone,

@@ -71,6 +71,10 @@ class MessageCipher:
         """Open the running loop's KMS client, so that the first message does not have to wait for it."""
         await connect(clients, ref, await kms_of(key_id, clients, ref))
 
+    async def check_key(self) -> None:
+        """Check that the credentials may encrypt and decrypt with the KMS key: see ``DataKeys.check``."""
+        await self._keys.check()
+
     async def encrypt(self, bodies: Sequence[Bound]) -> list[bytes]:
         """Encrypt each body with its binding.
 

@@ -15,11 +15,11 @@ from .._encryption.binding import Binding, Bound
 from .._session import Access, leaves_no_plaintext, reads_stored
 from ..errors import FormatError, ItemTooLargeError, UndecodableItemError
 from .layout import MAX_TRANSACTION_BYTES
-from .records import Body, PlainRecord, Record, Wanted, as_bytes, text_of
+from .records import ENCRYPTED, Body, PlainRecord, Record, Wanted, as_bytes, text_of
 from .sort_keys import MAX_VALUES, SortKey, message_id_of
 
-_ZLIB, _ENCRYPTED = "zlib", "aws-encryption-sdk"
-_KNOWN_ENCODINGS = {"", _ZLIB, _ENCRYPTED, f"{_ZLIB},{_ENCRYPTED}"}
+_ZLIB = "zlib"
+_KNOWN_ENCODINGS = {"", _ZLIB, ENCRYPTED, f"{_ZLIB},{ENCRYPTED}"}
 # How many characters of a stored attribute an error quotes: a damaged attribute may have any length.
 _LONGEST_QUOTE = 40
 # orjson writes no line break inside a JSON text, so a record can be split and changed without being parsed.
@@ -80,8 +80,13 @@ class Bodies(Generic[Value]):
             return Body(data if encoding else _in_the_clear(data), encoding, positions, self.format_name, types)
         binding = Binding("record", key, encoding, self.format_name, len(positions), text_of(positions))
         [encrypted] = await self.access.cipher.encrypt([(binding, data)])
-        encoding = ",".join(filter(None, (encoding, _ENCRYPTED)))
+        encoding = ",".join(filter(None, (encoding, ENCRYPTED)))
         return Body(encrypted, encoding, positions, self.format_name, ())
+
+    def record_of(self, plain: PlainRecord) -> Record:
+        """Return a plain record as a record."""
+        key, text, count = plain
+        return Record(SortKey.of(key), text, parts=1, length=count, format=self.format_name)
 
     def too_large(self, number: int, size: int) -> ItemTooLargeError:
         """Return the error for a record that does not fit into one transaction."""
@@ -144,7 +149,7 @@ class Bodies(Generic[Value]):
             self._check(record)
             await slices.checkpoint()
         contents = {record.id: as_bytes(record.content or b"") for record in records}
-        encrypted = {record.id: self._bound(record) for record in records if record.encoding.endswith(_ENCRYPTED)}
+        encrypted = {record.id: self._bound(record) for record in records if record.is_encrypted}
         return contents | await self.access.decrypt(encrypted)
 
     def _check(self, record: Record) -> None:
@@ -162,7 +167,7 @@ class Bodies(Generic[Value]):
 
     def _bound(self, record: Record) -> Bound:
         """Return a record's encrypted body with the binding that its sort key and attributes require."""
-        encoding = record.encoding.removesuffix(_ENCRYPTED).rstrip(",")
+        encoding = record.encoding.removesuffix(ENCRYPTED).rstrip(",")
         binding = Binding("record", record.key, encoding, record.format, record.length, record.positions)
         return binding, as_bytes(record.content or b"")
 

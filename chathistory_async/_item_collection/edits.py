@@ -13,7 +13,8 @@ from typing import Generic, TypeVar
 
 from .._codec.attribute_values import AttributeValue, has_passed, size_of
 from .._cooperative import at_most
-from .._session import Access, leaves_no_plaintext, now
+from .._session import Access, leaves_no_plaintext
+from .._wall_clock import now
 from ..errors import ChatHistoryError, ItemTooLargeError, MessageNotFoundError, WriteOutcomeUnknownError
 from .bodies import Bodies
 from .layout import MAX_TRANSACTION_BYTES, ItemCollection, Items
@@ -159,8 +160,13 @@ class Edits(Generic[Value]):
             return expiry
         return new
 
-    def check_size(self, items: Items, number: int) -> None:
+    def check_size(self, items: Items, number: int, others: Items | tuple[()] = ()) -> None:
         """Check that a record fits into one transaction.
+
+        Args:
+            items: the record's items.
+            number: how many values it has.
+            others: the other items that the same transaction puts.
 
         Raises:
             ItemTooLargeError: it has too many items or bytes.
@@ -168,8 +174,9 @@ class Edits(Generic[Value]):
         if len(items) == 1:
             # A single item is never made too large for DynamoDB, and measuring it would take a tenth of an append.
             return
-        size = sum(size_of({"M": item}) for item in items)
-        if len(items) > self._writer.max_items or size > MAX_TRANSACTION_BYTES:
+        together = [*items, *others]
+        size = sum(size_of({"M": item}) for item in together)
+        if len(together) > self._writer.max_items or size > MAX_TRANSACTION_BYTES:
             raise self._bodies.too_large(number, size)
 
     def _check_positions(self, body: Body) -> None:

@@ -12,14 +12,14 @@ behind.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .._expressions import number_value
 from .._idempotency import check_key, content_digest_of, key_digest_of, key_reused
-from .._request import Item, Request
+from .._request import Item
 from ..errors import SessionRef
 from .layout import CONTENT, RECORD, ItemCollection
-from .requests import Action, delete_items, query_between
+from .requests import Action
 from .sort_keys import SortKey, parse
 
 PREFIX = "k#"
@@ -78,13 +78,3 @@ class Once(NamedTuple):
         if marker.get(CONTENT) != {"S": self.content_digest}:
             raise key_reused(ref)
         return parse(marker.get(RECORD, {}).get("S", ""))
-
-
-def query_markers(layout: ItemCollection, start_key: dict[str, Any] | None) -> Request:
-    """Return the query for a page of the sort keys of a session's markers."""
-    return query_between(layout, PREFIX, f"{PREFIX}~", start_key)
-
-
-def delete_markers(layout: ItemCollection, items: Sequence[Item]) -> list[Request]:
-    """Return the requests that delete the markers of a page."""
-    return delete_items(layout, [item[layout.sort_key_name]["S"] for item in items])

@@ -10,7 +10,8 @@ from .._aws.calls import pause
 from .._codec.attribute_values import AttributeValue
 from .._cooperative import Slices
 from .._request import Item, Request
-from .._session import MAX_ATTEMPTS, Access, EmptyPages, now, reads_stored
+from .._session import MAX_ATTEMPTS, Access, EmptyPages, reads_stored
+from .._wall_clock import now
 from ..errors import UndecodableItemError
 from .layout import ItemCollection
 from .records import DAMAGED, PlainRecord, Record, joined, records_of

@@ -19,6 +19,8 @@ _SURELY_ONE_PART = 64 * 1024
 MAX_POSITIONS_BYTES = 64 * 1024
 # How many types a record stores. They are for people who look at the table, and more would not be worth their cost.
 MAX_TYPES = 100
+# The encoding of an encrypted body, after any other encoding.
+ENCRYPTED = "aws-encryption-sdk"
 # Returned for a stored number of parts or values that no record can have.
 DAMAGED = -1
 _DIGITS = len(str(MAX_VALUES))
@@ -97,6 +99,11 @@ class Record(NamedTuple):
         """The name of the record in errors: "message" or "record", and the id."""
         is_message = self.length == 1 and self.all_positions() is not None
         return f"{'message' if is_message else 'record'} {self.id}"
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the body is encrypted."""
+        return self.encoding.endswith(ENCRYPTED)
 
     @property
     def number(self) -> int:

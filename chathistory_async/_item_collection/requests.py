@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from .._codec.attribute_values import AttributeValue, has_passed
 from .._expressions import ALIVE, names_in, number_value, time_values, unchanged
-from .._request import Request, transaction
+from .._request import Item, Request, transaction
 from .layout import (
     COUNT,
     ENCODING,
@@ -56,6 +56,26 @@ _THERE = "(attribute_exists(#sort) AND attribute_not_exists(#removed))"
 Action: TypeAlias = "dict[str, Any]"
 # The action in a transaction, and the operation that does the same for a single item.
 _OPERATIONS = {"Put": "put_item", "Update": "update_item", "Delete": "delete_item"}
+
+
+class Together(NamedTuple):
+    """The attributes and items that one transaction writes together with a record. Only the session index's writer can.
+
+    Attributes:
+        items: further items, which replace what is stored under their keys. The transaction has no other action on
+            these keys, so no condition on them can fail.
+        seen: texts in the session's item that must be as they were read, by the names of their attributes; None for an
+            attribute that was absent.
+        new: new values of attributes of the session's item.
+    """
+
+    items: Items
+    seen: Mapping[str, str | None]
+    new: Mapping[str, AttributeValue]
+
+    def is_overtaken(self, item: Item | None) -> bool:
+        """Return whether the session's item has other texts than were read. None for an item that does not exist."""
+        return any((item or {}).get(name, {}).get("S") != text for name, text in self.seen.items())
 
 
 def query_records(
@@ -120,9 +140,34 @@ def query_alive_keys(
     return Request("query", _query(layout, _range(), "#sort, #count", start_key, alive_at=now))
 
 
-def query_between(layout: ItemCollection, low: str, high: str, start_key: dict[str, AttributeValue] | None) -> Request:
-    """Return the query for a page of the sort keys of all items between two sort keys, including both, in order."""
-    return Request("query", _query(layout, (low, high), "#sort", start_key))
+def query_whole_items(layout: ItemCollection, *, start_key: dict[str, AttributeValue] | None = None) -> Request:
+    """Return the query for a page of all items with all their attributes, including tombstones and expired items."""
+    parameters = _query(layout, _range(), "#sort", start_key)
+    del parameters["ProjectionExpression"]
+    return Request("query", parameters, large=True)
+
+
+def query_between(
+    layout: ItemCollection,
+    low: str,
+    high: str,
+    start_key: dict[str, AttributeValue] | None,
+    names: Mapping[str, str] | None = None,
+) -> Request:
+    """Return the query for a page of all items between two sort keys, including both, in order.
+
+    Args:
+        layout: how the session is stored.
+        low: the first sort key.
+        high: the last sort key.
+        start_key: the ``LastEvaluatedKey`` of the previous page.
+        names: the names of the attributes to read beside the sort key, by their placeholders.
+    """
+    names = names or {}
+    parameters = _query(layout, (low, high), "#sort", start_key)
+    parameters["ProjectionExpression"] = ", ".join(["#sort", *names])
+    parameters["ExpressionAttributeNames"] |= names
+    return Request("query", parameters)
 
 
 def is_of_all(query: Request) -> bool:

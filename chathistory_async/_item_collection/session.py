@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime, timezone
 from time import monotonic
 from typing import Generic, TypeVar
 
-from .._session import Access, Session, Stored, StoredPage, leaves_no_plaintext, now, smaller
+from .._codec.format import LANGCHAIN_NAME
+from .._cooperative import Slices
+from .._session import Access, Session, Stored, StoredPage, leaves_no_plaintext, smaller
 from .._settings import check_positive
 from .._telemetry.operations import count_messages
-from ..errors import ChatHistoryError
+from .._wall_clock import now
+from ..errors import AccessDeniedError, ChatHistoryError, FormatError, KmsKeyError, UndecodableItemError
 from .bodies import Bodies
 from .edits import Edits
 from .idempotency import Once
 from .layout import ItemCollection
 from .reader import PlainPage, Reader
 from .records import MAX_TYPES, Record, Wanted, wanted_of
+from .requests import Together
 from .sort_keys import RecordPosition, SortKey, message_id_of, parse_id
 from .writer import NewRecord, RecordWriter
 
 _DECODED_AT_ONCE = 32
+# Errors that concern one record only: others of the session may be readable.
+_UNREADABLE = (UndecodableItemError, FormatError, KmsKeyError, AccessDeniedError)
 
 Value = TypeVar("Value")
 
@@ -96,18 +102,51 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         # One more value than the limit shows whether there is a previous page.
         records = await self._reader.latest(limit + 1, before=end)
         number = sum(one.number for one in wanted_of(records, before=end))
-        wanted = await self._wanted(records, limit, before=end)
-        stored = [
-            Stored(message_id_of(one.record.key, position), value, _created_at(one.record.key))
-            for one, values in zip(wanted, await self._bodies.decode(wanted), strict=True)
-            for position, value in zip(_positions(one), values, strict=True)
-        ]
+        stored = await self._stored(await self._wanted(records, limit, before=end))
         return StoredPage(stored, stored[0].id if number > limit and stored else None)
 
-    async def append(self, values: Sequence[Value], idempotency_key: str | None = None) -> None:
+    async def stream_stored(self, last: int | None = None) -> AsyncGenerator[Stored[Value], None]:
+        """Yield values with their ids and times, oldest first: all, a page at a time, or the latest ``last``."""
+        if last is not None:
+            for stored in (await self.page(last, None)).values:
+                yield stored
+            return
+        async with aclosing(self._record_slices()) as slices:
+            async for records in slices:
+                for stored in await self._stored(await self._wanted(records)):
+                    yield stored
+
+    async def stored_format(self) -> str | None:
+        """Return the name of the format of the latest value, or None if there is no value."""
+        latest = await self._reader.latest(1)
+        return (latest[-1].format or LANGCHAIN_NAME) if latest else None
+
+    async def unreadable(self) -> AsyncGenerator[ChatHistoryError, None]:
+        """Yield an error for each value, or for each whole record, that cannot be read."""
+        async with aclosing(self._record_slices()) as slices:
+            async for records in slices:
+                for record in records:
+                    for error in await self._unreadable_in(record):
+                        yield error
+
+    async def append(
+        self,
+        values: Sequence[Value],
+        idempotency_key: str | None = None,
+        together: Callable[[SortKey], Together] | None = None,
+    ) -> None:
         """Append a batch as one record, in order and after all values that were seen: all of it or nothing.
 
         A batch larger than history_size is cut: only its last history_size values are stored.
+
+        Args:
+            values: the batch.
+            idempotency_key: as for ``JsonSession.aadd``.
+            together: returns what the same transaction writes, from the sort key of the record. Only for a session in
+                the index.
+
+        Raises:
+            Overtaken: what ``together`` has returned no longer fits the session's item. Nothing was written.
         """
         values = list(values)
         if not values:
@@ -126,8 +165,9 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         body = await self._bodies.pack(key, texts, range(len(texts)), types)
         await self._writer.check_table()
         items = self._layout.items_of(key, body, self._layout.expiry(now()))
-        self._edits.check_size(items, len(texts))
-        before = await self._writer.store(NewRecord(key, items, len(texts), began, once))
+        beside = None if together is None else together(key)
+        self._edits.check_size(items, len(texts), () if beside is None else beside.items)
+        before = await self._writer.store(NewRecord(key, items, len(texts), began, once, beside))
         if before is not None:
             self._reader.clock.see(before)
         self._reader.wrote(len(texts))
@@ -148,7 +188,7 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
         swept = 0
         async with aclosing(self._reader.keys(before=before)) as pages:
             async for parts in pages:
-                await self._writer.sweep(parts)
+                await self._writer.sweep(parts, of_all=before is None)
                 swept += sum(part.number for part in parts if part.key.is_first_part and part.removed_by is None)
         return swept
 
@@ -188,6 +228,41 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
                 for start in range(0, len(page), _DECODED_AT_ONCE):
                     wanted = await self._wanted(page[start : start + _DECODED_AT_ONCE], up_to=up_to)
                     yield _flat(await self._bodies.decode(wanted))
+
+    async def _record_slices(self) -> AsyncGenerator[list[Record], None]:
+        """Yield the records in order, a few at a time: see ``_value_pages``."""
+        async with aclosing(self._reader.pages()) as pages:
+            async for page in pages:
+                records = [self._bodies.record_of(one) for one in page.records] if isinstance(page, PlainPage) else page
+                for start in range(0, len(records), _DECODED_AT_ONCE):
+                    yield records[start : start + _DECODED_AT_ONCE]
+
+    async def _stored(self, wanted: Sequence[Wanted]) -> list[Stored[Value]]:
+        stored, slices = list[Stored[Value]](), Slices()
+        for one, values in zip(wanted, await self._bodies.decode(wanted), strict=True):
+            await slices.checkpoint()
+            key, created_at = one.record.key, _created_at(one.record.key)
+            ids = (message_id_of(key, position) for position in _positions(one))
+            stored += [Stored(id_, value, created_at) for id_, value in zip(ids, values, strict=True)]
+        return stored
+
+    async def _unreadable_in(self, record: Record) -> list[ChatHistoryError]:
+        try:
+            whole = await self._reader.whole([record])
+            await self._bodies.decode([Wanted(one) for one in whole])
+        except _UNREADABLE as error:
+            if error.message_id == record.id:
+                return [error]
+        else:
+            return []
+        # One of several values cannot be read. More of them may be unreadable.
+        errors = list[ChatHistoryError]()
+        for index in range(record.length):
+            try:
+                await self._bodies.decode([Wanted(one, range(index, index + 1)) for one in whole])
+            except _UNREADABLE as error:
+                errors.append(error)
+        return errors
 
     async def _wanted(
         self,

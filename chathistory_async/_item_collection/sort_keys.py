@@ -43,13 +43,13 @@ from __future__ import annotations
 import re
 import secrets
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from .._sync.fork import after_fork_in_child
+from .._wall_clock import latest_ms
 
 PREFIX = "m#"
 # Positions have six hexadecimal digits.
@@ -157,16 +157,7 @@ def are_of_first_parts(texts: Iterable[str]) -> bool:
     return all(map(_FORM_OF_FIRST_PART.fullmatch, texts))
 
 
-# Shared by all handles of the process: see 3 above.
-_latest_time_ms = 0
 _lock = threading.Lock()
-
-
-def _wall_clock_ms() -> int:
-    global _latest_time_ms
-    with _lock:
-        _latest_time_ms = max(_latest_time_ms, time.time_ns() // 1_000_000)
-        return _latest_time_ms
 
 
 class Clock:
@@ -183,7 +174,7 @@ class Clock:
 
     __slots__ = ("__weakref__", "_now_ms", "latest", "saw_impossible_key")
 
-    def __init__(self, now_ms: Callable[[], int] = _wall_clock_ms, latest: int = 0) -> None:
+    def __init__(self, now_ms: Callable[[], int] = latest_ms, latest: int = 0) -> None:
         self._now_ms = now_ms
         self.latest = latest
         self.saw_impossible_key = False
@@ -221,7 +212,7 @@ def key_of_first_moved(first: SortKey | None, seconds: int) -> SortKey:
         first: the sort key of the session's first record, or None. The result is more than MAX_MOVED ticks before it.
         seconds: how many seconds before the current time the result is at least.
     """
-    tick = (_wall_clock_ms() - 1000 * seconds) << _COUNTER_BITS
+    tick = (latest_ms() - 1000 * seconds) << _COUNTER_BITS
     if first is not None:
         tick = min(tick, max(0, first.tick - 1 - MAX_MOVED))
     return SortKey(tick, secrets.token_hex(8))
@@ -264,7 +255,7 @@ class Clocks:
             self._changed_last.move_to_end(clock)
             if len(self._changed_last) > MAX_CLOCKS:
                 dropped, _ = self._changed_last.popitem(last=False)
-                if dropped.latest >> _COUNTER_BITS <= _wall_clock_ms() + MAX_FLOOR_LEAD_MS:
+                if dropped.latest >> _COUNTER_BITS <= latest_ms() + MAX_FLOOR_LEAD_MS:
                     self._floor = max(self._floor, dropped.latest)
 
     def forget_lock(self) -> None:

@@ -9,13 +9,23 @@ from typing import Any, NamedTuple, Protocol
 from .._aws.calls import pause
 from .._cooperative import at_most
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled
-from .._session import Access, now
+from .._session import Access
 from .._telemetry.events import retried, throttled
+from .._wall_clock import now
 from ..errors import EndpointError, ThrottledError, wrong_key
 from .idempotency import Once
 from .layout import MAX_TRANSACTION_ITEMS, ItemCollection, Items
 from .records import Record
-from .requests import TOMBSTONE_SECONDS, Action, batch_write, new_token, put_items, request_of, sweep_parts
+from .requests import (
+    TOMBSTONE_SECONDS,
+    Action,
+    Together,
+    batch_write,
+    new_token,
+    put_items,
+    request_of,
+    sweep_parts,
+)
 from .sort_keys import SortKey
 
 # Batches of 25 items each. More at once would only be throttled by the partition.
@@ -34,6 +44,7 @@ class NewRecord(NamedTuple):
         length: how many values it has.
         began: when its sort key was made, by ``monotonic``.
         once: its idempotency key and batch, or None without a key.
+        together: what the same transaction writes, or None for nothing else.
     """
 
     key: SortKey
@@ -41,10 +52,15 @@ class NewRecord(NamedTuple):
     length: int
     began: float
     once: Once | None = None
+    together: Together | None = None
 
     def actions(self, layout: ItemCollection) -> list[Action]:
         marker = [] if self.once is None else [self.once.put(layout, self.key, now())]
         return [*put_items(layout, self.items), *marker]
+
+
+class Overtaken(Exception):
+    """A record was not stored, because another writer has changed the session's item. See ``Together.seen``."""
 
 
 class NotWritten(Exception):
@@ -88,6 +104,7 @@ class RecordWriter(Protocol):
 
         Raises:
             IdempotencyKeyReusedError: the key was used to store a different batch.
+            Overtaken: ``record.together`` no longer fits the session's item.
         """
 
     async def change(self, actions: Sequence[Action], token: str, removed: int) -> None:
@@ -102,8 +119,13 @@ class RecordWriter(Protocol):
             NotWritten: the condition did not hold.
         """
 
-    async def sweep(self, parts: Sequence[Record]) -> None:
-        """Delete items, or replace them by tombstones if a request that is still under way could store them again."""
+    async def sweep(self, parts: Sequence[Record], *, of_all: bool = False) -> None:
+        """Delete items, or replace them by tombstones if a request that is still under way could store them again.
+
+        Args:
+            parts: the items.
+            of_all: whether all records of the session are being removed.
+        """
 
     async def swept(self) -> None:
         """Finish a sweep: all its items have been removed."""
@@ -149,7 +171,7 @@ class Writer:
         except TransactionCanceled as canceled:
             raise NotWritten(canceled.reasons[0].get("Item"), sent_before=canceled.sent_before) from None
 
-    async def sweep(self, parts: Sequence[Record]) -> None:
+    async def sweep(self, parts: Sequence[Record], *, of_all: bool = False) -> None:
         """See ``RecordWriter``."""
         await self.batch_write(sweep_parts(self._layout, parts, new_token(), now()))
 

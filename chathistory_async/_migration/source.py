@@ -12,10 +12,11 @@ from .._aws.clients import Clients
 from .._codec.attribute_values import AttributeValue
 from .._codec.keys import KeyValue, decode_key_value
 from .._request import ConditionFailed, Item
-from .._session import Access, EmptyPages, now, reads_stored
+from .._session import Access, EmptyPages, reads_stored
 from .._single_item.layout import SingleItem
 from .._single_item.requests import delete_unchanged, get_item, scan_keys
 from .._single_item.session import SingleItemSession
+from .._wall_clock import now
 from ..errors import SessionRef, wrong_key
 from .checkpoint import digest
 from .outcome import ConcurrentChange, Ended

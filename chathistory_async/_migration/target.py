@@ -21,10 +21,11 @@ from .._item_collection.requests import TOMBSTONE_SECONDS, get_record
 from .._item_collection.revisions import may_be_replaced
 from .._item_collection.sort_keys import MAX_MOVED, RecordPosition, SortKey, key_of_first_moved, parse
 from .._request import ConditionFailed, Item, Request, TransactionCanceled
-from .._session import Access, leaves_no_plaintext, now, reads_stored
+from .._session import Access, leaves_no_plaintext, reads_stored
 from .._session_index.counting import check_format, check_index
 from .._session_index.flags import new_flag
 from .._session_index.requests import SessionItem
+from .._wall_clock import now
 from ..errors import ItemTooLargeError, UndecodableItemError
 from .checkpoint import OTHER_ACTIONS, SORT_KEY, Checkpoint, CheckpointItem, Digests
 from .outcome import ConcurrentChange, Ended

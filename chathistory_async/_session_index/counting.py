@@ -5,15 +5,14 @@ One transaction writes both, so the item's count agrees with the messages. See `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .._aws.calls import call, pause
 from .._aws.clients import Clients
 from .._codec.format import LANGCHAIN_NAME
 from .._expressions import number_value
-from .._item_collection.idempotency import delete_markers, query_markers
 from .._item_collection.layout import MAX_TRANSACTION_ITEMS, REVISION, ItemCollection
 from .._item_collection.reader import Reader
 from .._item_collection.records import Record
@@ -22,18 +21,29 @@ from .._item_collection.sort_keys import SortKey
 from .._item_collection.writer import (
     NewRecord,
     NotWritten,
+    Overtaken,
     Writer,
     check_age,
     check_stored,
     condition_failed,
 )
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled, transaction
-from .._session import Access, Attempts, now
+from .._session import Access, Attempts
+from .._wall_clock import now
 from ..errors import ChatHistoryError, FormatError, ServiceError, SessionRef, UndecodableItemError
 from .flags import counts_all, flags_over, may_count_all, new_flag
 from .owner_index import INDEX_NAME, query_sessions
 from .requests import SessionItem
-from .stored import MESSAGE_COUNT, DamagedAttribute, format_of, is_alive
+from .stored import (
+    MESSAGE_COUNT,
+    MORE_VALUE_IDS,
+    VALUE_IDS,
+    VALUE_IDS_AT,
+    DamagedAttribute,
+    format_of,
+    is_alive,
+)
+from .value_ids import found, query_all_but_records, query_keys_of_ids
 
 # Attempts to store a counted number while others write to the session. After these the flags stay, and readers count.
 _RECOUNTS = 4
@@ -55,6 +65,7 @@ class CountingWriter:
         reader: reads the session's records.
         writer: makes the writes that are not counted.
         summary: the session's item in the index.
+        listed: whether the table must have the index. If not, the session has an item, but no owner lists it.
     """
 
     max_items = MAX_TRANSACTION_ITEMS - 2
@@ -62,15 +73,24 @@ class CountingWriter:
     changed_at_once = 1
 
     def __init__(
-        self, layout: ItemCollection, access: Access, reader: Reader, writer: Writer, summary: SessionItem
+        self,
+        layout: ItemCollection,
+        access: Access,
+        reader: Reader,
+        writer: Writer,
+        summary: SessionItem,
+        *,
+        listed: bool = True,
     ) -> None:
         self._layout = layout
         self._access = access
         self._reader = reader
         self._writer = writer
         self._summary = summary
+        self._listed = listed
         # The flags of this handle's sweeps that have removed all their items.
         self._done_flags: set[str] = set()
+        self._has_forgotten = False
 
     async def check_table(self) -> None:
         """Check that the table has the index.
@@ -78,17 +98,21 @@ class CountingWriter:
         Raises:
             KeySchemaError: it has none.
         """
-        await check_index(self._access.clients, self._summary, self._access.ref)
+        if self._listed:
+            await check_index(self._access.clients, self._summary, self._access.ref)
 
     async def store(self, record: NewRecord) -> SortKey | None:
         """Store a record and count its messages, in one transaction. See ``RecordWriter``."""
         is_first, self._reader.found_nothing = self._reader.found_nothing, False
         token, seen, attempts = new_token(), None, self._access.attempts()
+        others = [] if record.together is None else record.together.items
+        puts = [{"Put": {"TableName": self._layout.table_name, "Item": item}} for item in others]
         while True:
             await attempts.begin()
             check_age(self._access, record)
             revision = f"{token}-{attempts.number}"
-            actions = [*record.actions(self._layout), self._count_added(record, revision, seen, is_first=is_first)]
+            counting = self._count_added(record, revision, seen, is_first=is_first)
+            actions = [*record.actions(self._layout), *puts, counting]
             try:
                 await self._send(transaction(actions, revision), attempts)
             except TransactionCanceled as canceled:
@@ -99,6 +123,8 @@ class CountingWriter:
                 check_format(self._access, self._summary, seen)
                 if seen is not None and await self.repair(seen, attempts):
                     seen = None
+                elif record.together is not None and record.together.is_overtaken(self._alive(seen)):
+                    raise Overtaken from None
             else:
                 return None
 
@@ -130,28 +156,31 @@ class CountingWriter:
             else:
                 return
 
-    async def sweep(self, parts: Sequence[Record]) -> None:
+    async def sweep(self, parts: Sequence[Record], *, of_all: bool = False) -> None:
         """Remove items. The session is flagged first, so the count is not trusted until the messages are counted."""
         flag = None
         if any(part.key.is_first_part and part.removed_by is None for part in parts):
-            flag = await self._flag()
-        await self._writer.sweep(parts)
+            flag, item = await self._flag()
+            if of_all and VALUE_IDS_AT in item:
+                await self._forget_value_ids(item)
+        await self._writer.sweep(parts, of_all=of_all)
         if flag is not None:
             self._done_flags.add(flag)
 
     async def swept(self) -> None:
         """Count the messages if any were swept, and store the number."""
+        if self._has_forgotten:
+            # The sweep may have removed what others have stored meanwhile.
+            self._has_forgotten = False
+            item = await self.item()
+            if item is not None and VALUE_IDS in item:
+                await self._forget_value_ids(item)
         if self._done_flags:
             await self._recount()
 
-    async def forget_idempotency_keys(self) -> None:
-        """Delete the markers of the session's idempotency keys."""
-        start_key = None
-        while True:
-            items, start_key = await self._reader.query(query_markers(self._layout, start_key))
-            await self._writer.batch_write(delete_markers(self._layout, items))
-            if start_key is None:
-                return
+    async def forget_ids(self) -> list[str]:
+        """Delete the session's idempotency keys and ids of values, and return the names of its subsessions."""
+        return await self._delete_found(query_all_but_records)
 
     async def item(self) -> Item | None:
         """Return the session's item by a strongly consistent read, or None if there is no item."""
@@ -189,9 +218,12 @@ class CountingWriter:
 
     def _count_added(self, record: NewRecord, revision: str, seen: Item | None, *, is_first: bool) -> Action:
         added = (record.length, record.key, now(), revision)
-        if seen is not None and not is_alive(self._layout, seen, now()):
-            return self._summary.begin_anew(*added, is_first=is_first)
-        return self._summary.count_added(*added, seen, is_first=is_first)
+        if seen is not None and self._alive(seen) is None:
+            return self._summary.begin_anew(*added, is_first=is_first, together=record.together)
+        return self._summary.count_added(*added, seen, is_first=is_first, together=record.together)
+
+    def _alive(self, item: Item | None) -> Item | None:
+        return item if item is not None and is_alive(self._layout, item, now()) else None
 
     async def _send(self, request: Request, attempts: Attempts) -> None:
         """Send a transaction that counts. If it fails and the session's item is damaged, repair the item and resend.
@@ -209,22 +241,62 @@ class CountingWriter:
         await attempts.begin()
         await self._access.call(request, maybe_stored=attempts.maybe_stored)
 
-    async def _flag(self) -> str | None:
-        """Add a flag to the session's item and return the flag, or return None if the session has no item."""
+    async def _delete_found(self, query: Callable[[ItemCollection, dict[str, Any] | None], Request]) -> list[str]:
+        """Delete what a query finds, except for the names of subsessions, and return these names."""
+        names: list[str] = []
+        start_key = None
+        while True:
+            items, start_key = await self._reader.query(query(self._layout, start_key))
+            on_page = found(self._layout, items)
+            names += on_page.subsessions
+            await self._writer.batch_write(on_page.others)
+            if start_key is None:
+                return names
+
+    async def _forget_value_ids(self, item: Item) -> None:
+        """Forget the ids of all values, so that no writer knows any. See ``value_ids``.
+
+        Args:
+            item: the session's item.
+
+        Raises:
+            WriteConflictError: other writers kept appending.
+        """
+        self._has_forgotten = True
+        attempts = self._access.attempts(reads_first=True)
+        while VALUE_IDS_AT in item:
+            await attempts.begin()
+            text = new_token()
+            try:
+                await self._access.call(self._summary.forget_ids(item, text))
+                if MORE_VALUE_IDS in item:
+                    await self._delete_found(query_keys_of_ids)
+                    # Another writer may have read the items of ids just before they were deleted.
+                    await self._access.call(self._summary.forget_ids({VALUE_IDS_AT: {"S": text}}, new_token()))
+            except ConditionFailed as failed:
+                item = failed.item or {}
+            else:
+                return
+
+    async def _flag(self) -> tuple[str | None, Item]:
+        """Add a flag to the session's item, and return the flag and the item.
+
+        If the session has no item, return None and no attributes.
+        """
         flag, attempts = new_flag(now() + TOMBSTONE_SECONDS), self._access.attempts()
         while True:
             await attempts.begin()
             try:
-                await self._access.call(self._summary.flag(flag))
+                response = await self._access.call(self._summary.flag(flag))
             except ConditionFailed as failed:
                 if failed.item is None:
-                    return None
+                    return None, {}
                 if not await self.repair(failed.item, attempts):
                     # If another process has changed the flags meanwhile, there may be room for this one.
                     with suppress(ConditionFailed):
                         await self._access.call(self._summary.merge_flags(failed.item, now()))
             else:
-                return flag
+                return flag, response["Attributes"]
 
     async def _recount(self) -> None:
         """Count the messages and store the number in the index. If others keep writing, the flags stay instead."""

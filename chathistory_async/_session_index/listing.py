@@ -15,8 +15,9 @@ from .._codec.keys import KeyValue, decode_key_value
 from .._cooperative import at_most, in_order
 from .._item_collection.layout import ItemCollection
 from .._request import Item
-from .._session import MAX_ATTEMPTS, EmptyPages, now
+from .._session import MAX_ATTEMPTS, EmptyPages
 from .._settings import check_positive
+from .._wall_clock import now
 from ..errors import (
     AccessDeniedError,
     ChatHistoryError,

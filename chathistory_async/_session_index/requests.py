@@ -19,6 +19,7 @@ from typing import Any
 from .._codec.attribute_values import AttributeValue, has_passed
 from .._expressions import ALIVE, assigned, names_in, number_value, time_values, unchanged
 from .._item_collection.layout import CREATED_AT, FORMAT, REVISION, ItemCollection, iso
+from .._item_collection.requests import Together
 from .._item_collection.sort_keys import SortKey
 from .._request import Item, Request
 from .._settings import check_names
@@ -31,10 +32,13 @@ from .stored import (
     MAX_COUNT,
     MESSAGE_COUNT,
     METADATA,
+    MORE_VALUE_IDS,
     OWNER,
     RECOUNT,
     SORT_KEY,
     TITLE,
+    VALUE_IDS,
+    VALUE_IDS_AT,
     damaged_in,
     text_in,
 )
@@ -51,12 +55,18 @@ _NAMES = {
     "#created": CREATED_AT,
     "#format": FORMAT,
     "#revision": REVISION,
+    "#ids": VALUE_IDS,
+    "#ids_at": VALUE_IDS_AT,
+    "#more_ids": MORE_VALUE_IDS,
 }
+_PLACEHOLDERS = {name: placeholder for placeholder, name in _NAMES.items()}
 _DETAILS = {TITLE: "#title", METADATA: "#metadata"}
 _NEW = f"(attribute_not_exists(#revision) OR NOT {ALIVE})"
 _THERE = f"(attribute_exists(#revision) AND {ALIVE})"
 # A damaged count is not incremented.
 _COUNTABLE = "(attribute_not_exists(#revision) OR #count BETWEEN :least AND :most)"
+# The attributes that a session's item may lack.
+_NOT_IN_EACH = {"#title", "#metadata", "#owner", "#format", "#expiry", "#ids", "#ids_at", "#more_ids"}
 # The number of latest changes of the details whose ids are kept. A retry recognizes that its own change was stored,
 # unless that many other changes have come after it.
 _CHANGES_KNOWN = 4
@@ -87,7 +97,15 @@ class SessionItem:
         check_names([*keys, layout.messages_name, layout.expiry_name, *_NAMES.values()])
 
     def count_added(
-        self, number: int, first: SortKey, now: int, revision: str, seen: Item | None = None, *, is_first: bool
+        self,
+        number: int,
+        first: SortKey,
+        now: int,
+        revision: str,
+        seen: Item | None = None,
+        *,
+        is_first: bool,
+        together: Together | None = None,
     ) -> dict[str, Any]:
         """Return the action that counts messages which the same transaction stores.
 
@@ -97,7 +115,8 @@ class SessionItem:
         - the session's values have a different format, or the item's count is damaged;
         - the item has expired;
         - the item expires later or was active later than these messages. The next attempt gives the item as ``seen``,
-          and then leaves that attribute unchanged.
+          and then leaves that attribute unchanged;
+        - the item has other texts than ``together`` has seen.
 
         Args:
             number: the number of messages.
@@ -106,6 +125,7 @@ class SessionItem:
             revision: the id of this write.
             seen: the item for which the previous attempt's condition failed, or None.
             is_first: whether the session is known to have no other messages, if it has no item.
+            together: what else this write sets, and what it must find, or None.
         """
         at = iso(first.created_at)
         conditions = [ALIVE if seen is None else _THERE, _COUNTABLE, self._of_this_format()]
@@ -113,10 +133,9 @@ class SessionItem:
             "#count = if_not_exists(#count, :none) + :added",
             "#created = if_not_exists(#created, :at)",
             "#revision = :revision",
-            "#details = if_not_exists(#details, :revision)",
             "#all = if_not_exists(#all, :all)",
         ]
-        values = {
+        values: dict[str, AttributeValue] = {
             ":all": {"BOOL": is_first},
             ":none": number_value(0),
             ":added": number_value(number),
@@ -125,6 +144,10 @@ class SessionItem:
             ":least": number_value(-MAX_COUNT),
             ":most": number_value(MAX_COUNT),
         }
+        if together is None or DETAILS_REVISION not in together.new:
+            sets.append("#details = if_not_exists(#details, :revision)")
+        if together is not None:
+            _add_together(together, sets, conditions, values)
         if self.format:
             sets.append("#format = :format")
             values[":format"] = {"S": self.format}
@@ -134,15 +157,13 @@ class SessionItem:
         if seen is None or text_in(seen, LAST_ACTIVE) <= at:
             sets.append("#active = :at")
             conditions.append("(attribute_not_exists(#active) OR #active <= :at)")
-        removal = ""
-        if self.layout.ttl is None:
-            removal = " REMOVE #expiry"
-        elif seen is None or has_passed(seen.get(self.layout.expiry_name), now + self.layout.ttl):
+        ttl = self.layout.ttl
+        if ttl is not None and (seen is None or has_passed(seen.get(self.layout.expiry_name), now + ttl)):
             sets.append("#expiry = :expiry")
             conditions.append("(attribute_not_exists(#revision) OR #expiry <= :expiry)")
-            values[":expiry"] = number_value(now + self.layout.ttl)
-        change, condition = f"SET {', '.join(sets)}{removal}", " AND ".join(conditions)
-        return {"Update": self._update(change, condition, values | time_values(now))}
+            values[":expiry"] = number_value(now + ttl)
+        change = f"SET {', '.join(sets)}{' REMOVE #expiry' if ttl is None else ''}"
+        return {"Update": self._update(change, " AND ".join(conditions), values | time_values(now))}
 
     def begin_anew(
         self,
@@ -154,6 +175,7 @@ class SessionItem:
         *,
         is_first: bool,
         flag: str | None = None,
+        together: Together | None = None,
     ) -> dict[str, Any]:
         """Return the action that begins the item anew. The condition fails if there is an item that has not expired.
 
@@ -168,6 +190,7 @@ class SessionItem:
             is_first: whether the session is known to have no other messages.
             flag: a flag to add. It is needed if the session may have other messages, and the first message's time does
                 not show when the item was created.
+            together: what else this write sets, or None. Its ``seen`` texts must be None: this session has no item yet.
         """
         at = {"S": iso(first.created_at)}
         new: dict[str, AttributeValue] = {
@@ -184,8 +207,10 @@ class SessionItem:
             new["#owner"] = {"S": self.owner}
         if expiry is not None or self.layout.ttl is not None:
             new["#expiry"] = {"N": expiry or str(now + (self.layout.ttl or 0))}
+        if together is not None:
+            new |= {_PLACEHOLDERS[name]: value for name, value in together.new.items()}
         change, values = assigned(new)
-        absent = {"#title", "#metadata", "#owner", "#format", "#expiry"} - new.keys()
+        absent = _NOT_IN_EACH - new.keys()
         change = f"{change} REMOVE {', '.join(sorted(absent))}"
         if flag is not None:
             change, values[":flags"] = f"{change} ADD #recount :flags", {"SS": [flag]}
@@ -241,13 +266,16 @@ class SessionItem:
     def flag(self, flag: str) -> Request:
         """Return the request that adds a flag, so that readers count the messages.
 
-        The condition fails if the session has no item, or if its item has 16 flags, which have to be merged first.
+        The condition fails if the session has no item, or if its item has 16 flags, which have to be merged first. The
+        response has the item.
         """
-        return self._update_there(
+        request = self._update_there(
             "ADD #recount :flags",
             "(attribute_not_exists(#recount) OR (attribute_type(#recount, :set) AND size(#recount) < :most))",
             {":flags": {"SS": [flag]}, ":set": {"S": "SS"}, ":most": number_value(MAX_FLAGS)},
         )
+        request.parameters["ReturnValues"] = "ALL_NEW"
+        return request
 
     def merge_flags(self, seen: Item, now: int) -> Request:
         """Return the request that replaces all flags by one: see ``flags``.
@@ -258,6 +286,14 @@ class SessionItem:
         same, seen_values = unchanged("#recount", seen[RECOUNT])
         merged = {":merged": {"SS": [merged_flag(seen, now)]}}
         return self._update_there("SET #recount = :merged", same, merged | seen_values)
+
+    def forget_ids(self, seen: Item, text: str) -> Request:
+        """Return the request that removes the latest ids of values, and sets VALUE_IDS_AT to a new text.
+
+        The condition fails if VALUE_IDS_AT has changed since the item was seen.
+        """
+        same, seen_values = unchanged("#ids_at", seen[VALUE_IDS_AT])
+        return self._update_there("SET #ids_at = :text REMOVE #ids", same, {":text": {"S": text}} | seen_values)
 
     def set_count(self, number: int, seen: Item, flags: Collection[str], revision: str, *, counts_all: bool) -> Request:
         """Return the request that sets the count and removes flags.
@@ -320,7 +356,7 @@ class SessionItem:
             now: the time, in seconds since the epoch.
         """
         placeholder = _DETAILS[name]
-        changes = " ".join([change_id, *text_in(seen, DETAILS_REVISION).split()][:_CHANGES_KNOWN])
+        changes = with_change(change_id, text_in(seen, DETAILS_REVISION))
         change, values = assigned({"#details": {"S": changes}} | ({} if value is None else {placeholder: value}))
         if value is None:
             change = f"{change} REMOVE {placeholder}"
@@ -332,9 +368,12 @@ class SessionItem:
         key = self.layout.key_of(SORT_KEY)
         return Request("get_item", {"TableName": self.layout.table_name, "Key": key, "ConsistentRead": True})
 
-    def delete(self, seen: Item) -> Request:
-        """Return the request that deletes the item. The condition fails if messages were counted since it was seen."""
-        same, seen_values = unchanged("#revision", seen.get(REVISION))
+    def delete(self, seen: Item | None) -> dict[str, Any]:
+        """Return the action that deletes the item. The condition fails if messages were counted since it was seen.
+
+        With None for ``seen``, the condition fails if there is an item.
+        """
+        same, seen_values = unchanged("#revision", (seen or {}).get(REVISION))
         parameters = {
             "TableName": self.layout.table_name,
             "Key": self.layout.key_of(SORT_KEY),
@@ -344,7 +383,7 @@ class SessionItem:
         }
         if seen_values:
             parameters["ExpressionAttributeValues"] = seen_values
-        return Request("delete_item", parameters)
+        return {"Delete": parameters}
 
     def _of_this_format(self) -> str:
         """Return the condition that the session's values have this format, or that it has no item."""
@@ -370,6 +409,28 @@ class SessionItem:
             "ExpressionAttributeValues": values,
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
+
+
+def _add_together(
+    together: Together, sets: list[str], conditions: list[str], values: dict[str, AttributeValue]
+) -> None:
+    """Add what an append sets together with its record, and what it must find, to the clauses of an update."""
+    for name, value in together.new.items():
+        placeholder = _PLACEHOLDERS[name]
+        sets.append(f"{placeholder} = :new_{placeholder[1:]}")
+        values[f":new_{placeholder[1:]}"] = value
+    for name, text in together.seen.items():
+        placeholder = _PLACEHOLDERS[name]
+        if text is None:
+            conditions.append(f"attribute_not_exists({placeholder})")
+        else:
+            conditions.append(f"{placeholder} = :seen_{placeholder[1:]}")
+            values[f":seen_{placeholder[1:]}"] = {"S": text}
+
+
+def with_change(change_id: str, details_revision: str) -> str:
+    """Return the DETAILS_REVISION after one more change of the title or the metadata."""
+    return " ".join([change_id, *details_revision.split()][:_CHANGES_KNOWN])
 
 
 def was_changed_by(item: Item, change_id: str) -> bool:

@@ -13,22 +13,27 @@ from .._codec.attribute_values import AttributeValue, bytes_of, plain_text
 from .._codec.format import LANGCHAIN_NAME, encoded
 from .._codec.json_values import decode_value, encode_value
 from .._codec.keys import KeyValue, decode_key_value
+from .._cooperative import at_most
 from .._encryption.binding import Binding
 from .._item_collection.layout import FORMAT, ItemCollection
 from .._item_collection.reader import Reader
+from .._item_collection.requests import request_of
 from .._item_collection.session import ItemCollectionSession
 from .._migration.checkpoint import CheckpointItem
-from .._request import ConditionFailed, Item
-from .._session import Access, leaves_no_plaintext, now
+from .._request import ConditionFailed, Item, TransactionCanceled
+from .._session import Access, leaves_no_plaintext
+from .._wall_clock import now
 from ..errors import ItemTooLargeError, MessageNotStorableError, SessionNotFoundError, UndecodableItemError
 from .counting import CountingWriter
 from .flags import is_trusted
 from .requests import SessionItem, was_changed_by
 from .stored import METADATA, SORT_KEY, TITLE, DamagedAttribute, StoredSession, is_alive, owner_of, read_session
+from .value_ids import Subsession
 
 # Each append rewrites the session's item and is billed for all of it, in the table and in the index.
 MAX_TITLE_BYTES = 4 * 1024
 MAX_METADATA_BYTES = 64 * 1024
+_DELETED_AT_ONCE = 4
 _TITLE, _METADATA = Binding("title", SORT_KEY), Binding("metadata", SORT_KEY)
 _ATTRIBUTES = {_TITLE: TITLE, _METADATA: METADATA}
 _REMEDIES = {
@@ -76,6 +81,8 @@ class IndexedSession:
         reader: reads the session's records.
         writer: writes the session's records and counts their messages.
         summary: the session's item in the index.
+        subsession: returns the subsession with a name.
+        place: the session's place in its parent if it is a subsession, or None.
     """
 
     def __init__(
@@ -86,6 +93,8 @@ class IndexedSession:
         reader: Reader,
         writer: CountingWriter,
         summary: SessionItem,
+        subsession: Callable[[str], IndexedSession],
+        place: Subsession | None = None,
     ) -> None:
         self.access = access
         self._layout = layout
@@ -93,9 +102,11 @@ class IndexedSession:
         self._reader = reader
         self._writer = writer
         self._summary = summary
+        self._subsession = subsession
+        self._place = place
 
     async def delete(self) -> int | None:
-        """Delete the session, with messages that other writers append meanwhile.
+        """Delete the session and its subsessions, with messages that other writers append meanwhile.
 
         Returns:
             the number of messages that were deleted, or None if there was no session.
@@ -110,18 +121,19 @@ class IndexedSession:
             await attempts.begin()
             item = await self._writer.item()
             swept = await self._session.sweep()
-            await self._writer.forget_idempotency_keys()
             messages += swept
+            for deleted in await at_most(_DELETED_AT_ONCE, self._delete_subsession, await self._writer.forget_ids()):
+                messages += deleted
             if item is None and swept:
                 # The messages that were just swept may have been stored together with a new item. If there never was
                 # an item, no other writer is the cause of the second attempt.
                 if attempts.number == 1:
                     attempts.retry_at_once()
                 continue
-            if item is None:
+            if item is None and self._place is None:
                 return messages or None
             try:
-                await self.access.call(self._summary.delete(item))
+                await self._delete_item(item)
             except ConditionFailed as failed:
                 if failed.item is None:
                     # An attempt whose response was lost has deleted the item, or another process has.
@@ -130,10 +142,28 @@ class IndexedSession:
                 self._reader.clock.recover()
                 return messages
 
+    async def _delete_item(self, item: Item | None) -> None:
+        """Delete the session's item, and with it the name of a subsession: see ``value_ids``."""
+        action = self._summary.delete(item)
+        if self._place is None:
+            await self.access.call(request_of([action]))
+            return
+        try:
+            await self.access.call(request_of([action, self._place.delete()]))
+        except TransactionCanceled as canceled:
+            raise ConditionFailed(canceled.reasons[0].get("Item"), sent_before=canceled.sent_before) from None
+
+    async def _delete_subsession(self, name: str) -> int:
+        return await self._subsession(name).delete() or 0
+
     async def info(self) -> SessionInfo | None:
         """Return the information on the session, or None if the session is not in the index or has expired."""
         item = await self._alive_item()
         return None if item is None else await self.info_of(item)
+
+    async def item(self) -> Item | None:
+        """Return the session's item as it is stored, or None if there is none or it has expired."""
+        return await self._alive_item()
 
     async def owner(self) -> str | None:
         """Return the session's owner: the handle's or, if the handle has none, the one in the index."""
@@ -187,16 +217,26 @@ class IndexedSession:
 
         async def merged(item: Item) -> AttributeValue:
             nonlocal metadata
-            changed = await self._metadata(item) | plain
+            changed = await self.metadata(item) | plain
             metadata = {name: value for name, value in changed.items() if value is not None}
-            text = self._encoded(lambda: encode_value(metadata, "metadata"))
-            return await self._value(text, MAX_METADATA_BYTES, _METADATA)
+            return await self.metadata_value(metadata)
 
         await self._change(METADATA, merged)
         return metadata
 
+    async def metadata_value(self, metadata: Mapping[str, Any]) -> AttributeValue:
+        """Return the attribute value of metadata.
+
+        Raises:
+            ItemTooLargeError: the metadata is too large.
+            MessageNotStorableError: a value has no plain form.
+        """
+        text = self._encoded(lambda: encode_value(metadata, "metadata"))
+        return await self._value(text, MAX_METADATA_BYTES, _METADATA)
+
     @leaves_no_plaintext
-    async def _metadata(self, item: Item) -> dict[str, Any]:
+    async def metadata(self, item: Item) -> dict[str, Any]:
+        """Return the metadata of the session's item."""
         [text] = await self._texts({_METADATA: item.get(METADATA)})
         return self._metadata_in(text)
 

@@ -19,6 +19,8 @@ METADATA = "Metadata"
 DETAILS_REVISION = "DetailsRevision"
 RECOUNT = "Recount"
 COUNTS_ALL = "CountsAll"
+# See value_ids.
+VALUE_IDS, VALUE_IDS_AT, MORE_VALUE_IDS = "ValueIds", "ValueIdsAt", "MoreValueIds"
 # No session has more messages. A damaged count, which may have 38 digits, is not incremented.
 MAX_COUNT = 10**15
 

@@ -14,8 +14,9 @@ from .._codec.messages import LANGCHAIN, decode_json
 from .._encryption.binding import Binding
 from .._idempotency import check_key, content_digest_of, key_digest_of, key_reused
 from .._request import ConditionFailed, Item
-from .._session import Access, Session, leaves_no_plaintext, now, reads_stored
+from .._session import Access, Session, leaves_no_plaintext, reads_stored
 from .._settings import check_positive
+from .._wall_clock import now
 from ..errors import (
     ChatHistoryError,
     ItemTooLargeError,

@@ -1,0 +1,5 @@
+"""Runs the command line as ``python -m chathistory_async.cli``."""
+
+from . import main
+
+main()

@@ -1,0 +1,1 @@
+"""Conversations of agent frameworks in a ``ChatHistoryStore``: one module for each framework, and an extra for each."""
