@@ -8,10 +8,12 @@ import json
 import logging
 import operator
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from inspect import iscoroutinefunction
 from typing import Any
 
 import pytest
@@ -27,7 +29,15 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    Decision,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import SpanKind, StatusCode
 from proxy import Fault, Proxy
 
@@ -35,13 +45,16 @@ from chathistory_async import (
     ChatHistoryStore,
     DynamoDBChatMessageHistory,
     FastPathStatus,
+    JsonSession,
     LayoutError,
     MessageNotStorableError,
     TableNotFoundError,
     ThrottledError,
 )
 from chathistory_async._aws.fast_path_guard import Guard
+from chathistory_async._session_index.keyed import KeyedSession
 from chathistory_async._telemetry import events, operations
+from chathistory_async.store import keyed_session
 
 DOCUMENTATION = (ROOT / "docs" / "guides" / "observability.md").read_text()
 SECRET = "quokka"
@@ -154,6 +167,18 @@ def telemetry(
     assert [span.events for span in telemetry.spans() if span.events] == []
     assert [span.status.description for span in telemetry.spans() if span.status.description] == []
     telemetry.meters.shutdown()
+
+
+class NoOperations(Sampler):
+    """An application's own sampler: it drops the spans of operations, and keeps those of calls."""
+
+    def should_sample(
+        self, parent_context: Any, trace_id: int, name: str, kind: SpanKind | None = None, *others: Any, **options: Any
+    ) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_AND_SAMPLE if kind is SpanKind.CLIENT else Decision.DROP)
+
+    def get_description(self) -> str:
+        return "NoOperations"
 
 
 class Twin:
@@ -276,6 +301,60 @@ class TestOperations:
             ("chathistory.purge", 0),
         ]
         assert all(calls for _, _, calls in telemetry.tree())
+
+    async def test_that_inspect(
+        self, telemetry: Telemetry, new_store: NewStore, session_id: str, secret_texts: list[str]
+    ) -> None:
+        store = new_store()
+        await store.json_session(session_id).aadd([SECRET, SECRET])
+        assert await store.get_format(session_id) == "json"
+        stored = [one.id async for one in store.iter_stored(session_id, format="json")]
+        secret_texts += stored
+        assert [error async for error in store.iter_unreadable(session_id)] == []
+        assert (await store.get_session_stats(session_id)).messages == 2
+        await store.describe_table()
+        await store.check_kms_key()
+        assert [(name, messages) for name, messages, _ in telemetry.tree()] == [
+            ("chathistory.append", 2),
+            ("chathistory.get_format", None),
+            ("chathistory.iterate", 2),
+            ("chathistory.iterate_unreadable", 0),
+            ("chathistory.get_session_stats", None),
+            ("chathistory.describe_table", None),
+            ("chathistory.check_kms_key", None),
+        ]
+        # Without a key for encryption, nothing is checked.
+        assert [name for name, _, calls in telemetry.tree() if not calls] == ["chathistory.check_kms_key"]
+
+    async def test_of_a_session_with_ids(self, telemetry: Telemetry, new_store: NewStore, owner: str) -> None:
+        store = new_store()
+
+        def session(**options: Any) -> KeyedSession:
+            return keyed_session(store, (owner, SECRET), owner=owner, format="json", **options)
+
+        await session().add([SECRET], [f"{SECRET}-id"])
+        await session(subsession=f"{SECRET}-sub").add([SECRET], [None])
+        assert await session().read() == [SECRET]
+        assert await session().subsessions() == [f"{SECRET}-sub"]
+        assert await session().info() is not None
+        await session().delete()
+        assert [(name, messages) for name, messages, calls in telemetry.tree() if calls] == [
+            ("chathistory.append", 1),
+            ("chathistory.append", 1),
+            ("chathistory.read", 1),
+            ("chathistory.list_subsessions", None),
+            ("chathistory.get_session_info", None),
+            ("chathistory.delete_session", None),
+        ]
+        telemetry.clear()
+        await keyed_session(new_store(tracing=False), (owner, SECRET), owner=owner, format="json").read()
+        assert telemetry.spans() == []
+
+    @pytest.mark.parametrize("kind", [ChatHistoryStore, DynamoDBChatMessageHistory, JsonSession, KeyedSession])
+    def test_are_all_public_asynchronous_methods(self, kind: type) -> None:
+        methods = [one for name, one in vars(kind).items() if not name.startswith("_") and iscoroutinefunction(one)]
+        unobserved = {one.__name__ for one in methods if one.__code__.co_name == one.__name__}
+        assert unobserved <= {"aclose"}
 
     async def test_of_a_migration(self, telemetry: Telemetry, make: Make, table: str, collection_table: str) -> None:
         await make().aadd_messages(secrets(2))
@@ -447,13 +526,32 @@ class TestCalls:
             await DynamoDBChatMessageHistory(arn, SECRET).aget_messages()
         assert [span.name for span in telemetry.calls()] == [f"GetItem {table}"]
 
-    async def test_are_not_recorded_in_an_operation_that_is_not(
-        self, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, make: Make
+    @pytest.mark.parametrize(
+        ("sampler", "recorded"),
+        [
+            (ALWAYS_OFF, []),
+            (TraceIdRatioBased(0), []),
+            (NoOperations(), ["GetItem"]),
+            (ParentBased(NoOperations()), []),
+            (ParentBased(NoOperations(), local_parent_not_sampled=ALWAYS_ON), ["GetItem"]),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    async def test_below_a_dropped_operation_are_recorded_as_the_sampler_says(
+        self,
+        telemetry: Telemetry,
+        monkeypatch: pytest.MonkeyPatch,
+        make: Make,
+        sampler: Sampler,
+        recorded: list[str],
     ) -> None:
-        monkeypatch.setattr(trace, "_TRACER_PROVIDER", TracerProvider(sampler=ALWAYS_OFF))
-        await make().aadd_messages(secrets(1))
-        assert len(await make().aget_messages()) == 1
-        assert telemetry.spans() == []
+        provider = TracerProvider(sampler=sampler)
+        provider.add_span_processor(SimpleSpanProcessor(telemetry.exporter))
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+        monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", None)
+        await make().aget_messages()
+        assert telemetry.operations() == []
+        assert [call_of(span) for span in telemetry.calls()] == recorded
 
 
 class TestErrors:
@@ -580,6 +678,7 @@ class TestInstrumentors:
         self, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, make: Make, proxy: Proxy, instrumentors: None
     ) -> None:
         monkeypatch.setattr(trace, "_TRACER_PROVIDER", TracerProvider(sampler=ALWAYS_OFF))
+        monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", None)
         await make(endpoint_url=proxy.url).aget_messages()
         assert telemetry.spans() == []
 
@@ -692,6 +791,16 @@ print([name for name in sys.modules if name.startswith("opentelemetry")])
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
         assert done.stdout.strip() == "[]"
+
+    def test_are_set_as_the_documentation_shows(self, collection_table: str) -> None:
+        [example] = re.findall(r"```python\n(.*?)```", DOCUMENTATION, re.DOTALL)
+        program = example.replace('"Chats"', repr(collection_table))
+        command = [sys.executable, "-W", "error", "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert '"name": "chathistory.append"' in done.stdout
+        assert f'"name": "PutItem {collection_table}"' in done.stdout
+        assert "Hi, how can I help?" not in done.stdout
 
     @pytest.mark.parametrize(
         "kind", [ChatHistoryStore, lambda name, **options: DynamoDBChatMessageHistory(name, "s", **options)]

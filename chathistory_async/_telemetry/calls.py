@@ -71,7 +71,7 @@ class Call:
         if operation.is_told:
             self._described = self._description()
         if (tracing := operation.tracing) is not None:
-            if operation.is_recording and self._described is not None:
+            if operation.has_spans and self._described is not None:
                 self._span, context = tracing.call(self._described.name, self._described.of_span)
             else:
                 context = tracing.suppressed()

@@ -22,14 +22,16 @@ class Operation:
     """One call of a public method, which is traced, measured, or both.
 
     Args:
-        name: the operation's name.
+        name: the name of its span.
         layout: the layout of its session or store.
         tracing: starts its spans, or None if it is not traced.
         instruments: record its measurements, or None if it is not measured.
 
     Attributes:
         messages: how many messages it was given, has returned or has removed; None if that is not known.
-        is_recording: whether the operation has a span that is recorded. If not, its calls have no spans.
+        has_spans: whether its calls have spans.
+        has_calls: whether its calls are told of, or at least hidden from instrumentors. If not, they are sent as they
+            are.
     """
 
     __slots__ = (
@@ -40,8 +42,9 @@ class Operation:
         "_layout",
         "_name",
         "_span",
+        "has_calls",
+        "has_spans",
         "instruments",
-        "is_recording",
         "messages",
         "tracing",
     )
@@ -53,21 +56,24 @@ class Operation:
         self.instruments = instruments
         self.messages: int | None = None
         self._bytes = 0
-        self.is_recording = False
+        self.has_spans = False
+        self.has_calls = instruments is not None
         self._span: Any = None
         self._context: Any = None
         self._attempts = 1
         self._conflicts = 0
 
-    def begin(self) -> None:
+    def begin(self) -> bool:
+        """Start the operation. Return whether anything observes it: if not, it need not be active and need not end."""
         if self.tracing is not None:
-            attributes = {"chathistory.layout": self._layout}
-            self._span, self._context = self.tracing.operation(f"chathistory.{self._name}", attributes)
-            self.is_recording = self._span.is_recording()
+            self._span, self._context = self.tracing.operation(self._name, self._layout)
+            self.has_spans = self.tracing.has_calls(self._span)
+            self.has_calls = self.is_told or self.tracing.has_instrumentors()
+        return self.has_calls
 
     def end(self, error: BaseException | None = None) -> None:
         """End the operation. A stream that its reader leaves (GeneratorExit) has not failed."""
-        if self.is_recording and self.tracing is not None:
+        if self.has_spans and self.tracing is not None:
             failed = error is not None and not isinstance(error, GeneratorExit)
             self.tracing.end(self._span, self._attributes(), error, type(error).__qualname__ if failed else None)
 
@@ -78,12 +84,7 @@ class Operation:
     @property
     def is_told(self) -> bool:
         """Whether a span or a metric tells of the operation. What only they need is not worked out for nobody."""
-        return self.is_recording or self.instruments is not None
-
-    @property
-    def has_calls(self) -> bool:
-        """Whether its calls are told of, or at least hidden from instrumentors. If not, they are sent as they are."""
-        return self.is_told or (self.tracing is not None and self.tracing.has_instrumentors())
+        return self.has_spans or self.instruments is not None
 
     def moved(self, read: int, written: int) -> None:
         """Count stored bytes."""
@@ -168,14 +169,14 @@ def observed(name: str, returned: Callable[[Any], int] | None = None) -> Callabl
         name: the operation's name.
         returned: takes what the method returns, and returns the number of its messages. None if it returns no messages.
     """
+    span_name = f"chathistory.{name}"
 
     def decorate(method: Method) -> Method:
         @functools.wraps(method)
         async def observing(self: Any, *args: Any, **kwargs: Any) -> Any:
-            operation = _operation(name, self)
-            if operation is None:
+            operation = _operation(span_name, self)
+            if operation is None or not operation.begin():
                 return await method(self, *args, **kwargs)
-            operation.begin()
             try:
                 with operation.active():
                     result = await method(self, *args, **kwargs)
@@ -203,7 +204,7 @@ def observed_stream(
         stream: the stream.
         count: returns the number of an item's messages.
     """
-    operation = _operation(name, owner)
+    operation = _operation(f"chathistory.{name}", owner)
     return stream if operation is None else _observing(operation, stream, count)
 
 
@@ -231,7 +232,7 @@ async def _next(operation: Operation, stream: AsyncGenerator[Value, None], count
     return value
 
 
-def _operation(name: str, owner: Any) -> Operation | None:
+def _operation(span_name: str, owner: Any) -> Operation | None:
     """Return a new operation, or None if no provider is set or the owner is not to be observed."""
     tracing, instruments = tracing_now(), instruments_now()
     if tracing is None and instruments is None:
@@ -239,4 +240,4 @@ def _operation(name: str, owner: Any) -> Operation | None:
     if tracing is not None and tracing.is_suppressed():
         tracing = None
     layout = owner._observed_layout()
-    return None if layout is None else Operation(name, layout, tracing, instruments)
+    return None if layout is None else Operation(span_name, layout, tracing, instruments)

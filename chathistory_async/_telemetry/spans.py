@@ -27,6 +27,7 @@ class Tracing:
 
     def __init__(self, provider: TracerProvider) -> None:
         self._tracer = provider.get_tracer("chathistory_async", version("chathistory-async"))
+        self._drops_below_dropped = _drops_below_dropped(getattr(provider, "sampler", None))
 
     @staticmethod
     def is_suppressed() -> bool:
@@ -39,10 +40,14 @@ class Tracing:
         """Return whether there may be instrumentors, of this process's SDK client or of its HTTP client."""
         return "opentelemetry.instrumentation" in sys.modules
 
-    def operation(self, name: str, attributes: Attributes) -> tuple[Span, Context]:
+    def operation(self, name: str, layout: str) -> tuple[Span, Context]:
         """Start the span of an operation, and return it with the context of the operation."""
-        span = self._tracer.start_span(name, kind=SpanKind.INTERNAL, attributes=attributes)
+        span = self._tracer.start_span(name, kind=SpanKind.INTERNAL, attributes={"chathistory.layout": layout})
         return span, set_span_in_context(span)
+
+    def has_calls(self, operation: Span) -> bool:
+        """Return whether the calls below an operation's span have spans that may be recorded."""
+        return operation.is_recording() or not self._drops_below_dropped
 
     def call(self, name: str, attributes: Attributes) -> tuple[Span, Context]:
         """Start the span of a call to AWS, and return it with the context of the call; see ``suppressed``."""
@@ -71,3 +76,16 @@ class Tracing:
 
     attach = staticmethod(contexts.attach)
     detach = staticmethod(contexts.detach)
+
+
+def _drops_below_dropped(sampler: Any) -> bool:
+    """Return whether a sampler surely drops all spans below one that it has dropped, so that they need no start.
+
+    OpenTelemetry's own samplers do: some drop all or nothing, others drop whole traces. A sampler of the application
+    may drop the spans of operations only.
+    """
+    describe = getattr(sampler, "get_description", str)
+    description = describe()
+    if description.startswith("ParentBased{"):
+        return description.endswith(",localParentNotSampled:AlwaysOffSampler}")
+    return description.startswith(("AlwaysOffSampler", "AlwaysOnSampler", "TraceIdRatioBased{"))
