@@ -173,9 +173,17 @@ class NoOperations(Sampler):
     """An application's own sampler: it drops the spans of operations, and keeps those of calls."""
 
     def should_sample(
-        self, parent_context: Any, trace_id: int, name: str, kind: SpanKind | None = None, *others: Any, **options: Any
+        self,
+        parent_context: Any,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Any = None,
+        *others: Any,
+        **options: Any,
     ) -> SamplingResult:
-        return SamplingResult(Decision.RECORD_AND_SAMPLE if kind is SpanKind.CLIENT else Decision.DROP)
+        decision = Decision.RECORD_AND_SAMPLE if kind is SpanKind.CLIENT else Decision.DROP
+        return SamplingResult(decision, attributes)
 
     def get_description(self) -> str:
         return "NoOperations"
@@ -629,7 +637,9 @@ class TestErrors:
         assert [one["chathistory.messages"] for one in attributes] == [1] * 8
         conflicts = sum(one["chathistory.conflicts"] for one in attributes)
         assert conflicts == telemetry.total("chathistory.conflicts") > 0
-        assert sum(one["chathistory.attempts"] for one in attributes) == 8 + conflicts
+        assert conflicts == telemetry.total("chathistory.retries", **{"chathistory.retry.reason": "conflict"})
+        # A busy engine may answer late, which is another reason to try again.
+        assert sum(one["chathistory.attempts"] for one in attributes) == 8 + telemetry.total("chathistory.retries")
 
     async def test_of_cancellation_end_the_spans(self, telemetry: Telemetry, make: Make, proxy: Proxy) -> None:
         arrived = asyncio.Event()
@@ -778,14 +788,15 @@ class TestProviders:
         assert len(telemetry.spans()) == (2 if signal == "spans" else 0)
         assert bool(telemetry.metrics()) is (signal == "metrics")
 
-    def test_of_nobody_import_nothing(self, table: str) -> None:
+    def test_of_nobody_import_nothing(self, collection_table: str) -> None:
+        # Without LangChain, which takes most of the time to import.
         program = f"""
 import sys
-from chathistory_async import DynamoDBChatMessageHistory
-history = DynamoDBChatMessageHistory({table!r}, "nobody")
-history.add_user_message("hi")
-assert len(history.messages) == 1
-history.clear()
+from chathistory_async import ChatHistoryStore
+session = ChatHistoryStore({collection_table!r}).json_session("nobody")
+session.add(["hi"])
+assert session.get() == ["hi"]
+session.clear()
 print([name for name in sys.modules if name.startswith("opentelemetry")])
 """
         command = [sys.executable, "-c", program]
