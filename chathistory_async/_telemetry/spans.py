@@ -42,8 +42,10 @@ class Tracing:
 
     def operation(self, name: str, layout: str) -> tuple[Span, Context]:
         """Start the span of an operation, and return it with the context of the operation."""
-        span = self._tracer.start_span(name, kind=SpanKind.INTERNAL, attributes={"chathistory.layout": layout})
-        return span, set_span_in_context(span)
+        # The API would look it up three times.
+        current = contexts.get_current()
+        span = self._tracer.start_span(name, current, SpanKind.INTERNAL, {"chathistory.layout": layout})
+        return span, set_span_in_context(span, current)
 
     def has_calls(self, operation: Span) -> bool:
         """Return whether the calls below an operation's span have spans that may be recorded."""
