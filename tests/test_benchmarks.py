@@ -35,7 +35,7 @@ MEASURED = [
 @pytest.fixture
 def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory to import the benchmarks from: beside them lies the working tree, and what is tested is the wheel."""
-    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks", target_is_directory=True)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
