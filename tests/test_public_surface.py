@@ -160,7 +160,7 @@ MODULES = [
     "_aws.clients",
     "_aws.sdk",
     "_aws.event_handlers",
-    "_aws.sessions",
+    "_aws.sdk_sessions",
     "_aws.credentials",
     "_aws.fast_path",
     "_aws.fast_path_guard",

@@ -20,7 +20,7 @@ from .._telemetry.gauges import FAST_PATH, Observed, register
 from .credentials import SessionCredentials
 from .first_append import FirstAppend
 from .sdk import ClientOptions, ReadyClient, config_of, longest_call_seconds, new_client, ready_client
-from .sessions import session_of
+from .sdk_sessions import session_of
 from .single_flight import SingleFlight
 
 # Histories without a store share clients if their configurations are equal. The bound keeps an application that makes a

@@ -22,7 +22,7 @@ from .bounded import bound_answers
 from .credentials import AnySession, core_of, loaded_of
 from .event_handlers import add_event_handlers
 from .fast_path import NoFastPath, fast_path_beside, send_by_sdk
-from .sessions import AsyncSession
+from .sdk_sessions import AsyncSession
 
 # The SDK's pool of 10 starves callers: with fewer connections than callers, the slowest caller waited 18 to 73 times
 # the median. Connections are opened only as needed, and 512 stay clear of the usual limit of 1,024 open files.

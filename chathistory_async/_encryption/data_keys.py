@@ -17,7 +17,7 @@ from cachetools import TTLCache
 from .._aws.calls import call, connect
 from .._aws.clients import Clients
 from .._aws.errors import aws_error_of, not_an_answer
-from .._aws.sessions import known_regions
+from .._aws.sdk_sessions import known_regions
 from .._request import Request, Service
 from .._sync.fork import after_fork_in_child
 from .._telemetry.gauges import DATA_KEYS, Observed, register

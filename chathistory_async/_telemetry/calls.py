@@ -101,9 +101,9 @@ class Call:
             operation.moved(*_stored_bytes(self._request, self._response))
 
     def _description(self) -> _Description:
-        meta, request = self._client.meta, self._request
-        api_name = meta.method_to_api_mapping[request.operation]
-        return _described(request.service.name, api_name, self._table, meta.endpoint_url)
+        request = self._request
+        api_name = request.operation.title().replace("_", "")
+        return _described(request.service.name, api_name, self._table, self._client.meta.endpoint_url)
 
 
 @functools.lru_cache(_DESCRIPTIONS)
