@@ -5,13 +5,18 @@ Run it with ``python examples/migrate_from_community.py``. It needs no key and n
 """
 
 import asyncio
+import warnings
 
 import boto3
-from langchain_community.chat_message_histories import DynamoDBChatMessageHistory
 from langchain_core.messages import AIMessage, HumanMessage
 
 from chathistory_async import ChatHistoryStore
 from chathistory_async.local import local_engine
+
+with warnings.catch_warnings():
+    # On import, langchain-community warns that it is no longer maintained.
+    warnings.simplefilter("ignore")
+    from langchain_community.chat_message_histories import DynamoDBChatMessageHistory
 
 
 def owner_of(session_id: str) -> str:
