@@ -28,10 +28,12 @@ DOCS = ROOT / "docs"
 REGION = "eu-north-1"
 
 
+FENCED = re.compile(r"^( *)```(.*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+
+
 def blocks(text: str, *languages: str) -> list[str]:
     """Return a page's blocks of code in these languages, also those that are indented, in a list for example."""
-    fences = re.findall(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE)
-    return [textwrap.dedent(code) for _, language, code in fences if language in languages]
+    return [textwrap.dedent(code) for _, language, code in FENCED.findall(text) if language in languages]
 
 
 async def of_page(page: str, names: dict[str, Any], replaced: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from engines import ROOT
-from pages import DOCS, blocks, new_reader, run_blocks
+from pages import DOCS, FENCED, blocks, new_reader, run_blocks
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,7 +49,7 @@ def test_another_test_runs_a_page_that_needs_more(page: str, module: str) -> Non
 
 
 def test_code_is_in_a_language_that_is_checked(path: Path) -> None:
-    languages = set(re.findall(r"^ *```(.*)\n(?:.*?)^ *```$", path.read_text(), re.MULTILINE | re.DOTALL))
+    languages = {language for _, language, _ in FENCED.findall(path.read_text())}
     assert languages <= {"python", "bash", "json", "toml", "yaml", "text", "mermaid"}
 
 
@@ -67,14 +67,12 @@ def test_code_in_other_languages_has_their_syntax(path: Path) -> None:
 
 def prose(text: str) -> str:
     """Return a page's text without its code."""
-    return re.sub(r"`[^`\n]*`", "", re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.MULTILINE | re.DOTALL))
+    return re.sub(r"`[^`\n]*`", "", FENCED.sub("", text))
 
 
 def anchors(path: Path) -> set[str]:
     """Return the anchors of a page's headings, which GitHub and the built site write in the same way."""
-    headings = re.findall(
-        r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE
-    )
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", path.read_text()), re.MULTILINE)
     return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
 
 
