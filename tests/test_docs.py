@@ -169,7 +169,7 @@ def test_no_sentence_has_a_clause_as_its_subject(path: Path) -> None:
 
 
 def test_numbers_in_the_text_are_the_constants_in_the_code(path: Path) -> None:
-    """A comment after a number names it: ``4<!-- is: _item_collection.layout: MAX_TRANSACTION_BYTES / 10**6 --> MB``."""
+    """A comment after a number names it: ``4<!-- is: _item_collection.layout: MAX_TRANSACTION_BYTES / 10**6 -->``."""
     text = path.read_text()
     numbers = re.findall(r"([\d.,]*\d)<!-- is: (\S+): (.+?) -->", text)
     assert len(numbers) == text.count("<!-- is")
@@ -205,13 +205,12 @@ def test_the_reference_has_each_public_name() -> None:
 
 
 def test_each_error_has_a_cure() -> None:
-    sections = re.findall(
-        r"^::: chathistory_async\.(\w+)\n\n\*\*Cure\.\*\* \S", PAGES["reference/errors.md"], re.MULTILINE
-    )
+    page = PAGES["reference/errors.md"]
+    sections = re.findall(r"^::: chathistory_async\.(\w+)\n\n\*\*Cure\.\*\* \S", page, re.MULTILINE)
     kinds = [value for value in vars(errors).values() if isinstance(value, type)]
     raised = {kind.__name__ for kind in kinds if issubclass(kind, ChatHistoryError) and kind is not ChatHistoryError}
     assert sorted(sections) == sorted(raised)
-    tree = blocks(PAGES["reference/errors.md"], "text")[0]
+    tree = blocks(page, "text")[0]
     assert sorted(re.findall(r"\w+Error\b", tree.replace("ValueError", ""))) == sorted({*raised, "ChatHistoryError"})
 
 
