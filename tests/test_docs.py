@@ -1,0 +1,159 @@
+"""The documentation is true: its code runs, its links lead somewhere, and its figures are those of the benchmarks."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from engines import ROOT
+from pages import DOCS, FENCED, blocks, new_reader, run_blocks
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PAGES = {str(path.relative_to(DOCS)): path.read_text() for path in sorted(DOCS.rglob("*.md"))}
+PAGES_WITH_PYTHON = [page for page, text in PAGES.items() if blocks(text, "python")]
+# Pages whose code needs a model, or a program that a test stands in for. These tests run it.
+RUN_ELSEWHERE = {
+    "agents/agent-framework.md": "test_agent_framework.py",
+    "agents/claude-agent-sdk.md": "test_claude_agent_sdk.py",
+    "agents/openai-agents.md": "test_openai_agents.py",
+}
+README_AND_PAGES = {"README.md": ROOT / "README.md", **{f"docs/{page}": DOCS / page for page in PAGES}}
+
+
+@pytest.fixture(params=README_AND_PAGES)
+def path(request: pytest.FixtureRequest) -> Path:
+    return README_AND_PAGES[request.param]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES_WITH_PYTHON if page not in RUN_ELSEWHERE])
+def test_the_python_of_a_page_runs_from_its_top(page: str, tmp_path: Path) -> None:
+    with new_reader() as environment:
+        run_blocks(blocks(PAGES[page], "python"), tmp_path, environment)
+
+
+@pytest.mark.parametrize(("page", "module"), RUN_ELSEWHERE.items())
+def test_another_test_runs_a_page_that_needs_more(page: str, module: str) -> None:
+    assert f'of_page("{page}"' in (ROOT / "tests" / module).read_text()
+
+
+def test_code_is_in_a_language_that_is_checked(path: Path) -> None:
+    languages = {language for _, language, _ in FENCED.findall(path.read_text())}
+    assert languages <= {"python", "bash", "json", "toml", "yaml", "text", "mermaid"}
+
+
+def test_code_in_other_languages_has_their_syntax(path: Path) -> None:
+    text = path.read_text()
+    for command in blocks(text, "bash"):
+        subprocess.run(["bash", "-n"], input=command, text=True, check=True)
+    for block in blocks(text, "json"):
+        json.loads(block)
+    for block in blocks(text, "toml"):
+        tomllib.loads(block)
+    for block in blocks(text, "yaml"):
+        list(yaml.safe_load_all(block))
+
+
+def prose(text: str) -> str:
+    """Return a page's text without its code."""
+    return re.sub(r"`[^`\n]*`", "", FENCED.sub("", text))
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a page's headings, which GitHub and the built site write in the same way."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+def is_name(dotted: str) -> bool:
+    """Tell whether the reference may have an anchor for this."""
+    parts = dotted.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:end]))
+        except ImportError:
+            continue
+        for part in parts[end:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def is_there(target: str, page: Path) -> bool:
+    url = urlsplit(target)
+    if url.scheme:
+        return url.scheme == "https" and "." in url.netloc
+    path = (page.parent / url.path).resolve() if url.path else page
+    if page.is_relative_to(DOCS) and not path.is_relative_to(DOCS):
+        return False  # the built site ends there
+    return path.exists() and (not url.fragment or url.fragment in anchors(path) or is_name(url.fragment))
+
+
+def test_links_lead_somewhere(path: Path) -> None:
+    text = prose(path.read_text())
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
+    assert [target for target in targets if not is_there(target, path)] == []
+    assert [name for name in re.findall(r"\]\[([\w.]+\.[\w.]+)\]", text) if not is_name(name)] == []
+
+
+def test_each_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "zensical.toml").read_text()
+    assert [page for page in PAGES if f'"{page}"' not in navigation] == []
+
+
+RESULTS = json.loads((ROOT / "benchmarks" / "results" / "results.json").read_text())
+
+
+def figures() -> dict[str, float]:
+    """Return each figure of the benchmarks by the name that a page quotes it with.
+
+    "<target>", "<target>: <case>", or "<benchmark>, <case>, <variant>: <value>".
+    """
+    found: dict[str, float] = {}
+    for target in RESULTS["targets"]:
+        for case, measured in (target["measured"] or {}).items():
+            found[f"{target['target']}: {case}" if case else target["target"]] = measured["median"]
+    for benchmark, rows in RESULTS["benchmarks"].items():
+        for row in rows:
+            name = ", ".join([benchmark, *map(str, row["case"].values()), row["variant"]])
+            found |= {f"{name}: {value}": measured["median"] for value, measured in row["values"].items()}
+            found |= {f"{name}: {value}": measured for value, measured in row["figures"].items()}
+    return found
+
+
+FIGURES = figures()
+
+
+def is_rounded(quoted: str, measured: float) -> bool:
+    """Tell whether a quoted figure, such as "0.29", "1,152" or "1/20", is this one, rounded as it is written."""
+    if quoted.startswith("1/"):
+        return is_rounded(quoted[2:], measured)
+    decimals = len(quoted.partition(".")[2])
+    return float(quoted.replace(",", "")) == round(measured, decimals)
+
+
+def test_quoted_figures_are_those_of_the_benchmarks(path: Path) -> None:
+    """A comment after a figure names it: ``0.29<!-- figure: CPU of a small call ...: put -->``."""
+    text = path.read_text()
+    quoted = re.findall(r"([\d/.,]*\d)<!-- figure: (.+?) -->", text)
+    assert len(quoted) == text.count("<!-- figure")
+    assert [(figure, name) for figure, name in quoted if not is_rounded(figure, FIGURES[name])] == []
+
+
+def test_no_sentence_has_a_clause_as_its_subject(path: Path) -> None:
+    text = re.sub(r"^#.*$|^\*\*.*?\*\*|<!--.*?-->", "", prose(path.read_text()), flags=re.MULTILINE | re.DOTALL)
+    starts = r"(?:^|\n\n|[.!?:;] |[.!?]\n|\| |^ *[-*] |^ *\d+\. )"
+    assert re.findall(rf"{starts}(?:What|Who|Whoever|Of|By(?! default))\b.*", text, re.MULTILINE) == []
