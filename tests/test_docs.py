@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -15,6 +16,13 @@ import pytest
 import yaml
 from engines import ROOT
 from pages import DOCS, FENCED, blocks, new_reader, run_blocks
+
+import chathistory_async
+from chathistory_async import ChatHistoryError, ChatHistoryStore, errors, testing
+from chathistory_async._item_collection import layout
+from chathistory_async._migration import checkpoint
+from chathistory_async._session_index import stored, value_ids
+from chathistory_async._single_item import layout as single_item
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,6 +37,7 @@ RUN_ELSEWHERE = {
     "agents/claude-agent-sdk.md": "test_claude_agent_sdk.py",
     "agents/openai-agents.md": "test_openai_agents.py",
 }
+SETTINGS_THAT_NAME_ATTRIBUTES = ("primary_key_name", "sort_key_name", "ttl_key_name", "history_messages_key")
 README_AND_PAGES = {"README.md": ROOT / "README.md", **{f"docs/{page}": DOCS / page for page in PAGES}}
 
 
@@ -157,3 +166,71 @@ def test_no_sentence_has_a_clause_as_its_subject(path: Path) -> None:
     text = re.sub(r"^#.*$|^\*\*.*?\*\*|<!--.*?-->", "", prose(path.read_text()), flags=re.MULTILINE | re.DOTALL)
     starts = r"(?:^|\n\n|[.!?:;] |[.!?]\n|\| |^ *[-*] |^ *\d+\. )"
     assert re.findall(rf"{starts}(?:What|Who|Whoever|Of|By(?! default))\b.*", text, re.MULTILINE) == []
+
+
+def test_numbers_in_the_text_are_the_constants_in_the_code(path: Path) -> None:
+    """A comment after a number names it: ``4<!-- is: _item_collection.layout: MAX_TRANSACTION_BYTES / 10**6 --> MB``."""
+    text = path.read_text()
+    numbers = re.findall(r"([\d.,]*\d)<!-- is: (\S+): (.+?) -->", text)
+    assert len(numbers) == text.count("<!-- is")
+    for number, module, expression in numbers:
+        constants = vars(importlib.import_module(f"chathistory_async.{module}"))
+        assert float(number.replace(",", "")) == pytest.approx(eval(expression, dict(constants))), expression
+
+
+def documented() -> set[str]:
+    return {
+        name.removeprefix("chathistory_async.")
+        for page, text in PAGES.items()
+        if page.startswith("reference/")
+        for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    }
+
+
+def public_in(module: str) -> set[str]:
+    """Return the names of functions and classes that a module defines for its users."""
+    found = vars(importlib.import_module(f"chathistory_async.{module}"))
+    return {
+        f"{module}.{name}"
+        for name, value in found.items()
+        if getattr(value, "__module__", None) == f"chathistory_async.{module}" and not name.startswith(("_", "pytest_"))
+    }
+
+
+def test_the_reference_has_each_public_name() -> None:
+    integrations = ("langchain", "openai_agents", "claude_agent_sdk", "agent_framework")
+    modules = ["local", "testing", *(f"integrations.{name}" for name in integrations)]
+    of_modules = set().union(*map(public_in, modules))
+    assert documented() == {*chathistory_async.__all__, *(f"testing.{name}" for name in testing.__all__), *of_modules}
+
+
+def test_each_error_has_a_cure() -> None:
+    sections = re.findall(
+        r"^::: chathistory_async\.(\w+)\n\n\*\*Cure\.\*\* \S", PAGES["reference/errors.md"], re.MULTILINE
+    )
+    kinds = [value for value in vars(errors).values() if isinstance(value, type)]
+    raised = {kind.__name__ for kind in kinds if issubclass(kind, ChatHistoryError) and kind is not ChatHistoryError}
+    assert sorted(sections) == sorted(raised)
+    tree = blocks(PAGES["reference/errors.md"], "text")[0]
+    assert sorted(re.findall(r"\w+Error\b", tree.replace("ValueError", ""))) == sorted({*raised, "ChatHistoryError"})
+
+
+def test_the_page_of_stored_attributes_has_each_one() -> None:
+    constants = [
+        value
+        for module in (layout, stored)
+        for name, value in vars(module).items()
+        if name.isupper() and not name.startswith("_") and isinstance(value, str)
+    ]
+    defaults = inspect.signature(ChatHistoryStore).parameters
+    settings = [defaults[name].default for name in SETTINGS_THAT_NAME_ATTRIBUTES]
+    names = {*constants, *settings, single_item.WRITES, value_ids._NAME}
+    rows = re.findall(r"^\| `(\w+)`", PAGES["reference/stored-attributes.md"], re.MULTILINE)
+    assert {*rows} == names | {checkpoint.SORT_KEY}
+
+
+def test_generated_pages_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(DOCS)
+    generate = importlib.import_module("generate")
+    for page, text in generate.pages().items():
+        assert (DOCS / page).read_text() == text, "run: python docs/generate.py"
