@@ -28,7 +28,7 @@ DOCS = ROOT / "docs"
 REGION = "eu-north-1"
 
 
-FENCED = re.compile(r"^( *)```(.*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+FENCED = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
 
 def blocks(text: str, *languages: str) -> list[str]:
