@@ -208,7 +208,7 @@ def drawing() -> Iterator[str]:
     boxes: dict[str, tuple[float, float, float]] = {}
     top = float(MARGIN)
     for row in rows_of(graph):
-        heights = [len(lines_of(name)) * LINE_HEIGHT + 10 for name in row]
+        heights = [len(lines_of(name)) * LINE_HEIGHT + 10.0 for name in row]
         left = (WIDTH - len(row) * BOX_WIDTH - (len(row) - 1) * GAP) / 2
         for number, (name, height) in enumerate(zip(row, heights)):  # noqa: B905
             boxes[name] = left + number * (BOX_WIDTH + GAP), top, height
@@ -218,11 +218,11 @@ def drawing() -> Iterator[str]:
     for name, others in graph.items():
         for other in sorted(others.difference(*(below(graph, between) for between in others))):
             yield line(boxes[name], boxes[other])
-    for name, (left, top, height) in boxes.items():
-        yield f'<rect x="{left:g}" y="{top:g}" width="{BOX_WIDTH}" height="{height:g}" rx="5"/>'
+    for name, (x, y, height) in boxes.items():
+        yield f'<rect x="{x:g}" y="{y:g}" width="{BOX_WIDTH}" height="{height:g}" rx="5"/>'
         for number, text in enumerate(lines_of(name)):
             kind = ' class="name"' if number == 0 else ""
-            yield f'<text x="{left + 7:g}" y="{top + 16 + number * LINE_HEIGHT:g}"{kind}>{text}</text>'
+            yield f'<text x="{x + 7:g}" y="{y + 16 + number * LINE_HEIGHT:g}"{kind}>{text}</text>'
     yield "</svg>"
 
 

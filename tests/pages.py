@@ -53,7 +53,10 @@ async def of_page(page: str, names: dict[str, Any], replaced: Mapping[str, str])
 
 # Runs blocks one after the other as cells of a notebook: each may await at its top level, or run an event loop.
 RUN_BLOCKS = """
-import ast, asyncio, inspect, sys
+import ast, asyncio, inspect, logging, sys
+
+# A page may show an error that the library also logs.
+logging.getLogger("chathistory_async").addHandler(logging.NullHandler())
 
 def main():
     with_await = asyncio.new_event_loop()
@@ -71,9 +74,8 @@ main()
 def run_blocks(code: list[str], directory: Path, environment: Mapping[str, str]) -> str:
     """Run a page's Python in a new process and directory, and return its output. What is a test runs in pytest."""
     programs = [block for block in code if "def test_" not in block]
-    output = _output(
-        [sys.executable, "-W", "error::ResourceWarning", "-c", RUN_BLOCKS, *programs], directory, environment
-    )
+    command = [sys.executable, "-W", "error::ResourceWarning", "-c", RUN_BLOCKS, *programs]
+    output = _output(command, directory, environment) if programs else ""
     for number, block in enumerate(block for block in code if block not in programs):
         file = directory / f"test_block_{number}.py"
         file.write_text(block)
