@@ -35,7 +35,7 @@ def program_of(page: str, **replaced: str) -> SimpleNamespace:
 @pytest.fixture
 def web(collection_table: str) -> SimpleNamespace:
     """The program of the FastAPI guide."""
-    return program_of("fastapi.md", Chats=collection_table)
+    return program_of("fastapi.md", WebChats=collection_table)
 
 
 @asynccontextmanager
