@@ -35,7 +35,7 @@ def program_of(page: str, **replaced: str) -> SimpleNamespace:
 @pytest.fixture
 def web(collection_table: str) -> SimpleNamespace:
     """The program of the FastAPI guide."""
-    return program_of("fastapi.md", Chats=collection_table)
+    return program_of("fastapi.md", WebChats=collection_table)
 
 
 @asynccontextmanager
@@ -106,9 +106,30 @@ async def test_an_answer_is_complete_though_the_client_has_gone(web: SimpleNames
             await asyncio.sleep(0.01)
         assert len(web.answering) == 1
         gone.set()
-    # The server has ended, and its lifespan has waited for the answer.
+        await asyncio.gather(*web.answering)
     async with served(web) as (client, _):
         assert await contents(client, session_id) == ["Hello!", "Hi, how can I help?"]
+
+
+async def test_the_application_ends_after_its_answers(web: SimpleNamespace, session_id: str) -> None:
+    ending = asyncio.Event()
+
+    async def model(messages: list[Any]) -> AsyncIterator[str]:
+        await ending.wait()
+        yield "Hi, how can I help?"
+
+    web.names["model"] = model
+    async with web.lifespan(web.app) as state:
+        history = state["store"].session(session_id, key={"SessionId": ("alice", session_id)}, owner="alice")
+        task = asyncio.create_task(web.answer(history, [HumanMessage("Hello!")], asyncio.Queue(), None))
+        web.answering.add(task)
+        await asyncio.sleep(0)
+        # The lifespan begins to end before the loop runs this.
+        asyncio.get_running_loop().call_soon(ending.set)
+    await task
+    async with web.lifespan(web.app) as state:
+        history = state["store"].session(session_id, key={"SessionId": ("alice", session_id)})
+        assert [message.content for message in await history.aget_messages()] == ["Hi, how can I help?"]
 
 
 async def test_a_user_cannot_open_the_chat_of_another(web: SimpleNamespace, session_id: str) -> None:
