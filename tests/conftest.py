@@ -4,7 +4,6 @@ import asyncio
 import gc
 import os
 import random
-import sys
 import time
 import uuid
 from collections import defaultdict
@@ -51,8 +50,7 @@ CREDENTIALS = {
 }
 
 # Other packages of this environment bring plugins along that take seconds to import.
-WITHOUT_OTHER_PLUGINS = ["-p", "no:langsmith_plugin", "-p", "no:hypothesispytest"]
-PYTEST = [sys.executable, "-m", "pytest", *WITHOUT_OTHER_PLUGINS]
+OUR_PLUGIN_ALONE = ["--disable-plugin-autoload", "-p", "chathistory_async.testing"]
 
 
 # What a fixture of a wider scope needs where a test has taken its settings away.

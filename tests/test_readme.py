@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PYTEST, Make
+from conftest import OUR_PLUGIN_ALONE, Make
 from engines import ROOT
 from proxy import Proxy
 
@@ -54,7 +54,8 @@ def command_of(example: str, tests: Path) -> list[str]:
         return [sys.executable, "-W", "error::ResourceWarning", "-c", example]
     tests.write_text(example)
     settings = ["asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function"]
-    return [*PYTEST, "-W", "error", *(part for setting in settings for part in ("-o", setting)), str(tests)]
+    options = [*OUR_PLUGIN_ALONE, "-p", "asyncio", *(part for setting in settings for part in ("-o", setting))]
+    return [sys.executable, "-m", "pytest", "-W", "error", *options, str(tests)]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.splitlines()[0])
