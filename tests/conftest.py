@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import localstack_client.session
 import pytest
 from browser import CHROMIUM
-from engines import Engine, engine_of_a_worker, running_engine
+from engines import Engine, found_engine, started
 from proxy import Proxy, retries
 from serving import serving
 from variants import SINGLE_ITEM_VARIANTS
@@ -28,7 +28,7 @@ from chathistory_async._sync.bridge import run
 from chathistory_async.testing import FakeClock
 
 ENGINE = pytest.StashKey[Engine]()
-STOP = pytest.StashKey[Any]()
+STOP = pytest.StashKey[ExitStack]()
 # A project of its own, which test_testing.py runs.
 collect_ignore = ["users_project"]
 EMBEDDED = "the embedded engine cannot honestly hold this: "
@@ -65,10 +65,13 @@ def set_aws_settings(environment: MutableMapping[str, str], engine: Engine) -> N
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    stop = config.stash[STOP] = ExitStack()
     worker = getattr(config, "workerinput", None)
-    engine = running_engine() if worker is None else engine_of_a_worker(Engine(**worker["engine"]))
-    config.stash[ENGINE] = engine.__enter__()
-    config.stash[STOP] = engine
+    engine = stop.enter_context(found_engine()) if worker is None else Engine(**worker["engine"])
+    # With pytest-xdist only the workers run tests.
+    if config.getoption("dist", "no") == "no":
+        engine = stop.enter_context(started(engine))
+    config.stash[ENGINE] = engine
     set_aws_settings(os.environ, config.stash[ENGINE])
     AWS_SETTINGS.update((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
 
@@ -80,12 +83,12 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    config.stash[STOP].__exit__(None, None, None)
+    config.stash[STOP].close()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     engine = config.stash[ENGINE]
-    return f"engine: {engine.name} at {engine.endpoint_url}"
+    return f"engine: {engine.name}, {engine.endpoint_url or 'one for each worker'}"
 
 
 @pytest.hookimpl(tryfirst=True)
