@@ -174,6 +174,7 @@ MODULES = [
     "_request",
     "errors",
     "_aws.redaction",
+    "_keep_alive",
     "_quick_moto",
 ]
 
