@@ -70,6 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
     engine = stop.enter_context(found_engine()) if worker is None else Engine(**worker["engine"])
     # With pytest-xdist only the workers run tests.
     if config.getoption("dist", "no") == "no":
+        gc.disable()
         engine = stop.enter_context(started(engine))
     config.stash[ENGINE] = engine
     set_aws_settings(os.environ, config.stash[ENGINE])
@@ -89,6 +90,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str:
     engine = config.stash[ENGINE]
     return f"engine: {engine.name}, {engine.endpoint_url or 'one for each worker'}"
+
+
+def pytest_collection_finish() -> None:
+    """Keep garbage collections away from the modules and tests, which stay: they took a fifth of the suite's CPU."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -423,7 +430,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def long_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def long_steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which steps of event loops took over 50 ms of CPU time: the time of the clock also has what other processes took.
 
     Full garbage collections are kept out, since they take longer the more tests have run before.
@@ -440,8 +447,7 @@ def long_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(asyncio.Handle, "_run", measured)
     gc.collect()
     gc.freeze()
-    yield found
-    gc.unfreeze()
+    return found
 
 
 @pytest.fixture
