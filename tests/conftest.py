@@ -115,7 +115,7 @@ def leave_to_stress(items: list[pytest.Item]) -> None:
     """Mark most parameter sets of the tests that are ``sampled`` as stress."""
     sampled = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("sampled") and not item.get_closest_marker("stress"):
+        if hasattr(item, "callspec") and item.get_closest_marker("sampled") and not item.get_closest_marker("stress"):
             sampled[item.nodeid.partition("[")[0]].append(item)
     for sets in sampled.values():
         for item in set(sets) - set(sample(sets)):
