@@ -25,6 +25,8 @@ def dependencies(*groups: str) -> list[str]:
 def install(session: nox.Session) -> None:
     # As pip does: programs that the tests start have time-outs, and would compile while they run.
     session.env["UV_COMPILE_BYTECODE"] = "1"
+    # Each worker, and each program that it starts, would otherwise compile the tests anew where this is set.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
     session.install(*WITHOUT_CLAUDE_CODE, ".[local,cli,kms]", *dependencies("test"))
     # Programs that the tests start would otherwise import the working tree instead of the wheel.
     session.env["PYTHONSAFEPATH"] = "1"

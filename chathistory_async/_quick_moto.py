@@ -22,6 +22,8 @@ from moto.dynamodb.comparisons import ConditionExpressionParser
 from moto.dynamodb.models import DynamoDBBackend
 from moto.dynamodb.models.dynamo_type import DynamoType, Item
 from moto.dynamodb.models.table import Table
+from moto.dynamodb.parsing.ast_nodes import DepthFirstTraverser, Node
+from moto.dynamodb.parsing.expressions import UpdateExpressionParser
 from moto.dynamodb.responses import DynamoHandler
 
 
@@ -38,6 +40,9 @@ def install() -> None:
         (Table, "all_items", _sorted_items),
         (Table, "query", _of_one_partition(Table.query)),
         (ConditionExpressionParser, "_lex_condition_expression", _lexed_once(ConditionExpressionParser)),
+        (UpdateExpressionParser, "make", staticmethod(lru_cache(UpdateExpressionParser.make))),
+        (Node, "__deepcopy__", _copied_node),
+        (DepthFirstTraverser, "traverse", _traversed),
         (DynamoHandler, "_enrich_response", staticmethod(_enriched)),
         # moto makes these lists anew for each request.
         (backends, "list_of_moto_modules", cache(lambda modules=backends.list_of_moto_modules: list(modules()))),
@@ -192,6 +197,37 @@ def _lexed_once(parser: Any) -> Callable[[Any], deque[Any]]:
         return tuple(lex(parser(expression, None, None)))
 
     return lambda self: deque(nodes(self.condition_expression))
+
+
+def _copied_node(self: Node, memo: dict[int, Any]) -> Node:
+    """Return a copy of a parsed expression, whose leaves are texts and numbers."""
+    copied = copy.copy(self)
+    if self.children is not None:
+        copied.children = [copy.deepcopy(child, memo) if isinstance(child, Node) else child for child in self.children]
+        for child in copied.children:
+            if isinstance(child, Node):
+                child.parent = copied
+    return copied
+
+
+def _traversed(self: DepthFirstTraverser, root: Node) -> Node:
+    """Process the nodes from the leaves up. moto would ask at each node, and at each leaf, which kinds it processes."""
+    processed = self.nodes_to_be_processed()
+
+    def traversed(node: Node, position: int) -> Node:
+        parent = node.parent
+        for index, child in enumerate(node.children or ()):
+            self.pre_processing_of_child(node, index)
+            if isinstance(child, Node):
+                traversed(child, index)
+        if isinstance(node, processed):
+            node = self.process(node)
+            node.parent = parent
+            if parent:
+                parent.children[position] = node
+        return node
+
+    return traversed(root, -1)
 
 
 def _enriched(headers: dict[str, str], body: Any) -> tuple[dict[str, str], Any]:

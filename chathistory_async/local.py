@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, TypeAlias
 
 from ._sync.bridge import run
-
-WSGIApp: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 _START_SECONDS = 60.0
 # With any other release, the engine uses moto's own methods, which are slower.
@@ -98,30 +95,19 @@ async def _end(engine: asyncio.subprocess.Process) -> None:
     await engine.communicate()
 
 
-class _OneAtATime:
-    """One request at a time: moto does not lock items, and parallel requests lose updates (5 of 400 in a trial)."""
-
-    def __init__(self, app: WSGIApp) -> None:
-        self._app = app
-        self._lock = threading.Lock()
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        def start(status: str, headers: list[tuple[str, str]], *rest: object) -> Any:
-            # werkzeug sends a Server header too. Under "python -X dev" aiohttp is strict, and refuses two of them.
-            return start_response(status, [header for header in headers if header[0].lower() != "server"], *rest)
-
-        with self._lock:
-            return list(self._app(environ, start))
-
-
 def _serve() -> None:
     """Serve until standard input ends. It also ends when the parent process dies."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
+    from ._keep_alive import KeepAliveHandler
+
     _speed_up_moto()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = make_server("127.0.0.1", 0, _OneAtATime(DomainDispatcherApplication(create_backend_app)), threaded=True)
+    app = DomainDispatcherApplication(create_backend_app)
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=KeepAliveHandler)
+    # Without this, each full garbage collection walks over moto's modules.
+    gc.freeze()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     sys.stdin.read()

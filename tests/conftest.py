@@ -4,7 +4,6 @@ import asyncio
 import gc
 import os
 import random
-import sys
 import time
 import uuid
 from collections import defaultdict
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 import localstack_client.session
 import pytest
 from browser import CHROMIUM
-from engines import Engine, engine_of_a_worker, running_engine
+from engines import Engine, found_engine, started
 from proxy import Proxy, retries
 from serving import serving
 from variants import SINGLE_ITEM_VARIANTS
@@ -29,7 +28,7 @@ from chathistory_async._sync.bridge import run
 from chathistory_async.testing import FakeClock
 
 ENGINE = pytest.StashKey[Engine]()
-STOP = pytest.StashKey[Any]()
+STOP = pytest.StashKey[ExitStack]()
 # A project of its own, which test_testing.py runs.
 collect_ignore = ["users_project"]
 EMBEDDED = "the embedded engine cannot honestly hold this: "
@@ -52,8 +51,7 @@ CREDENTIALS = {
 }
 
 # Other packages of this environment bring plugins along that take seconds to import.
-WITHOUT_OTHER_PLUGINS = ["-p", "no:langsmith_plugin", "-p", "no:hypothesispytest"]
-PYTEST = [sys.executable, "-m", "pytest", *WITHOUT_OTHER_PLUGINS]
+OUR_PLUGIN_ALONE = ["--disable-plugin-autoload", "-p", "chathistory_async.testing"]
 
 
 # What a fixture of a wider scope needs where a test has taken its settings away.
@@ -68,10 +66,14 @@ def set_aws_settings(environment: MutableMapping[str, str], engine: Engine) -> N
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    stop = config.stash[STOP] = ExitStack()
     worker = getattr(config, "workerinput", None)
-    engine = running_engine() if worker is None else engine_of_a_worker(Engine(**worker["engine"]))
-    config.stash[ENGINE] = engine.__enter__()
-    config.stash[STOP] = engine
+    engine = stop.enter_context(found_engine()) if worker is None else Engine(**worker["engine"])
+    # With pytest-xdist only the workers run tests.
+    if config.getoption("dist", "no") == "no":
+        gc.disable()
+        engine = stop.enter_context(started(engine))
+    config.stash[ENGINE] = engine
     set_aws_settings(os.environ, config.stash[ENGINE])
     AWS_SETTINGS.update((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
 
@@ -83,12 +85,18 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    config.stash[STOP].__exit__(None, None, None)
+    config.stash[STOP].close()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     engine = config.stash[ENGINE]
-    return f"engine: {engine.name} at {engine.endpoint_url}"
+    return f"engine: {engine.name}, {engine.endpoint_url or 'one for each worker'}"
+
+
+def pytest_collection_finish() -> None:
+    """Keep garbage collections away from the modules and tests, which stay: they took a fifth of the suite's CPU."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -114,7 +122,7 @@ def leave_to_stress(items: list[pytest.Item]) -> None:
     """Mark most parameter sets of the tests that are ``sampled`` as stress."""
     sampled = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("sampled") and not item.get_closest_marker("stress"):
+        if hasattr(item, "callspec") and item.get_closest_marker("sampled") and not item.get_closest_marker("stress"):
             sampled[item.nodeid.partition("[")[0]].append(item)
     for sets in sampled.values():
         for item in set(sets) - set(sample(sets)):
@@ -429,7 +437,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def long_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def long_steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which steps of event loops took over 50 ms of CPU time: the time of the clock also has what other processes took.
 
     Full garbage collections are kept out, since they take longer the more tests have run before.
@@ -446,8 +454,7 @@ def long_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(asyncio.Handle, "_run", measured)
     gc.collect()
     gc.freeze()
-    yield found
-    gc.unfreeze()
+    return found
 
 
 @pytest.fixture

@@ -22,13 +22,15 @@ SDK_THREADS = set() if version("aiobotocore").startswith("2.") else {"asyncio_0"
 
 @dataclass(frozen=True)
 class Engine:
+    """An engine, with no URL where it is an embedded one that has not been started."""
+
     name: str
     endpoint_url: str
     embedded: bool = False
 
 
 @contextmanager
-def running_engine() -> Iterator[Engine]:
+def found_engine() -> Iterator[Engine]:
     """The first of: an endpoint in the environment, a running LocalStack, one started with Docker, the embedded one."""
     given = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB") or os.environ.get("AWS_ENDPOINT_URL")
     if given:
@@ -39,13 +41,12 @@ def running_engine() -> Iterator[Engine]:
         with _composed():
             yield Engine("LocalStack, started with Docker", localstack_url())
     else:
-        with local_engine() as url:
-            yield Engine("the embedded engine (moto)", url, embedded=True)
+        yield Engine("the embedded engine (moto)", "", embedded=True)
 
 
 @contextmanager
-def engine_of_a_worker(engine: Engine) -> Iterator[Engine]:
-    """The engine that was found, or where that is the embedded one another such: it takes one request at a time."""
+def started(engine: Engine) -> Iterator[Engine]:
+    """The engine that was found. Each process starts an embedded one of its own: it takes one request at a time."""
     if not engine.embedded:
         yield engine
     else:

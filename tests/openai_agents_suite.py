@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from engines import running_engine
+from engines import found_engine, started
 
 from chathistory_async import ChatHistoryStore
 from chathistory_async._sync.bridge import run
@@ -120,7 +120,7 @@ class InsteadOfList(DynamoDBSession):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop() -> Iterator[Any]:
-    with running_engine() as engine:
+    with found_engine() as found, started(found) as engine:
         stores.append(ChatHistoryStore(f"sdk-{uuid.uuid4().hex}", endpoint_url=engine.endpoint_url))
         run(stores[0].create_table)
         result = yield

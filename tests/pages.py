@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from conftest import PYTEST
+from conftest import OUR_PLUGIN_ALONE
 from engines import ROOT
 
 from chathistory_async import ChatHistoryStore
@@ -80,8 +80,8 @@ def run_blocks(code: list[str], directory: Path, environment: Mapping[str, str])
         file = directory / f"test_block_{number}.py"
         file.write_text(block)
         settings = ["asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function"]
-        options = [part for setting in settings for part in ("-o", setting)]
-        output += _output([*PYTEST, "-W", "error", *options, str(file)], directory, environment)
+        options = [*OUR_PLUGIN_ALONE, "-p", "asyncio", *(part for setting in settings for part in ("-o", setting))]
+        output += _output([sys.executable, "-m", "pytest", "-W", "error", *options, str(file)], directory, environment)
     return output
 
 

@@ -218,6 +218,7 @@ class TestMessages:
         assert proxy.operations() == ["PutItem"]
         assert len(await provider.get_messages(session_id)) == 2000
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("fault", [Fault.LOST_RESPONSE, Fault.LATE_ERROR, Fault.RESET, Fault.ERROR_500])
     @pytest.mark.parametrize("indexed", [False, True])
     async def test_are_stored_once_under_faults(
@@ -350,6 +351,7 @@ class TestConversationsThatAreSentWhole:
         assert texts(client.calls[0]) == ["u1", "a1", "u2"]
         assert texts(await provider.get_messages(session_id)) == ["u1", "a1", "u2", "a2"]
 
+    @pytest.mark.sampled
     @pytest.mark.parametrize("limit", [None, 2, 1])
     @pytest.mark.parametrize("each_call", [False, True])
     async def test_are_sent_to_the_model_once(
@@ -377,6 +379,7 @@ class TestConversationsThatAreSentWhole:
         assert proxy.operations() == ["Query", "PutItem"]
 
 
+@pytest.mark.sampled
 class TestRuns:
     async def test_continue_the_conversation(
         self, stores: NewStore, storage: dict[str, Any], session_id: str, run: Any

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import CREDENTIALS, set_aws_settings
-from engines import Engine, running_engine
+from engines import Engine, found_engine
 
 FAKE_DOCKER = """#!/bin/sh
 echo "$@" >> "$0.calls"
@@ -37,13 +37,13 @@ def install_docker(path: Path, failing: str) -> Path:
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB"])
 def test_an_endpoint_in_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "http://given:1")
-    with running_engine() as engine:
+    with found_engine() as engine:
         assert (engine.endpoint_url, engine.embedded) == ("http://given:1", False)
 
 
 def test_docker_starts_localstack_and_takes_it_down(tmp_path: Path) -> None:
     calls = install_docker(tmp_path, failing="none")
-    with running_engine() as engine:
+    with found_engine() as engine:
         assert (engine.endpoint_url, engine.embedded) == ("http://127.0.0.1:1", False)
         assert calls.read_text().splitlines() == ["info", "compose up --wait"]
     assert calls.read_text().splitlines()[2:] == ["compose down --volumes"]
@@ -51,14 +51,14 @@ def test_docker_starts_localstack_and_takes_it_down(tmp_path: Path) -> None:
 
 def test_a_localstack_that_does_not_start_is_an_error_and_taken_down(tmp_path: Path) -> None:
     calls = install_docker(tmp_path, failing="composeup")
-    with pytest.raises(RuntimeError, match="docker compose up --wait failed"), running_engine():
+    with pytest.raises(RuntimeError, match="docker compose up --wait failed"), found_engine():
         pass
     assert calls.read_text().splitlines()[-1] == "compose down --volumes"
 
 
 def test_without_any_the_embedded_engine_is_used() -> None:
-    with running_engine() as engine:
-        assert engine.embedded
+    with found_engine() as engine:
+        assert (engine.endpoint_url, engine.embedded) == ("", True)
 
 
 def test_the_tests_have_no_aws_settings_but_their_own() -> None:

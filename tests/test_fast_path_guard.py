@@ -42,7 +42,7 @@ from samples import humans, texts
 from variants import AsyncVariant, CollectionVariant, Variant
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory, FastPathStatus
-from chathistory_async._aws import sessions
+from chathistory_async._aws import sdk_sessions
 from chathistory_async._aws.fast_path_guard import _EVENTS, _METHODS, Guard
 from chathistory_async._aws.sdk import ReadyClient
 
@@ -197,7 +197,7 @@ class TestEventHandlers:
             session.register("before-send.dynamodb.*", handler)
 
         # As in a process that has made no session before.
-        sessions._with_builtin_handlers.cache_clear()
+        sdk_sessions._with_builtin_handlers.cache_clear()
         botocore.register_initializer(initialize)
         try:
             await make(endpoint_url=proxy.url).aget_messages()

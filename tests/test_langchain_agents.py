@@ -46,6 +46,8 @@ from chathistory_async.integrations.langchain import ChatHistoryMiddleware
 
 WRITES = {"PutItem", "UpdateItem", "TransactWriteItems"}
 
+pytestmark = pytest.mark.sampled
+
 
 @pytest.fixture(params=CALLS)
 def call(request: pytest.FixtureRequest) -> Call:

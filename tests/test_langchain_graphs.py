@@ -43,6 +43,8 @@ from chathistory_async.integrations.langchain import (
     save_history,
 )
 
+pytestmark = pytest.mark.sampled
+
 
 @pytest.fixture(params=CALLS)
 def call(request: pytest.FixtureRequest) -> Call:

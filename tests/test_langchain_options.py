@@ -40,6 +40,8 @@ from chathistory_async.integrations.langchain import ChatHistoryMiddleware, load
 
 TURNS = ["one", "two", "three", "four"]
 
+pytestmark = pytest.mark.sampled
+
 
 @pytest.fixture(params=CALLS)
 def call(request: pytest.FixtureRequest) -> Call:

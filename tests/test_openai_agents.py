@@ -521,6 +521,7 @@ def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
     return run
 
 
+@pytest.mark.sampled
 class TestRuns:
     async def test_continue_the_conversation(self, open_session: Open, run: Any) -> None:
         agent = an_agent([says("Hi"), says("Alice")])

@@ -182,6 +182,7 @@ MODULES = [
     "_request",
     "errors",
     "_aws.redaction",
+    "_keep_alive",
     "_quick_moto",
 ]
 

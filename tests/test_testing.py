@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PYTEST, WITHOUT_OTHER_PLUGINS, Make
+from conftest import OUR_PLUGIN_ALONE, Make
 from engines import ROOT, Engine
 from samples import humans, texts
 
@@ -30,6 +30,9 @@ from chathistory_async._wall_clock import now
 from chathistory_async.testing import FakeClock, Fault, FaultProxy, Seen, StoreFactory, _store_on_a_new_table
 
 pytest_plugins = ["pytester"]
+
+# Their packages are here, and the user does not have them.
+WITHOUT_PLUGINS = ["-p", "no:langsmith_plugin", "-p", "no:hypothesispytest"]
 
 NEW_MODULES = """
 import sys, pytest
@@ -56,7 +59,7 @@ class TestEndpoint:
 
         def is_used(url: str, *options: str) -> bool:
             pytester.makepyfile(f"def test(chathistory_endpoint_url): assert chathistory_endpoint_url == {url!r}")
-            done = pytester.runpytest_inprocess(*WITHOUT_OTHER_PLUGINS, "-p", "no:asyncio", *options)
+            done = pytester.runpytest_inprocess(*OUR_PLUGIN_ALONE, *options)
             return done.parseoutcomes() == {"passed": 1}
 
         return is_used
@@ -239,7 +242,7 @@ class TestUsersProject:
             }
             environment |= {"AWS_CA_BUNDLE": os.environ["AWS_CA_BUNDLE"], "LOCALSTACK_HOST": "127.0.0.1:1"}
             done = subprocess.run(
-                [users_python, "-W", "error", *PYTEST[1:], *options],
+                [users_python, "-W", "error", "-m", "pytest", *WITHOUT_PLUGINS, *options],
                 cwd=project,
                 env=environment | variables,
                 capture_output=True,
