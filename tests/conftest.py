@@ -5,6 +5,7 @@ import gc
 import os
 import random
 import sys
+import threading
 import time
 import uuid
 from collections import defaultdict
@@ -441,6 +442,19 @@ def long_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     gc.freeze()
     yield found
     gc.unfreeze()
+
+
+@pytest.fixture
+def started_threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the threads that start meanwhile, also of those that end again."""
+    start, names = threading.Thread.start, list[str]()
+
+    def recorded(thread: threading.Thread) -> None:
+        names.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", recorded)
+    return names
 
 
 @pytest.fixture

@@ -14,9 +14,11 @@ from agents_langchain import (
     CALLS,
     Call,
     Flaky,
+    WithoutThreads,
     agent_of,
     asynchronously,
     calling,
+    look,
     names,
     ok,
     record_of,
@@ -25,6 +27,7 @@ from agents_langchain import (
     waiting,
 )
 from conftest import NewStore
+from engines import SDK_THREADS
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage
@@ -182,6 +185,17 @@ async def test_requests_of_a_turn(
     proxy.seen.clear()
     await call(graph, "two", session_id)
     assert proxy.operations() == ["Query", "TransactWriteItems", "TransactWriteItems"]
+
+
+async def test_nodes_start_no_thread(
+    new_store: NewStore, session_id: str, saver: InMemorySaver | None, started_threads: list[str]
+) -> None:
+    store, model = new_store(), WithoutThreads(answers=[calling("look")], seen=[])
+    graph = graph_of(model, store, saver, tools=[look])
+    for text in ("one", "two"):
+        await asynchronously(graph, text, session_id)
+    assert await record_of(store, session_id) == "H AI(look) T AI H AI"
+    assert set(started_threads) <= SDK_THREADS
 
 
 async def test_only_saving(new_store: NewStore, session_id: str, call: Call, saver: InMemorySaver | None) -> None:
