@@ -449,9 +449,11 @@ async def test_a_human_decides_in_another_process(
     assert await record_of(store, session_id) == "H AI H"
     command = [sys.executable, "-c", RESUMES, collection_table, session_id, str(path), json.dumps(DECISIONS[decision])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "env": environment}
-    done = await asyncio.to_thread(subprocess.run, command, **options)
-    assert done.stdout.strip() == "H AI H AI(ok) T"
+
+    def resume() -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+    assert (await asyncio.to_thread(resume)).strip() == "H AI H AI(ok) T"
     assert await record_of(store, session_id) == "H AI H AI(ok) T AI"
     result = (await store.session(session_id).aget_messages())[4]
     assert {"approve": "done", "edit": "done", "reject": "no"}[decision] in result.text

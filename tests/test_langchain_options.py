@@ -446,7 +446,7 @@ class TestSessions:
         session: Any = "alice-1"
         for make in (ChatHistoryMiddleware, load_history, save_history):
             with pytest.raises(TypeError, match="pass lambda state, runtime: …, which returns"):
-                make(store, session=session)  # type: ignore[operator]
+                make(store, session=session)
 
     async def test_an_owner_needs_an_index(self, collection_table: str) -> None:
         with pytest.raises(ValueError, match="session_index=True"):

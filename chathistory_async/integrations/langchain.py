@@ -119,8 +119,8 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
             the end, in one append; a run that fails stores nothing.
         on_error: "raise": errors of the library end the run. "log": they are logged by the logger
             ``chathistory_async``, without content, and the agent goes on. What was not stored is stored with the next
-            step; without a checkpointer, nothing is left of it after the run. A step that is too large to be stored
-            (``ItemTooLargeError``) stays in the way of what follows it.
+            step; without a checkpointer, nothing is left of it after the run. A step that cannot be stored
+            (``ItemTooLargeError``, ``MessageNotStorableError``) stays in the way of what follows it.
 
     Raises:
         LayoutError: the store has the layout "single_item", and ``load`` is "beside".
