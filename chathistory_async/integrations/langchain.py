@@ -105,7 +105,8 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
     Args:
         store: the store. It stays the caller's.
         session: a function of the state and the runtime that returns the session's id, or with a store of ``key_parts``
-            a tuple of ids. By default the id is the run's ``thread_id``.
+            a tuple of ids. By default the id is the run's ``thread_id``. A thread's session must not change: what is
+            noted in the state would be wrong for another one.
         owner: the owner whose list new sessions are in: an id, or a function of the state and the runtime that returns
             an id or None. Needs a store with ``session_index``. By default the owner is the identity of the
             authenticated user on LangGraph Server, and elsewhere None.
@@ -242,7 +243,8 @@ def save_history(
     It may stand in several places: before a model's node, it stores the steps that are complete by then; at the end, it
     stores the rest. Usually one append, or no request if nothing is new. A run that did not begin with
     ``load_history``, such as a resumed one, takes one ``Query`` more before its first append. ``ChatHistoryMiddleware``
-    says what is stored. Without ``load_history`` in the graph, this node records only.
+    says what is stored. Without ``load_history`` in the graph, this node records only. All nodes of a graph share
+    what is noted in the state, so all need the same session: a second record would stay empty.
 
     Args:
         store: the store. It stays the caller's.
