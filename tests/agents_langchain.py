@@ -81,19 +81,6 @@ def script(*answers: Any) -> Script:
     return Script(answers=list(answers), seen=[])
 
 
-class WithoutThreads(Script):
-    """LangChain runs a model and a tool that are not asynchronous in a thread."""
-
-    async def _agenerate(self, messages: list[BaseMessage], *arguments: Any, **options: Any) -> ChatResult:
-        return self._generate(messages)
-
-
-@tool
-async def look() -> str:
-    """Needs no thread."""
-    return "rain"
-
-
 def calling(*names: str) -> AIMessage:
     """A message that calls tools. The call's id is the tool's name."""
     return AIMessage("", tool_calls=[{"name": name, "args": {}, "id": name, "type": "tool_call"} for name in names])
