@@ -1,6 +1,7 @@
-"""Run ``nox -s lint types tests compat stress`` before a merge. ``nox -l`` lists all sessions."""
+"""Run ``nox -s lint types tests package compat stress`` before a merge. ``nox -l`` lists all sessions."""
 
 import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -119,12 +120,59 @@ def openai_agents(session: nox.Session) -> None:
     session.run("pytest", "-p", "openai_agents_suite", *(session.posargs or OPENAI_AGENTS_TESTS))
 
 
+GITHUB_SCHEMAS = {
+    "github-workflows": "workflows/*.yml",
+    "dependabot": "dependabot.yml",
+    "github-issue-config": "ISSUE_TEMPLATE/config.yml",
+    "github-issue-forms": "ISSUE_TEMPLATE/[!c]*.yml",
+}
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and formatting."""
+    """Style and formatting, and GitHub's workflows and forms. No check asks the network."""
     session.install(*dependencies("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("zizmor", "--offline", "--no-progress", "--persona=pedantic", ".github")
+    for schema, files in GITHUB_SCHEMAS.items():
+        paths = [str(path) for path in sorted(Path(".github").glob(files))]
+        session.run("check-jsonschema", f"--builtin-schema=vendor.{schema}", *paths)
+
+
+# Against drift: a picture, a recording or an environment that gets into an archive by mistake is larger than this.
+BUDGETS_BYTES = {"*.whl": 400_000, "*.tar.gz": 2_500_000}
+
+# They read files of the archive that are not Python, import every module, and run the examples.
+TESTS_OF_AN_ARCHIVE = ["tests/test_contributing.py", "tests/test_public_surface.py", "tests/test_examples.py"]
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """The wheel and the source distribution in dist/, checked and installed; part of the suite from the archive."""
+    session.install(*dependencies("package"))
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--installer=uv")
+    wheel, archive = (within_budget(session, pattern) for pattern in BUDGETS_BYTES)
+    session.run("twine", "check", "--strict", wheel, archive)
+    session.run("check-wheel-contents", "--package", "chathistory_async", wheel)
+    session.install(*WITHOUT_CLAUDE_CODE, f"{wheel}[local,cli,kms]", *dependencies("test"))
+    session.run("chathistory", "--version")
+    session.install("--no-deps", "--force-reinstall", archive)
+    folder = Path(session.create_tmp())
+    shutil.unpack_archive(archive, folder)
+    session.env["PYTHONSAFEPATH"] = "1"
+    session.chdir(folder / Path(archive).name.removesuffix(".tar.gz"))
+    run_suite(session, *(session.posargs or TESTS_OF_AN_ARCHIVE))
+
+
+def within_budget(session: nox.Session, pattern: str) -> str:
+    [path] = Path("dist").glob(pattern)
+    size, budget = path.stat().st_size, BUDGETS_BYTES[pattern]
+    session.log(f"{path.name}: {size:,} of {budget:,} bytes")
+    if size > budget:
+        session.error(f"{path} is over its budget")
+    return str(path.absolute())
 
 
 @nox.session

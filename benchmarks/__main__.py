@@ -27,6 +27,7 @@ BENCHMARKS = (
     "sync_and_encryption",
     "soak",
     "turns",
+    "tracing",
 )
 OUT = Path(__file__).parent / "results"
 # No account of anybody's is used.

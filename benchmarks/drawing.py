@@ -17,6 +17,7 @@ from .footprint import STORE, STORE_WITHOUT, WITHOUT
 from .measure import Spread
 from .put_peers import AWS_SDK, DYNAMOXY, PYDYNOX
 from .sync_and_encryption import ENCRYPTED, SYNC, UPSTREAM_SYNC
+from .tracing import OFF, RECORDED, UNSAMPLED, UNSET
 from .turns import ONE, PUT, TWO
 from .variants import AIOBOTO3, AIODYNAMO, FLOOR, LARGE_POOL, OURS, PLAIN_PATH, UPSTREAM
 
@@ -45,6 +46,10 @@ COLOURS = {
     STORE_WITHOUT: _GREY,
     PUT: _SKY,
     ONE: _BLUE,
+    OFF: _GREY,
+    UNSET: _SKY,
+    UNSAMPLED: _BLUE,
+    RECORDED: _ORANGE,
     TWO: _BLUE,
 }
 # For the stages of a read. Waiting is grey, because it takes no CPU.

@@ -148,7 +148,10 @@ def block(operation: Operation, times: int, at_once: int = 1) -> Block:
 
 
 async def interleave(
-    blocks: Mapping[K, Block], rounds: int, after_each: Callable[[], object] = lambda: None
+    blocks: Mapping[K, Block],
+    rounds: int,
+    after_each: Callable[[], object] = lambda: None,
+    before_each: Callable[[K], object] = lambda _: None,
 ) -> dict[K, Timed]:
     """Run all blocks once to warm up, and then so many rounds, each in another order.
 
@@ -156,8 +159,10 @@ async def interleave(
         blocks: what takes turns.
         rounds: how many.
         after_each: called after each block, outside of the time.
+        before_each: called with the block's name before each block, outside of the time.
     """
-    for run in blocks.values():
+    for name, run in blocks.items():
+        before_each(name)
         await run()
         after_each()
     timed = {name: Timed() for name in blocks}
@@ -165,6 +170,7 @@ async def interleave(
         for _ in range(rounds):
             for name in random.sample(list(blocks), len(blocks)):
                 # A block does not pay for the garbage that the others have left, such as the messages that they read.
+                before_each(name)
                 gc.collect()
                 gc.freeze()
                 await _time(blocks[name], timed[name])

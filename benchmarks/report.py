@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
+from . import cover
 from .drawing import INK, PAPER, RULE, number, style
 from .measure import Spread
 from .plots import Plot, plots
@@ -58,12 +59,14 @@ does not show: benchmarks/README.md.</footer>
 
 
 def write(results: Results, directory: Path) -> None:
-    """Write the plots and the page into a directory; and into the README, if it is the one that this speaks of."""
+    """Write the plots and the page beside results.json, and the summary into this folder's README if they are there."""
     drawn = list(plots(results.rows))
     for plot in drawn:
         with style():
             plot.figure.savefig(directory / f"{plot.name}.png", dpi=144)
     (directory / "index.html").write_text(_page(results, drawn))
+    if results.rows.get("session_length"):
+        cover.write(directory)
     if directory.resolve() == README.parent / "results":
         README.write_text(
             _BLOCK.sub(lambda block: f"{block[1]}{_summary(results, drawn)}{block[2]}", README.read_text())

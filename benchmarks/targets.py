@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from . import footprint, turns
+from . import footprint, tracing, turns
 from .measure import Row, Spread, find, ratio, spread
 from .put_peers import DYNAMOXY
 from .reading import IN_TWOS
@@ -71,6 +71,7 @@ def goals(results: Results) -> list[Goal]:
         _sync(results.get("sync_and_encryption", ())),
         _encryption(results.get("sync_and_encryption", ())),
         *_turns(results.get("turns", ())),
+        *_tracing(results.get("tracing", ())),
     ]
 
 
@@ -181,3 +182,11 @@ def _turns(rows: Sequence[Row]) -> list[Goal]:
     whole = Goal("CPU of a whole append of a message on the stub ÷ the put alone", "at most", 1.35)
     whole.compare("", find(rows, turns.ONE), find(rows, turns.PUT), "cpu_ms")
     return [two, whole]
+
+
+def _tracing(rows: Sequence[Row]) -> list[Goal]:
+    added = Goal("CPU that a tracer provider which samples nothing adds to an append on the stub", "at most", 25, "µs")
+    added.take("", find(rows, tracing.UNSAMPLED), "added_us")
+    unset = Goal("CPU of an append on the stub without a tracer provider ÷ with tracing=False", "at most", 1.02)
+    unset.compare("", find(rows, tracing.UNSET), find(rows, tracing.OFF), "cpu_ms")
+    return [added, unset]

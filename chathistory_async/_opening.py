@@ -82,6 +82,12 @@ class Settings:
             default=self.default,
         )
 
+    def observed_layout(self, layout: Layout) -> str | None:
+        """Return how spans name a layout, or None if the handles are not observed."""
+        if not self.clients.options.tracing:
+            return None
+        return "single_item" if isinstance(layout, SingleItem) else "item_collection"
+
 
 class Opened(NamedTuple):
     """A session, its summary in the session index, and what opens it with ids for its values; None without an index."""

@@ -21,6 +21,7 @@ from ._codec.plain import Default
 from ._cooperative import in_slices
 from ._encryption.binding import Bound
 from ._request import Request
+from ._telemetry.events import conflicted, retried
 from .errors import (
     ChatHistoryError,
     ConfigurationError,
@@ -213,8 +214,14 @@ class Attempts:
             WriteConflictError: MAX_ATTEMPTS attempts have failed.
             WriteOutcomeUnknownError: they have, and ``maybe_stored`` is True.
         """
+        is_conflict = bool(self.number) and not self._at_once
+        if is_conflict:
+            conflicted()
         if self.number == MAX_ATTEMPTS:
             raise self._access.conflict(maybe_stored=self.maybe_stored)
+        if self.number:
+            what = f"An operation on table {self._access.ref.table_name}"
+            retried(what, "conflict" if is_conflict else "stale")
         if self._at_once:
             self._at_once -= 1
         else:

@@ -22,6 +22,7 @@ from ._opening import Indexed, Key, SessionSpec, Settings, cipher_type, layout_o
 from ._session import Session, check_ids, check_sequence
 from ._single_item.layout import SingleItem
 from ._sync.bridge import iterate, run
+from ._telemetry.operations import count_messages, observed, observed_stream
 from .errors import ClosedError
 
 if TYPE_CHECKING:
@@ -129,6 +130,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             than a third of the client's CPU. The fast path is not taken if anything watches or replaces that client,
             such as a tracer, an event handler or a mock; see ``fast_path_status``. False sends all calls by the SDK's
             client.
+        tracing: "auto": if the application has set a tracer provider or a meter provider of OpenTelemetry, the library
+            makes spans and metrics of operations and of calls to AWS, without keys and content. False turns them off.
+            The extra ``otel`` installs OpenTelemetry's API. ``docs/guides/observability.md`` lists spans and metrics.
         default: a function like the one for ``json.dumps``. It takes a value that has no plain form (see
             ``aadd_messages``) and returns the value to store instead, which may hold further such values. The library
             calls it on the event loop, possibly more than once for a value, and it must return the same result each
@@ -163,6 +167,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         sort_key_name: str | None = None,
         fast_path: bool = True,
         default: Default | None = None,
+        tracing: Literal["auto", False] = "auto",
     ) -> None:
         super().__init__()
         check_default(default)
@@ -177,7 +182,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             history_size=history_size,
         )
         options = ClientOptions(
-            endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path
+            endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path, tracing
         )
         # Only to raise its errors for an invalid kms_key_id.
         cipher_type(kms_key_id)
@@ -290,6 +295,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """The value that was given. It has no effect."""
         return self._coerce_float_to_decimal
 
+    @observed("read", len)
     async def aget_messages(
         self, *, limit: int | None = None, up_to: str | None = None, start_on: Literal["human"] | None = None
     ) -> list[BaseMessage]:
@@ -346,8 +352,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         Raises:
             ClosedError: the handle is closed. The iterator itself raises the errors of ``aget_messages``.
         """
-        return self._open_session().stream()
+        return observed_stream("iterate", self, self._open_session().stream())
 
+    @observed("page", lambda page: len(page.messages))
     async def apage(self, limit: int = 50, before: str | None = None) -> Page:
         """Return a page of messages with their ids, oldest first: the latest messages, or those before a cursor.
 
@@ -368,6 +375,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         page = await self._open_session().page(limit, before)
         return Page([StoredMessage(one.id, one.value, one.created_at) for one in page.values], page.cursor)
 
+    @observed("append")
     async def aadd_messages(self, messages: Sequence[BaseMessage], *, idempotency_key: str | None = None) -> None:
         """Append messages: all or none, contiguous and in order, and exactly once however often the request is retried.
 
@@ -449,8 +457,10 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
                 ClosedError: see ``chathistory_async.errors``.
         """
         check_sequence(messages, "aadd_messages", "message")
+        count_messages(len(messages))
         await self._open_session().append(messages, idempotency_key)
 
+    @observed("delete")
     async def adelete_messages(self, ids: Iterable[str]) -> None:
         """Remove messages by their ids. Ids of messages that do not exist, or no longer exist, are ignored.
 
@@ -480,6 +490,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         check_ids(ids, "adelete_messages")
         await self._open_session().remove(ids)
 
+    @observed("replace", lambda _: 1)
     async def areplace_message(self, message_id: str, message: BaseMessage) -> None:
         """Replace a message, whole or not at all. The new message has the id and the place of the old one.
 
@@ -509,6 +520,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         """
         await self._open_session().replace(message_id, message)
 
+    @observed("pop", lambda message: message is not None)
     async def apop_message(self) -> BaseMessage | None:
         """Remove the latest message and return it, or return None if there is no message.
 
@@ -530,6 +542,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             return message
         return None
 
+    @observed("copy")
     async def acopy_to(
         self, session_id: str, *, key: Key | None = None, up_to: str | None = None
     ) -> DynamoDBChatMessageHistory:
@@ -562,6 +575,7 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         await session.copy_to(other._session, up_to)
         return other
 
+    @observed("clear")
     async def aclear(self) -> None:
         """Delete the session's messages; in a single item, also all attributes that other programs have put there.
 
@@ -691,6 +705,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
     def __repr__(self) -> str:
         """Return the table and the session, without content."""
         return f"<{type(self).__name__} {self._session.access.ref}>"
+
+    def _observed_layout(self) -> str | None:
+        return self._spec.settings.observed_layout(self._spec.layout)
 
     async def _sibling(self, session_id: str, key: Key | None) -> DynamoDBChatMessageHistory:
         """Return a handle on a different session with the same settings, clients and owner."""

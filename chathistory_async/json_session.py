@@ -11,6 +11,7 @@ from ._codec.keys import KeyValue
 from ._opening import SessionSpec
 from ._session import check_ids, check_sequence
 from ._sync.bridge import iterate, run
+from ._telemetry.operations import count_messages, observed, observed_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class JsonSession:
         """The name of the values' format."""
         return self._spec.format.name
 
+    @observed("read", len)
     async def aget(self, limit: int | None = None, up_to: str | None = None) -> list[Any]:
         """Return the session's values, oldest first, or an empty list if the session does not exist or has expired.
 
@@ -126,8 +128,9 @@ class JsonSession:
 
         Use it as ``async for value in session.aiter()``. The iterator raises the errors of ``aget``.
         """
-        return self._session.stream()
+        return observed_stream("iterate", self, self._session.stream())
 
+    @observed("page", lambda page: len(page.values))
     async def apage(self, limit: int = 50, before: str | None = None) -> ValuePage:
         """Return a page of values with their ids, oldest first: the latest values, or those before a cursor.
 
@@ -142,6 +145,7 @@ class JsonSession:
         page = await self._session.page(limit, before)
         return ValuePage([StoredValue(one.id, one.value, one.created_at) for one in page.values], page.cursor)
 
+    @observed("append")
     async def aadd(self, values: Sequence[Any], idempotency_key: str | None = None) -> None:
         """Append values: all or none, contiguous and in order, and exactly once however often the request is retried.
 
@@ -166,8 +170,10 @@ class JsonSession:
             ChatHistoryError: as for ``DynamoDBChatMessageHistory.aadd_messages``.
         """
         check_sequence(values, "aadd", "value")
+        count_messages(len(values))
         await self._session.append(values, idempotency_key)
 
+    @observed("delete")
     async def adelete(self, ids: Iterable[str]) -> None:
         """Remove values by their ids. Ids of values that do not exist, or no longer exist, are ignored.
 
@@ -182,6 +188,7 @@ class JsonSession:
         check_ids(ids, "adelete")
         await self._session.remove(ids)
 
+    @observed("replace", lambda _: 1)
     async def areplace(self, value_id: str, value: Any) -> None:
         """Replace a value, whole or not at all. The new value has the id and the place of the old one.
 
@@ -196,6 +203,7 @@ class JsonSession:
         """
         await self._session.replace(value_id, value)
 
+    @observed("pop")
     async def apop(self) -> Any:
         """Remove the latest value and return it, or return None if there is no value.
 
@@ -206,9 +214,11 @@ class JsonSession:
             ChatHistoryError: as for ``DynamoDBChatMessageHistory.apop_message``.
         """
         for value in await self._session.pop():
+            count_messages(1)
             return value
         return None
 
+    @observed("clear")
     async def aclear(self) -> None:
         """Delete the session's values. Idempotency keys are kept.
 
@@ -248,6 +258,9 @@ class JsonSession:
     def clear(self) -> None:
         """Delete the session's values, as ``aclear`` does."""
         run(self.aclear)
+
+    def _observed_layout(self) -> str | None:
+        return self._spec.settings.observed_layout(self._spec.layout)
 
     def __repr__(self) -> str:
         """Return the table, the session and the format, without content."""

@@ -43,6 +43,7 @@ from ._settings import check_positive
 from ._single_item.layout import SingleItem
 from ._statistics import CollectionStatistics, SessionStats, SingleItemStatistics
 from ._sync.bridge import run
+from ._telemetry.operations import observed, observed_stream
 from .errors import ChatHistoryError, ConfigurationError, LayoutError, SessionRef
 from .json_session import JsonSession, StoredValue
 
@@ -120,6 +121,8 @@ class ChatHistoryStore:
             global secondary index ``SessionsByOwner`` that ``create_table`` makes. The store's first append queries
             that index and raises ``KeySchemaError`` if it is missing.
         fast_path: whether calls to DynamoDB may take the fast path; as for ``DynamoDBChatMessageHistory``.
+        tracing: whether spans and metrics are made where the application has set OpenTelemetry up, "auto" or False; as
+            for ``DynamoDBChatMessageHistory``.
         default: a function that converts values without a plain form, in messages and in metadata; as for
             ``DynamoDBChatMessageHistory``.
         key_parts: the number of ids in each session's partition key, such as 2 for a tenant's id and a session's id.
@@ -161,6 +164,7 @@ class ChatHistoryStore:
         default: Default | None = None,
         key_parts: int | None = None,
         idempotency_seconds: int = IDEMPOTENCY_SECONDS,
+        tracing: Literal["auto", False] = "auto",
     ) -> None:
         check_default(default)
         if layout not in ("item_collection", "single_item"):
@@ -172,9 +176,10 @@ class ChatHistoryStore:
         self._key_parts = {} if key_parts is None else {primary_key_name: key_parts}
         self._session_index = session_index
         check_positive("idempotency_seconds", idempotency_seconds, optional=False)
-        clients = Clients(
-            ClientOptions(endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path)
+        options = ClientOptions(
+            endpoint_url or None, kms_endpoint_url or None, region_name, boto3_session, config, fast_path, tracing
         )
+        clients = Clients(options)
         self._settings = Settings(clients, kms_key_id, consistent_read, default, idempotency_seconds, self._key_parts)
         self._sort_key_name = sort_key_name if layout == "item_collection" else None
         self._layout = layout_of(
@@ -291,6 +296,7 @@ class ChatHistoryStore:
         """
         return self._settings.clients.fast_path_status()
 
+    @observed("list_sessions")
     async def list_sessions(
         self, owner: str, limit: int = 50, *, before: str | None = None, format: str | None = None
     ) -> SessionPage:
@@ -322,6 +328,7 @@ class ChatHistoryStore:
             json_format(format)
         return await self._sessions().page(owner, limit, before, format)
 
+    @observed("get_session_info")
     async def get_session_info(self, session_id: str, *, key: Key | None = None) -> SessionInfo | None:
         """Return the index's information about a session, or None if the session is not in the index or has expired.
 
@@ -348,6 +355,7 @@ class ChatHistoryStore:
         """
         return await self._indexed(session_id, key).info()
 
+    @observed("set_title")
     async def set_title(self, session_id: str, title: str | None, *, key: Key | None = None) -> None:
         """Set the title of a session in the index, or remove it with None; exactly once, also under retry.
 
@@ -371,6 +379,7 @@ class ChatHistoryStore:
         """
         await self._indexed(session_id, key).set_title(title)
 
+    @observed("update_metadata")
     async def update_metadata(
         self, session_id: str, changes: Mapping[str, Any], *, key: Key | None = None
     ) -> dict[str, Any]:
@@ -397,6 +406,7 @@ class ChatHistoryStore:
         """
         return await self._indexed(session_id, key).update_metadata(changes)
 
+    @observed("delete_session", int)
     async def delete_session(self, session_id: str, *, key: Key | None = None) -> int:
         """Delete a session with its messages, title and metadata, and return the number of deleted messages.
 
@@ -427,6 +437,7 @@ class ChatHistoryStore:
         """
         return await self._indexed(session_id, key).delete() or 0
 
+    @observed("purge", lambda result: result.messages)
     async def purge_owner(self, owner: str) -> PurgeResult:
         """Delete all of an owner's sessions, and return how many sessions and messages this call has deleted.
 
@@ -445,6 +456,7 @@ class ChatHistoryStore:
         """
         return await self._sessions().purge(owner)
 
+    @observed("get_format")
     async def get_format(self, session_id: str, *, key: Key | None = None) -> str | None:
         """Return the format of a session's values, "langchain" for messages, or None if the session has no values.
 
@@ -484,7 +496,7 @@ class ChatHistoryStore:
         """
         session = self._collection_session(session_id, key, format_as_json(format))
         check_positive("last", last)
-        return _public(session.stream_stored(last))
+        return observed_stream("iterate", self, _public(session.stream_stored(last)))
 
     def iter_unreadable(self, session_id: str, *, key: Key | None = None) -> AsyncGenerator[ChatHistoryError, None]:
         """Return an iterator over the errors of a session's values that cannot be read, oldest first.
@@ -502,8 +514,9 @@ class ChatHistoryStore:
                 are encrypted and the store has no ``kms_key_id``.
         """
         self._check_collection()
-        return self._unreadable(session_id, key)
+        return observed_stream("iterate_unreadable", self, self._unreadable(session_id, key), lambda _: 0)
 
+    @observed("get_session_stats")
     async def get_session_stats(self, session_id: str, *, key: Key | None = None) -> SessionStats:
         """Read a whole session, and return how large it is and what an append and a read of it cost.
 
@@ -526,6 +539,7 @@ class ChatHistoryStore:
         item = await self._indexed_session(whole_key).item() if self._session_index else None
         return await CollectionStatistics(layout, access, item).stats()
 
+    @observed("describe_table")
     async def describe_table(self) -> TableDescription:
         """Return what DynamoDB says of the table: its key, index, TTL, backups, encryption at rest and time.
 
@@ -538,6 +552,7 @@ class ChatHistoryStore:
         """
         return await self._table().describe(Index(INDEX_NAME, KEY_SCHEMA))
 
+    @observed("check_kms_key")
     async def check_kms_key(self, session_id: str = "check") -> None:
         """Check that the credentials may encrypt and decrypt with ``kms_key_id``. Nothing is stored.
 
@@ -558,6 +573,7 @@ class ChatHistoryStore:
         if cipher is not None:
             await cipher.check_key()
 
+    @observed("create_table")
     async def create_table(
         self,
         *,
@@ -619,6 +635,7 @@ class ChatHistoryStore:
             wait_seconds=wait_seconds,
         )
 
+    @observed("delete_table")
     async def delete_table(self, *, wait_seconds: float | None = None) -> None:
         """Delete the table with all its sessions, and wait until it is gone. If the table does not exist, do nothing.
 
@@ -732,7 +749,8 @@ class ChatHistoryStore:
             summary = SessionItem(new, owner) if self._session_index else None
             return Source(old, old_access), Target(new, new_access, summary)
 
-        return migrate(session_ids, open_session, dry_run=dry_run, delete_source=delete_source)
+        results = migrate(session_ids, open_session, dry_run=dry_run, delete_source=delete_source)
+        return observed_stream("migrate", self, results, lambda result: result.copied)
 
     def scan_session_ids(self) -> AsyncGenerator[KeyValue, None]:
         """Return an iterator over the ids of all sessions in a table of single items, in no particular order.
@@ -752,7 +770,8 @@ class ChatHistoryStore:
             )
         from ._migration.source import scan_session_ids
 
-        return scan_session_ids(self._layout, self._settings.clients)
+        ids = scan_session_ids(self._layout, self._settings.clients)
+        return observed_stream("scan_session_ids", self, ids, lambda _: 0)
 
     async def aclose(self) -> None:
         """Close the store immediately, with its handles and with its clients on all event loops.
@@ -808,8 +827,11 @@ class ChatHistoryStore:
         """Return the table's name."""
         return f"<{type(self).__name__} {SessionRef(self._layout.table_name)}>"
 
+    def _observed_layout(self) -> str | None:
+        return self._settings.observed_layout(self._layout)
+
     async def _unreadable(self, session_id: str, key: Key | None) -> AsyncGenerator[ChatHistoryError, None]:
-        name = await self.get_format(session_id, key=key)
+        name = await self._collection_session(session_id, key, json_format()).stored_format()
         if name == LANGCHAIN_NAME:
             from ._codec.messages import LANGCHAIN as format_
         else:

@@ -34,6 +34,7 @@ STOP = pytest.StashKey[Any]()
 # A project of its own, which test_testing.py runs.
 collect_ignore = ["users_project"]
 EMBEDDED = "the embedded engine cannot honestly hold this: "
+NO_POSIX = "this system has no fork and no POSIX signals, and starts no scripts"
 NO_BROWSER = "there is no chromium here: apt-get install chromium"
 
 # In debug mode the futures, tasks and handles keep the stacks of their creation, which took a third of the suite's CPU.
@@ -95,13 +96,19 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     leave_to_stress(items)
     if CHROMIUM is None:
-        for item in items:
-            if item.get_closest_marker("browser"):
-                item.add_marker(pytest.mark.skip(reason=NO_BROWSER))
+        skip(items, "browser", NO_BROWSER)
+    if os.name != "posix":
+        skip(items, "posix", NO_POSIX)
     if config.stash[ENGINE].embedded:
         for item in items:
             if marker := item.get_closest_marker("real_engine"):
                 item.add_marker(pytest.mark.skip(reason=EMBEDDED + marker.args[0]))
+
+
+def skip(items: list[pytest.Item], mark: str, reason: str) -> None:
+    for item in items:
+        if item.get_closest_marker(mark):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def leave_to_stress(items: list[pytest.Item]) -> None:
@@ -142,9 +149,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A skip for any other reason than the embedded engine's limits, or a missing browser, is a failure."""
+    """A skip for any other reason than the limits of the engine or the system, or a missing browser, is a failure."""
     report = yield
-    is_allowed = any(reason in str(report.longrepr) for reason in (EMBEDDED, NO_BROWSER))
+    is_allowed = any(reason in str(report.longrepr) for reason in (EMBEDDED, NO_POSIX, NO_BROWSER))
     if report.skipped and not hasattr(report, "wasxfail") and not is_allowed:
         report.outcome = "failed"
     return report

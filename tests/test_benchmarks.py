@@ -19,7 +19,7 @@ from chathistory_async import DynamoDBChatMessageHistory
 if TYPE_CHECKING:
     from benchmarks.variants import Target
 
-CHEAP = ["reading", "footprint", "turns"]
+CHEAP = ["reading", "footprint", "turns", "tracing"]
 
 MEASURED = [
     "Making a handle",
@@ -27,13 +27,15 @@ MEASURED = [
     "CPU of importing the store alone ÷ importing what it cannot do without",
     "CPU of an append of two messages on the stub ÷ of one",
     "CPU of a whole append of a message on the stub ÷ the put alone",
+    "CPU that a tracer provider which samples nothing adds to an append on the stub",
+    "CPU of an append on the stub without a tracer provider ÷ with tracing=False",
 ]
 
 
 @pytest.fixture
 def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory to import the benchmarks from: beside them lies the working tree, and what is tested is the wheel."""
-    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks", target_is_directory=True)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 

@@ -378,6 +378,7 @@ def interrupt_soon() -> None:
     threading.Thread(target=interrupt).start()
 
 
+@pytest.mark.posix
 def test_ctrl_c_stops_the_write_too(through: Callable[..., DynamoDBChatMessageHistory], proxy: Proxy) -> None:
     proxy.schedule = lambda seen: Fault.ERROR_500
     history = through(attempts=10)
@@ -393,6 +394,7 @@ def test_ctrl_c_stops_the_write_too(through: Callable[..., DynamoDBChatMessageHi
     assert texts(history.messages)[-1] == "after"
 
 
+@pytest.mark.posix
 def test_ctrl_c_ends_a_program_at_once(script: Script) -> None:
     code = """
     async def forever():
@@ -528,7 +530,7 @@ class TestExit:
         assert script(code).stdout == "end\n"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.posix
 class TestFork:
     def test_parent_and_child_both_go_on(self, script: Script) -> None:
         code = """

@@ -894,6 +894,7 @@ class TestTheSdk:
         assert await transcripts.load(sub(main, "subagents/agent-7")) == written[:5]
         assert await transcripts.list_subkeys(main) == ["subagents/agent-7"]
 
+    @pytest.mark.posix
     async def test_is_used_as_the_page_says(
         self, collection_table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

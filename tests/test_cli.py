@@ -268,6 +268,7 @@ def test_a_reader_that_ends_early_is_no_traceback(tables: tuple[str, str]) -> No
     assert done.returncode == 1
 
 
+@pytest.mark.posix
 def test_ctrl_c_is_no_traceback(tables: tuple[str, str], proxy: Proxy) -> None:
     # Tests that run in a shell's background ignore SIGINT, and so do their children.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -175,6 +175,7 @@ def _wait_for(process: subprocess.Popen[str], count: int) -> list[str]:
     return [process.stdout.readline() for _ in range(count)]
 
 
+@pytest.mark.posix
 def test_tail_follows_a_session(store: ChatHistoryStore, session_id: str, options: list[str]) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     history = store.session(session_id)

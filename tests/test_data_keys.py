@@ -456,6 +456,7 @@ print([message.content for message in history.messages])
 """
 
 
+@pytest.mark.posix
 def test_a_forked_child_encrypts_with_keys_of_its_own(make: Make, session_id: str, kms_key: str) -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS, make().table_name, session_id, kms_key]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)

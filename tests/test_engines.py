@@ -15,6 +15,9 @@ case "$1$2" in {failing}) exit 1;; esac
 """
 
 
+pytestmark = pytest.mark.posix
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_DYNAMODB"):

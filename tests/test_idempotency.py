@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import subprocess
 import sys
 import time
@@ -353,7 +352,7 @@ class TestProcesses:
                 nonlocal writes
                 writes += seen.operation in {"UpdateItem", "TransactWriteItems"}
                 if writes == killed_at:
-                    process.send_signal(signal.SIGKILL)
+                    process.kill()
                     return Fault.LOST_RESPONSE if answered else Fault.RESET
                 return Fault.NONE
 

@@ -61,6 +61,7 @@ PACKAGES = [
         "_session_index",
         "_single_item",
         "_sync",
+        "_telemetry",
         "_testing",
         "integrations",
     )
@@ -139,6 +140,8 @@ MODULES = [
     "_encryption.message_cipher",
     "_encryption.binding",
     "_encryption.data_keys",
+    "_aws.calls",
+    "_telemetry.calls",
     "_cooperative",
     "_expressions",
     "_codec.message_attribute_values",
@@ -155,11 +158,10 @@ MODULES = [
     "_testing.endpoint",
     "_testing.proxy",
     "_wall_clock",
-    "_aws.calls",
     "_aws.clients",
     "_aws.sdk",
     "_aws.event_handlers",
-    "_aws.sessions",
+    "_aws.sdk_sessions",
     "_aws.credentials",
     "_aws.fast_path",
     "_aws.fast_path_guard",
@@ -167,6 +169,12 @@ MODULES = [
     "_aws.answers",
     "_aws.bounded",
     "_aws.signing",
+    "_telemetry.events",
+    "_telemetry.operations",
+    "_telemetry.providers",
+    "_telemetry.spans",
+    "_telemetry.instruments",
+    "_telemetry.gauges",
     "local",
     "_sync.bridge",
     "_aws.first_append",
@@ -203,7 +211,7 @@ for module in sys.argv[2:]:
     importlib.import_module(f"chathistory_async.{module}")
     print(module, *{name.partition(".")[0] for name in sys.modules})
 """
-HEAVY = {"langchain_core", "botocore", "boto3", "aiobotocore", "aioboto3"}
+HEAVY = {"langchain_core", "botocore", "boto3", "aiobotocore", "aioboto3", "opentelemetry"}
 LIGHT = [
     "errors",
     "_request",
@@ -227,6 +235,11 @@ LIGHT = [
     "_item_collection.sort_keys",
     "_migration.checkpoint",
     "_migration.outcome",
+    "_telemetry.calls",
+    "_telemetry.events",
+    "_telemetry.gauges",
+    "_telemetry.operations",
+    "_telemetry.providers",
     "_session_index.flags",
     "_session_index.owner_index",
     "_session_index.requests",
@@ -432,4 +445,7 @@ def test_the_package_says_what_it_needs() -> None:
     needed = requires("chathistory-async") or []
     assert "aioboto3>=15" in needed
     extras = {need.split("extra == ")[1].strip("'\"") for need in needed if "extra == " in need}
-    assert extras == {"local", "cli", "kms", "langchain", "openai-agents", "claude-agent-sdk", "agent-framework"}
+    assert extras == {
+        *("local", "cli", "kms", "otel"),
+        *("langchain", "openai-agents", "claude-agent-sdk", "agent-framework"),
+    }

@@ -533,6 +533,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.posix
 @pytest.mark.stress
 async def test_a_clear_that_is_killed_at_any_request(
     store: ChatHistoryStore, collection_table: str, session_id: str, owner: str, proxy: Proxy, check: Any

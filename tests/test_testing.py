@@ -226,6 +226,7 @@ def users_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+@pytest.mark.posix
 class TestUsersProject:
     @pytest.fixture
     def run_pytest(self, users_python: Path, tmp_path: Path) -> Callable[..., str]:

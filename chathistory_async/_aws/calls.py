@@ -20,6 +20,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from .._request import CONDITION_FAILED, DYNAMODB, ConditionFailed, Request, Service, TransactionCanceled
+from .._telemetry.calls import Call
+from .._telemetry.events import conflicted, retried, throttled
+from .._telemetry.operations import current
 from ..errors import (
     ClosedError,
     EndpointError,
@@ -31,6 +34,7 @@ from .answers import NotAnAnswer, check_answer, check_error_answer
 from .clients import Clients
 from .errors import RETRYABLE_REASONS, THROTTLED_REASONS, from_botocore, from_cancelled_transaction, not_an_answer
 from .redaction import without_values
+from .sdk import ReadyClient
 
 if sys.version_info >= (3, 11):
     from asyncio import Timeout, timeout
@@ -124,15 +128,19 @@ class _Retries:
         self.maybe_stored = self.maybe_stored or canceled.sent_before
         if canceled.codes.isdisjoint(THROTTLED_REASONS):
             self._conflicts += 1
+            conflicted()
             if self._conflicts == MAX_CONFLICTS:
                 text = f"The request conflicted with other writers' transactions in {MAX_CONFLICTS} attempts in a row"
                 raise write_conflict(text, self._ref, maybe_stored=self.maybe_stored) from canceled.__cause__
+            retried(f"A request to table {self._ref.table_name}", "conflict")
             await pause(self._conflicts)
         else:
             self._throttles += 1
+            throttled("DynamoDB", "TransactWriteItems")
             if self._throttles == MAX_THROTTLED_ATTEMPTS:
                 text = "AWS throttled the transaction and every retry: raise the table's capacity"
                 raise ThrottledError(text, self._ref) from canceled.__cause__
+            retried(f"A transaction of table {self._ref.table_name}", "throttled")
             await pause(self._throttles, _LONGEST_THROTTLE_SECONDS)
 
 
@@ -142,7 +150,7 @@ async def _send(clients: Clients, request: Request, ref: SessionRef, deadline: _
     try:
         async with clients.acquire(request.service) as client:
             deadline.allow(client.longest_call_seconds)
-            response = await client.send(request.operation, request.parameters)
+            response = await _sent(client, request, ref)
     except _SDK_ERRORS as error:
         raise _mapped(error, ref, request.service, request.parameters) from _without_frames(error, handled)
     except _ENDS_OF_TASKS as error:
@@ -151,6 +159,16 @@ async def _send(clients: Clients, request: Request, ref: SessionRef, deadline: _
         check_answer(*request[:2], response, large=request.large)
     except NotAnAnswer:
         raise not_an_answer(ref) from None
+    return response
+
+
+async def _sent(client: ReadyClient, request: Request, ref: SessionRef) -> dict[str, Any]:
+    operation = current()
+    if operation is None or not operation.has_calls:
+        return await client.send(request.operation, request.parameters)
+    with Call(operation, client.client, request, ref.table_name) as call:
+        response = await client.send(request.operation, request.parameters)
+        call.answered(response)
     return response
 
 

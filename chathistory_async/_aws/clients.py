@@ -16,10 +16,11 @@ from aiobotocore.session import AioSession
 
 from .._request import DYNAMODB, Service
 from .._sync.fork import after_fork_in_child, keep_forever
+from .._telemetry.gauges import FAST_PATH, Observed, register
 from .credentials import SessionCredentials
 from .first_append import FirstAppend
 from .sdk import ClientOptions, ReadyClient, config_of, longest_call_seconds, new_client, ready_client
-from .sessions import session_of
+from .sdk_sessions import session_of
 from .single_flight import SingleFlight
 
 # Histories without a store share clients if their configurations are equal. The bound keeps an application that makes a
@@ -131,6 +132,16 @@ class ClientHolder:
 
 # This set keeps open clients from the garbage collector: aiohttp warns of each open session that is collected.
 _open_holders: set[ClientHolder] = set()
+
+
+def _clients_on_the_fast_path() -> Observed:
+    """Return how many open clients of DynamoDB take the fast path now, and how many do not."""
+    clients = [holder.client for holder in list(_open_holders) if holder.service == DYNAMODB]
+    active = [client.fast_path_off() is None for client in clients if client is not None]
+    return [(active.count(state), {"chathistory.fast_path.active": state}) for state in (True, False)]
+
+
+register(FAST_PATH, _clients_on_the_fast_path)
 
 
 class Lifetime:

@@ -92,7 +92,7 @@ _DENIED_CODES = {
     "InvalidClientTokenId",
     "NotAuthorized",
 }
-_THROTTLED_CODES = {
+THROTTLED_CODES = {
     "ProvisionedThroughputExceededException",
     "Throttling",
     "ThrottledException",
@@ -172,7 +172,7 @@ def _from_client_error(
     operation = error.operation_name + with_what
     if code in _DENIED_CODES:
         return AccessDeniedError(f"AWS refused {operation} ({code}): {advice.denied}", ref)
-    if code in _THROTTLED_CODES:
+    if code in THROTTLED_CODES:
         text = f"AWS throttled {operation} and every retry ({code}): {advice.throttled}, or the retries in config"
         return ThrottledError(text, ref)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -1,6 +1,6 @@
 """The botocore event handlers of every client.
 
-They parse the parts of a response that botocore must not parse, and stream large request bodies.
+They parse the parts of a response that botocore must not parse, stream large request bodies, and note retries.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from botocore.awsrequest import AWSPreparedRequest
 from botocore.parsers import ResponseParserError
 
 from .._request import Service
+from .._telemetry.events import Reason, retried, throttled
 from .answers import has_shape
+from .errors import THROTTLED_CODES
 from .fast_path import ITEMS, is_answer, json_object, streamed
 
 
@@ -22,6 +24,7 @@ def add_event_handlers(client: Any, service: Service) -> None:
     """Register the handlers on a client of a service."""
     client.meta.events.register(f"before-parse.{service.name}", _UNPARSED[service.name])
     client.meta.events.register(f"before-send.{service.name}", _stream_large_body)
+    client.meta.events.register(f"needs-retry.{service.name}", _note_attempt)
 
 
 def _leave_unparsed(
@@ -70,6 +73,26 @@ def _stream_large_body(request: AWSPreparedRequest, **_: object) -> None:
         request.body = streamed(request.body)
 
 
+def _note_attempt(
+    response: tuple[Any, dict[str, Any]] | None,
+    operation: Any,
+    attempts: int,
+    caught_exception: Exception | None,
+    request_dict: dict[str, Any],
+    **_: object,
+) -> None:
+    """Note a throttled attempt of the SDK, and an attempt that followed another one."""
+    context = request_dict["context"]
+    if attempts > 1:
+        retried(operation.name, context.get(_LAST_REASON, "failed"))
+    code = "" if response is None else response[1].get("Error", {}).get("Code")
+    reason: Reason = "throttled" if code in THROTTLED_CODES else "failed"
+    context[_LAST_REASON] = reason
+    if reason == "throttled":
+        throttled(operation.service_model.service_id, operation.name)
+
+
+_LAST_REASON = "chathistory_async_reason"
 _UNPARSED = {
     "dynamodb": functools.partial(_leave_unparsed, ITEMS),
     # botocore logs the body that it parses at DEBUG, and a data key must not be logged.

@@ -15,6 +15,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import logging
 import random
 import time
 import zlib
@@ -29,7 +30,9 @@ from botocore.context import start_as_current_context
 from botocore.exceptions import BotoCoreError, ClientError
 from yarl import URL
 
+from .._telemetry.events import Reason, retried, throttled
 from .answers import has_shape
+from .errors import THROTTLED_CODES
 from .fast_path_guard import Guard
 from .signing import Signer
 
@@ -45,6 +48,7 @@ _OPERATIONS = {
 }
 # The API version of DynamoDB, as the header X-Amz-Target has it.
 _TARGET_PREFIX = "DynamoDB_20120810"
+_REQUEST_ID = "x-amzn-requestid"
 # Members of a response that keep their JSON form. For an item of 1,000 messages, botocore's parser holds the loop for
 # 30 to 85 ms, and orjson for 2 to 5 ms.
 ITEMS: Mapping[str, type] = {"Item": dict, "Items": list}
@@ -62,6 +66,8 @@ _LONGEST_PAUSE_SECONDS = 0.1
 # meanwhile, and different hosts use the fast path again at different times.
 CLOSED_SECONDS = (0.5, 1.5)
 _LARGE_BODY_BYTES = 2**20
+
+_LOGGER = logging.getLogger("chathistory_async")
 
 
 class NoFastPath(Exception):
@@ -121,7 +127,7 @@ class FastPath:
     async def send(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return DynamoDB's response to a call, of the fast path or of the SDK's client.
 
-        A success of the fast path has no ResponseMetadata. An error of the fast path has most of the SDK's metadata.
+        Of the SDK's metadata, a success of the fast path has the request's id, and an error has most.
 
         Raises:
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError: as the SDK does.
@@ -131,9 +137,9 @@ class FastPath:
         if body is None:
             return await send_by_sdk(self._client, operation, parameters)
         response = await self._attempt(self._models[operation], body)
-        if response is not None:
+        if not isinstance(response, str):
             return response
-        self._opens_at = max(self._opens_at, time.monotonic() + random.uniform(*CLOSED_SECONDS))
+        self._close(self._models[operation].name, response)
         await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))
         try:
             return await send_by_sdk(self._client, operation, parameters)
@@ -143,14 +149,25 @@ class FastPath:
             metadata["RetryAttempts"] = metadata.get("RetryAttempts", 0) + 1
             raise
 
+    def _close(self, name: str, reason: Reason) -> None:
+        now = time.monotonic()
+        if now >= self._opens_at:
+            # Of the attempts that were under way together, one is logged.
+            text = "The fast path is closed for up to %.1f s (%s: %s): the SDK's client sends all calls meanwhile"
+            _LOGGER.info(text, CLOSED_SECONDS[1], name, reason)
+        if reason == "throttled":
+            throttled("DynamoDB", name)
+        retried(name, reason)
+        self._opens_at = max(self._opens_at, now + random.uniform(*CLOSED_SECONDS))
+
     def _is_off(self) -> bool:
         reason = self.off()
         if reason is not None:
             self._tell(reason)
         return reason is not None
 
-    async def _attempt(self, model: Any, body: bytes) -> dict[str, Any] | None:
-        """Send a request once. Return the response, or None if the SDK's client has to send the request again."""
+    async def _attempt(self, model: Any, body: bytes) -> dict[str, Any] | Reason:
+        """Send a request once. Return the response, or the reason why the SDK's client has to send it again."""
         try:
             answer = await self._exchange(f"{_TARGET_PREFIX}.{model.name}", body)
         except Exception:
@@ -159,17 +176,17 @@ class FastPath:
         except BaseException as error:  # noqa: BLE001  # it is raised again
             raise _without_frames(error) from None
         if answer is None:
-            return None
+            return "failed"
         status, answer_headers, content = answer
         response = json_object(content)
         if response is None or not _is_whole(content, answer_headers.get("x-amz-crc32")):
-            return None
+            return "failed"
         if status == 200:
-            return _as_by_sdk(response, model) if is_answer(response, model) else None
+            return _as_by_sdk(response, model, answer_headers) if is_answer(response, model) else "failed"
         code = str(response.pop("__type", "")).rpartition("#")[2]
         if status == 400 and code in _FINAL_ERRORS:
             raise self._final_error(code, model.name, response, answer_headers)
-        return None
+        return "throttled" if code in THROTTLED_CODES else "failed"
 
     async def _exchange(self, target: str, body: bytes) -> tuple[int, Mapping[str, str], bytes] | None:
         """Send a request once. Return the response's status, headers and content, or None if there was no response.
@@ -192,7 +209,7 @@ class FastPath:
 
     def _final_error(self, code: str, name: str, response: dict[str, Any], headers: Mapping[str, str]) -> ClientError:
         metadata = {
-            "RequestId": headers.get("x-amzn-requestid", ""),
+            "RequestId": headers.get(_REQUEST_ID, ""),
             "HTTPStatusCode": 400,
             # The SDK has the names of headers in lower case.
             "HTTPHeaders": {header.lower(): value for header, value in headers.items()},
@@ -206,13 +223,16 @@ class FastPath:
         return kind(answer, name)
 
 
-async def fast_path_beside(client: Any, session: Any, tell: Callable[[str], None]) -> FastPath:
+async def fast_path_beside(
+    client: Any, session: Any, tell: Callable[[str], None], traces: Callable[[], bool] = lambda: False
+) -> FastPath:
     """Return the fast path of a client.
 
     Args:
         client: the SDK's client of DynamoDB.
         session: the asynchronous session that made the client.
         tell: as for ``FastPath``.
+        traces: returns whether the library traces the client's calls itself.
 
     Raises:
         NoFastPath: something watches or replaces the client, the SDK's internals are not the known ones, the fast path
@@ -221,7 +241,7 @@ async def fast_path_beside(client: Any, session: Any, tell: Callable[[str], None
     """
     with _unknown_is_off():
         _check_configuration(client.meta)
-        guard = Guard(client, _OPERATIONS)
+        guard = Guard(client, _OPERATIONS, traces)
         if found := guard.found():
             raise NoFastPath(found)
         http = await _aiohttp_session(client)
@@ -357,8 +377,8 @@ def _base64(value: object) -> str:
     raise TypeError
 
 
-def _as_by_sdk(response: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Return a response without the members that the model does not have.
+def _as_by_sdk(response: dict[str, Any], model: Any, headers: Mapping[str, str]) -> dict[str, Any]:
+    """Return a response with the request's id, and without the members that the model does not have.
 
     Binary in LastEvaluatedKey becomes bytes, as botocore has it, so that the next request can begin with this key.
     """
@@ -366,4 +386,5 @@ def _as_by_sdk(response: dict[str, Any], model: Any) -> dict[str, Any]:
     for value in (response.get("LastEvaluatedKey") or {}).values():
         if "B" in value:
             value["B"] = base64.b64decode(value["B"])
+    response["ResponseMetadata"] = {"RequestId": headers.get(_REQUEST_ID, "")}
     return response

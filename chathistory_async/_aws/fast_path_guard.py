@@ -4,13 +4,16 @@ The fast path bypasses the client. A tracer that patches the client would not se
 intercept them. OpenTelemetry, X-Ray, Datadog and New Relic patch the SDK's classes; moto, aiomoto, Sentry and
 botocore's ``Stubber`` register event handlers. Code of unknown origin, and an SDK with unknown internals, count as
 found.
+
+OpenTelemetry's instrumentor is no finding while the library makes the spans itself.
 """
 
 from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -51,6 +54,8 @@ _EVENTS = (
 _OWN_PACKAGES = ("aiobotocore.", "botocore.", f"{__package__}.")
 # The SDK's own mock, and its client-side monitoring.
 _WATCHERS_OF_THE_SDK = {"botocore.stub", "botocore.monitoring"}
+# Its wrappers do nothing while instrumentation is suppressed, as it is during a call that the library traces.
+_INSTRUMENTOR = "opentelemetry.instrumentation.botocore"
 _UNKNOWN = "the internals of the SDK's client are not the known ones"
 
 _recorder = get_global_history_recorder()
@@ -62,11 +67,13 @@ class Guard:
     Args:
         client: the SDK's client.
         operations: the operations that the fast path sends: the client's methods, and their names in the API.
+        traces: returns whether the library traces the client's calls itself.
     """
 
-    def __init__(self, client: Any, operations: Mapping[str, str]) -> None:
+    def __init__(self, client: Any, operations: Mapping[str, str], traces: Callable[[], bool] = lambda: False) -> None:
         self._client = client
         self._operations = operations
+        self._traces = traces
         # The methods that a call goes through in the class that the SDK made for this client.
         self._own_methods = [*operations, *(name for kind, name in _METHODS if kind is AioBaseClient)]
         self._last: tuple[list[object], str | None] = [], None
@@ -78,22 +85,30 @@ class Guard:
         change, it searches, and that takes 0.2 ms.
         """
         try:
-            state = self._state()
+            traces = _INSTRUMENTOR in sys.modules and self._traces()
+            state = self._state(traces)
             last, found = self._last
             if len(last) != len(state) or not all(map(operator.is_, state, last)):
-                found = next(self._search(), None)
+                found = next(self._search(traces), None)
                 self._last = state, found
         except (AttributeError, LookupError, TypeError):
             return _UNKNOWN
         return found
 
-    def _state(self) -> list[object]:
-        """Return objects, of which at least one is a different one after something was patched or registered."""
+    def _state(self, traces: bool) -> list[object]:
+        """Return objects, of which at least one is a different one after something was patched or registered.
+
+        Args:
+            traces: whether the library traces the calls and may be instrumented: the finding depends on it.
+        """
         client = self._client
         endpoint, own = client._endpoint, type(client)
         state: list[object] = [getattr(kind, name) for kind, name in _METHODS]
         state += [getattr(own, name) for name in self._own_methods]
+        if traces:
+            state = [method if type(method) is FunctionType else _lasting(method) for method in state]
         state += (
+            traces,
             endpoint,
             endpoint.http_session,
             client._request_signer,
@@ -107,12 +122,13 @@ class Guard:
         )
         return state
 
-    def _search(self) -> Iterator[str]:
+    def _search(self, traces: bool) -> Iterator[str]:
         client = self._client
         endpoint, emitter = client._endpoint, client.meta.events._emitter
         kind = type(client)
         for owner, name in _METHODS:
-            yield from _foreign(getattr(owner, name), f"{owner.__name__}.{name} is replaced")
+            method = getattr(owner, name)
+            yield from _foreign(_instrumented(method) if traces else method, f"{owner.__name__}.{name} is replaced")
         if kind.__mro__[1:] != AioBaseClient.__mro__:
             yield f"{kind.__name__} has base classes that are not the SDK's"
         for name, value in vars(kind).items():
@@ -138,6 +154,18 @@ class Guard:
                     yield from _foreign(handler, f"{event} has an event handler")
         if _recorder._enabled:
             yield "botocore's history recorder is enabled"
+
+
+def _lasting(method: object) -> object:
+    """Return an object that lasts for a wrapper: each access to the method makes another wrapper."""
+    return getattr(method, "_self_wrapper", method)
+
+
+def _instrumented(method: Any) -> object:
+    """Return the method that OpenTelemetry's instrumentor wraps, or the method itself if it does not."""
+    while hasattr(type(method), "_self_wrapper") and _origin(method) == _INSTRUMENTOR:
+        method = method.__wrapped__
+    return method
 
 
 def _foreign(function: object, finding: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import boto3
 from aiobotocore.config import AioConfig
@@ -17,11 +17,12 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from .._request import DYNAMODB, Service
+from .._telemetry.providers import tracing_now
 from .bounded import bound_answers
 from .credentials import AnySession, core_of, loaded_of
 from .event_handlers import add_event_handlers
 from .fast_path import NoFastPath, fast_path_beside, send_by_sdk
-from .sessions import AsyncSession
+from .sdk_sessions import AsyncSession
 
 # The SDK's pool of 10 starves callers: with fewer connections than callers, the slowest caller waited 18 to 73 times
 # the median. Connections are opened only as needed, and 512 stay clear of the usual limit of 1,024 open files.
@@ -50,6 +51,7 @@ class ClientOptions:
 
     Attributes:
         fast_path: whether calls to DynamoDB may take the fast path.
+        tracing: "auto" to make spans and metrics where the application has set OpenTelemetry up, or False.
     """
 
     endpoint_url: str | None = None
@@ -58,6 +60,7 @@ class ClientOptions:
     session: AnySession | None = None
     config: Config | None = None
     fast_path: bool = True
+    tracing: Literal["auto", False] = "auto"
 
     def __post_init__(self) -> None:
         if self.session is not None and not isinstance(self.session, (boto3.Session, AioSession)):
@@ -65,6 +68,8 @@ class ClientOptions:
             raise TypeError(f"boto3_session must be {accepted}, not {type(self.session).__name__}")
         if self.config is not None and not isinstance(self.config, Config):
             raise TypeError(f"config must be a botocore Config, not {type(self.config).__name__}")
+        if self.tracing not in ("auto", False):
+            raise ValueError(f'tracing must be "auto" or False, not {self.tracing!r}')
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ClientOptions:
         """Return the options themselves: a deep copy of an SDK session would be a different session."""
@@ -89,7 +94,11 @@ class ClientOptions:
     def configuration(self) -> tuple[Hashable, ...]:
         """Return the options without the session, as a key."""
         config = None if self.config is None else repr(sorted(vars(self.config).items()))
-        return self.endpoint_url, self.kms_endpoint_url, self.region_name, config, self.fast_path
+        return self.endpoint_url, self.kms_endpoint_url, self.region_name, config, self.fast_path, self.tracing
+
+    def traces(self) -> bool:
+        """Return whether the library traces calls now."""
+        return self.tracing == "auto" and tracing_now() is not None
 
     def endpoint_of(self, service: Service) -> str | None:
         """Return the endpoint that was given for a service, or None. One service's endpoint never serves the other."""
@@ -138,7 +147,7 @@ async def ready_client(client: Any, session: AsyncSession, options: ClientOption
     if options.fast_path and service == DYNAMODB:
         tell = functools.partial(_warn_of_slow_path, options.configuration())
         try:
-            fast_path = await fast_path_beside(client, session, tell)
+            fast_path = await fast_path_beside(client, session, tell, options.traces)
         except NoFastPath as off:
             reason = str(off)
             if not off.fails:

@@ -17,9 +17,10 @@ from cachetools import TTLCache
 from .._aws.calls import call, connect
 from .._aws.clients import Clients
 from .._aws.errors import aws_error_of, not_an_answer
-from .._aws.sessions import known_regions
+from .._aws.sdk_sessions import known_regions
 from .._request import Request, Service
 from .._sync.fork import after_fork_in_child
+from .._telemetry.gauges import DATA_KEYS, Observed, register
 from ..errors import DecryptionError, ServiceError, SessionRef
 
 Context: TypeAlias = tuple[tuple[str, str], ...]
@@ -89,6 +90,13 @@ class KeyCache:
         )
         self._shared_calls: dict[Any, _SharedCall] = {}
 
+    def sizes(self) -> tuple[int, int]:
+        """Return how many data keys are in use for encryption, and how many were decrypted."""
+        with self._lock:
+            self._in_use.expire()
+            self._decrypted.expire()
+            return len(self._in_use), len(self._decrypted)
+
     def take(self, key_id: str, context: Context, size: int) -> DataKey | None:
         """Return the data key in use and count a message of ``size`` bytes.
 
@@ -157,6 +165,16 @@ def cache_of(clients: Clients) -> KeyCache:
     """Return the cache that all users of these clients share. No data key outlives the credentials that obtained it."""
     with _caches_lock:
         return _caches.get(clients) or _caches.setdefault(clients, KeyCache())
+
+
+def _cached_keys() -> Observed:
+    with _caches_lock:
+        sizes = [cache.sizes() for cache in _caches.values()]
+    in_use, decrypted = sum(one for one, _ in sizes), sum(other for _, other in sizes)
+    return [(in_use, {"chathistory.key.use": "encrypt"}), (decrypted, {"chathistory.key.use": "decrypt"})]
+
+
+register(DATA_KEYS, _cached_keys)
 
 
 class DataKeys:

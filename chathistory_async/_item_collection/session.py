@@ -13,6 +13,7 @@ from .._codec.format import LANGCHAIN_NAME
 from .._cooperative import Slices
 from .._session import Access, Session, Stored, StoredPage, leaves_no_plaintext, smaller
 from .._settings import check_positive
+from .._telemetry.operations import count_messages
 from .._wall_clock import now
 from ..errors import AccessDeniedError, ChatHistoryError, FormatError, KmsKeyError, UndecodableItemError
 from .bodies import Bodies
@@ -178,7 +179,7 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
     async def clear(self) -> None:
         """Remove all values that are stored now, and none that another writer adds afterwards."""
         self._window = None
-        await self.sweep()
+        count_messages(await self.sweep())
         self._reader.clock.recover()
         await self._writer.swept()
 
@@ -212,7 +213,9 @@ class ItemCollectionSession(Session[Value], Generic[Value]):
     async def copy_to(self, other: Session[Value], up_to: str | None) -> None:
         """Append this session's values, up to and including ``up_to``, to another session as one batch."""
         last = None if up_to is None else parse_id(up_to)
-        await other.append([value async for values in self._value_pages(last) for value in values])
+        copied = [value async for values in self._value_pages(last) for value in values]
+        count_messages(len(copied))
+        await other.append(copied)
 
     async def _value_pages(self, up_to: RecordPosition | None = None) -> AsyncGenerator[list[Value], None]:
         """Yield the values in order, in lists."""

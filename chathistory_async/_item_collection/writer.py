@@ -10,6 +10,7 @@ from .._aws.calls import pause
 from .._cooperative import at_most
 from .._request import CONDITION_FAILED, ConditionFailed, Item, Request, TransactionCanceled
 from .._session import Access
+from .._telemetry.events import retried, throttled
 from .._wall_clock import now
 from ..errors import EndpointError, ThrottledError, wrong_key
 from .idempotency import Once
@@ -191,6 +192,8 @@ class Writer:
             unprocessed = response.get("UnprocessedItems", {}).get(self._layout.table_name)
             if not unprocessed:
                 return
+            throttled("DynamoDB", "BatchWriteItem")
+            retried(f"A batch of table {self._layout.table_name}", "throttled")
             request = batch_write(self._layout, unprocessed)
             await pause(attempt)
         raise ThrottledError("AWS throttled BatchWriteItem and every retry", self._access.ref)

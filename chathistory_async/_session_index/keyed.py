@@ -21,6 +21,7 @@ from .._item_collection.writer import Overtaken
 from .._request import Item
 from .._session import reads_stored
 from .._sync.fork import after_fork_in_child
+from .._telemetry.operations import count_messages, observed
 from .._wall_clock import now
 from ..errors import ItemTooLargeError
 from .counting import CountingWriter
@@ -105,10 +106,12 @@ class KeyedSession:
         self._place = place
         self._name = (layout.table_name, repr(layout.key))
 
+    @observed("read", len)
     async def read(self) -> list[Any]:
         """Return the values, oldest first."""
         return await self._session.read()
 
+    @observed("append")
     async def add(
         self, values: Sequence[Any], ids: Sequence[str | None], change: Change | None = None
     ) -> datetime | None:
@@ -130,11 +133,13 @@ class KeyedSession:
             ItemTooLargeError: the values do not fit into one transaction, or are too many. Nothing was written.
             ChatHistoryError: as for ``JsonSession.aadd``.
         """
+        count_messages(len(values))
         if len(values) > MAX_IDS:
             raise ItemTooLargeError(f"One append stores at most {MAX_IDS:,} values with ids", self.access.ref)
         async with _turn_of(self._name):
             return await self._add(values, [None if one is None else digest_of(one) for one in ids], change)
 
+    @observed("list_subsessions")
     async def subsessions(self) -> list[str]:
         """Return the names of the subsessions, by strongly consistent queries."""
         names: list[str] = []
@@ -148,14 +153,19 @@ class KeyedSession:
             if start_key is None:
                 return names
 
+    @observed("get_session_info")
     async def info(self) -> SessionInfo | None:
         """Return the information on the session by a strongly consistent read, or None if it does not exist."""
         return await self._indexed.info()
 
+    @observed("delete_session")
     async def delete(self) -> None:
         """Delete the session and its subsessions."""
         _known.take(self._name)
         await self._indexed.delete()
+
+    def _observed_layout(self) -> str | None:
+        return "item_collection" if self.access.clients.options.tracing else None
 
     async def _add(
         self, values: Sequence[Any], digests: Sequence[bytes | None], change: Change | None
