@@ -661,12 +661,14 @@ class TestMemory:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
     @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
     def test_a_lock_held_at_a_fork_does_not_hang_the_child(self) -> None:
-        with _agent_recorder._lock_of_pasts:
-            child = os.fork()
+        held = _agent_recorder._lock_of_pasts
+        held.acquire()
+        child = os.fork()
         if not child:
             signal.alarm(20)
             _agent_recorder._Pasts().keep([])
             os._exit(0)
+        held.release()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
