@@ -93,6 +93,7 @@ OBJECTS: dict[str, tuple[Any, Any]] = {
     "Decimal of 20 digits": (Decimal(10) ** 20, 10**20),
     "large Decimal": (Decimal("1e200"), 1e200),
     "Decimal beyond a float": (Decimal("1e400"), "1E+400"),
+    "a set with two NaN": ({math.nan, float("nan")}, {math.nan}),
     "Decimal NaN": (Decimal("sNaN"), math.nan),
     "Decimal infinity": (Decimal("-Infinity"), -math.inf),
     "datetime": (datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc), "2026-01-02T03:04:05Z"),

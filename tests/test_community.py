@@ -175,6 +175,7 @@ def test_the_signature_is_theirs_and_ours_come_after() -> None:
         "sort_key_name",
         "fast_path",
         "default",
+        "tracing",
     ]
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in ours_only)
 
