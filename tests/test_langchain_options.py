@@ -665,6 +665,8 @@ class TestMemory:
         held.acquire()
         child = os.fork()
         if not child:
+            # The handler of pytest's time-out would go on with the tests here.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(20)
             _agent_recorder._Pasts().keep([])
             os._exit(0)
