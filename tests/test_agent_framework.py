@@ -685,7 +685,7 @@ def test_the_provider_is_one_of_the_framework(provider: DynamoDBHistoryProvider)
 
 async def test_the_page_is_true(collection_table: str) -> None:
     names: dict[str, Any] = {"client": Scripted("Hi")}
-    await of_page("agent-framework.md", names, {"Chats": collection_table})
+    await of_page("agents/agent-framework.md", names, {"Chats": collection_table})
     async with ChatHistoryStore(collection_table) as store:
         stored = await DynamoDBHistoryProvider(store).get_messages("first-chat")
     assert texts(stored) == ["I am Alice.", "Hi"]

@@ -900,7 +900,7 @@ class TestTheSdk:
     ) -> None:
         environment = {"CLAUDE_CONFIG_DIR": str(tmp_path)}
         stand_in = f", cli_path={str(ROOT / 'examples' / 'claude_stand_in.py')!r}, env={environment})  # resume"
-        await of_page("claude-agent-sdk.md", {}, {"Chats": collection_table, ")  # resume": stand_in})
+        await of_page("agents/claude-agent-sdk.md", {}, {"Chats": collection_table, ")  # resume": stand_in})
         session_id, answer = capsys.readouterr().out.split(maxsplit=1)
         assert uuid.UUID(session_id)
         assert answer == "That was turn 1.\n"

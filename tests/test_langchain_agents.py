@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -34,7 +33,6 @@ from agents_langchain import (
     waiting,
 )
 from conftest import NewStore
-from engines import ROOT
 from langchain.agents.middleware import (
     HumanInTheLoopMiddleware,
     ModelCallLimitMiddleware,
@@ -639,13 +637,3 @@ class TestKilled:
         assert await record_of(store, session_id) == "H"
         await call(agent, value, session_id)
         assert await record_of(store, session_id) == "H AI"
-
-
-PAGE = (ROOT / "docs" / "langchain.md").read_text()
-
-
-@pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL), ids=["agent", "graph"])
-async def test_the_page_is_true(example: str, collection_table: str, capsys: pytest.CaptureFixture[str]) -> None:
-    # In a thread, because a program runs an event loop of its own.
-    await asyncio.to_thread(exec, example.replace("Chats", collection_table), {})
-    assert "Hi, how can I help?" in capsys.readouterr().out
