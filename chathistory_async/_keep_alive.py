@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -27,14 +28,18 @@ class KeepAliveHandler(WSGIRequestHandler):
         environ = self.make_environ()
         # Whether or not moto needs the body, it is read whole: the next request follows it.
         environ["wsgi.input"] = BytesIO(self._body(environ))
-        status, headers = "", list[tuple[str, str]]()
+        status, headers, parts = "", list[tuple[str, str]](), list[bytes]()
 
-        def start_response(*response: Any) -> None:
+        def start_response(
+            given_status: str, given_headers: list[tuple[str, str]], _: object = None, /
+        ) -> Callable[[bytes], object]:
             nonlocal status, headers
-            status, headers = response[:2]
+            status, headers = given_status, given_headers
+            return parts.append
 
         with _one_at_a_time:
-            content = b"".join(self.server.app(environ, start_response))
+            parts.extend(self.server.app(environ, start_response))
+        content = b"".join(parts)
         code, _, reason = status.partition(" ")
         self.send_response(int(code), reason)
         for name, value in headers:
