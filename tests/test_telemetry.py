@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import json
 import logging
@@ -394,6 +395,27 @@ class TestOperations:
         assert telemetry.total("chathistory.bytes") == sum(
             attributes_of(span)["chathistory.bytes"] for span in telemetry.operations()
         )
+
+    async def test_that_are_thrown_away_leave_the_context(
+        self, telemetry: Telemetry, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Waiting:
+            @operations.observed("read")
+            async def read(self) -> None:
+                await asyncio.sleep(0)
+
+            def _observed_layout(self) -> str:
+                return "single_item"
+
+        here, elsewhere = contextvars.copy_context(), contextvars.copy_context()
+        for closes_in in (here, elsewhere):
+            reading = Waiting().read()
+            here.run(reading.send, None)
+            closes_in.run(reading.close)
+            assert closes_in.run(operations.current) is None
+            assert closes_in.run(trace.get_current_span) is trace.INVALID_SPAN
+        assert len(telemetry.operations()) == 2
+        assert [record.getMessage() for record in caplog.records] == []
 
     async def test_are_below_the_callers_span(self, telemetry: Telemetry, make: Make, call: Twin) -> None:
         with telemetry.provider.get_tracer("app").start_as_current_span("request", kind=SpanKind.SERVER) as request:

@@ -85,7 +85,7 @@ class Call:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         operation = self._operation
-        # A coroutine that is thrown away does not end in the context that it ran in.
+        # A coroutine that is thrown away may end in another context than the one that it ran in: see ``Active``.
         if operation.tracing is not None and kind is not GeneratorExit:
             operation.tracing.detach(self._attached)
         if self._described is not None:
