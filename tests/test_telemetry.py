@@ -591,10 +591,13 @@ class TestErrors:
         [operation], [call] = telemetry.operations(), telemetry.calls()
         assert attributes_of(operation)["error.type"] == "TableNotFoundError"
         assert attributes_of(call)["error.type"] == "ResourceNotFoundException"
+        assert attributes_of(call)["db.response.status_code"] == "ResourceNotFoundException"
         assert attributes_of(call)["aws.request_id"]
         assert {span.status.status_code for span in telemetry.spans()} == {StatusCode.ERROR}
         [(attributes, number)] = telemetry.metrics()["chathistory.calls"]
         assert (attributes["error.type"], number) == ("ResourceNotFoundException", 1)
+        [(attributes, number)] = telemetry.metrics()["db.client.operation.duration"]
+        assert (attributes["db.response.status_code"], number) == ("ResourceNotFoundException", 1)
 
     async def test_before_any_call(self, telemetry: Telemetry, make: Make, caplog: pytest.LogCaptureFixture) -> None:
         with pytest.raises(MessageNotStorableError):
@@ -612,6 +615,7 @@ class TestErrors:
             await make(endpoint_url="http://127.0.0.1:9", config=config).aget_messages()
         [call] = telemetry.calls()
         assert attributes_of(call)["error.type"] == "EndpointConnectionError"
+        assert "db.response.status_code" not in attributes_of(call)
         assert attributes_of(telemetry.operations()[0])["error.type"] == "EndpointError"
 
     async def test_of_a_lost_answer_are_attempts(
