@@ -216,7 +216,7 @@ def _function(path: str) -> Redact:
     sys.path.insert(0, "")
     try:
         function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # noqa: BLE001  # the module is the user's
+    except Exception as error:  # the module is the user's
         raise click.UsageError(f"--redact {path} cannot be imported: {in_one_line(error)}") from error
     finally:
         sys.path.remove("")
