@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -133,4 +134,15 @@ def test_a_purge_without_an_identity(alices: str, owner: str, options: list[str]
     nowhere = {"AWS_ENDPOINT_URL_STS": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
     receipt = succeeds("purge", owner, "--yes", *options, environment=nowhere).json()
     assert receipt["identity"] == "not known (EndpointConnectionError)"
+    assert receipt["complete"] is True
+
+
+def test_a_purge_does_not_wait_for_an_identity(
+    alices: str, owner: str, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chathistory_async.cli.delete._IDENTITY_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silence = {"AWS_ENDPOINT_URL_STS": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        receipt = succeeds("purge", owner, "--yes", *options, environment=silence).json()
+    assert receipt["identity"] == "not known (ReadTimeoutError)"
     assert receipt["complete"] is True

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from browser import browser
-from command_line import fails, succeeds
+from command_line import fails, run_command, succeeds
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from samples import EVERY_TYPE, humans, texts
 
@@ -126,6 +126,9 @@ def redact(message):
 
 def fail(message):
     raise ValueError(message)
+
+def without_a_plain_form(message):
+    return object()
 """
 
 
@@ -144,7 +147,15 @@ def test_redacted(
     error = fails("export", session_id, "--redact", "redactions_of_a_user:fail", *options)
     assert error.startswith("Error: --redact failed with ValueError, at the message ")
     assert "secret" not in error
+    for form in ("jsonl", "json", "markdown", "html"):
+        function = ["--redact", "redactions_of_a_user:without_a_plain_form"]
+        done = run_command("export", session_id, "--as", form, *function, *options)
+        assert (done.code, done.error[:28]) == (1, "Error: --redact failed with ")
+    (tmp_path / "unfinished_redactions.py").write_text("def redact(")
+    (tmp_path / "failing_redactions_of_a_user.py").write_text("1 / 0")
     for wrong in (
+        "unfinished_redactions:redact",
+        "failing_redactions_of_a_user:redact",
         "redactions_of_a_user",
         "redactions_of_a_user:none",
         "no.such:x",

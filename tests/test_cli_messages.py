@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timezone
 from typing import Any
 
@@ -134,6 +135,11 @@ def test_what_has_no_known_form_is_shown_all_the_same(value: Any) -> None:
         assert one.role
         assert html_of(one)
         assert markdown_of(one)
+
+
+@pytest.mark.parametrize("value", [None, "", [], [[], []], {}, 0, False])
+def test_a_value_without_content_is_shown_as_json(value: Any) -> None:
+    assert parts_of(value, "json") == ("json", [Part("data", "", json.dumps(value, indent=2))])
 
 
 def test_a_line_of_a_message_is_no_heading_of_another() -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,6 +217,14 @@ def test_settings_that_do_not_work_are_one_line(option: list[str], said: str, op
     assert done.output == ""
     [line] = done.error.splitlines()
     assert said in line
+
+
+def test_a_configuration_file_that_is_not_valid_is_one_line(options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("[profile unfinished\n")
+    environment = {"AWS_CONFIG_FILE": str(tmp_path / "config")}
+    profile = ["--profile", "unfinished"]
+    for command in (["list", "alice", *options, *profile], ["migrate", "A", "B", "--scan", *profile]):
+        assert "cannot use its configuration" in fails(*command, environment=environment)
 
 
 @pytest.mark.parametrize("session", ["", "\udcff", "x" * 2049])

@@ -221,6 +221,18 @@ def test_a_tenant_s_policy_is_limited_to_its_keys() -> None:
         assert "dynamodb:Scan" not in policy[sid]["Action"]
     named = statements("--table", "Chats", "--mode", "tenant", "--tenant", "acme")["Table"]
     assert named["Condition"]["ForAllValues:StringLike"] == {"dynamodb:LeadingKeys": ["acme#*"]}
+    # How IAM writes a * and a ? that stand for themselves.
+    named = statements("--table", "Chats", "--mode", "tenant", "--tenant", "a*b?")["Table"]
+    assert named["Condition"]["ForAllValues:StringLike"] == {"dynamodb:LeadingKeys": ["a${*}b${?}#*"]}
+
+
+@pytest.mark.parametrize(
+    "arn", ["arn:aws", "arn:aws:s3:eu-west-1:111122223333:table/Chats", "arn:aws:dynamodb:::table/"]
+)
+def test_a_policy_for_what_is_no_table_is_refused(arn: str) -> None:
+    assert "is not the ARN of a table" in fails("policy", "--table", arn, code=2)
+    migration = ["--mode", "migrate", "--source-table", arn]
+    assert "is not the ARN of a table" in fails("policy", "--table", "Chats", *migration, code=2)
 
 
 @pytest.mark.parametrize(
@@ -308,6 +320,7 @@ def test_the_doctor_compares_the_clocks(collection_table: str, monkeypatch: pyte
         assert ("ahead of" if lead > 0 else "behind") in found[1]
 
 
+@pytest.mark.parametrize("session_id", [f"Alice {uuid.uuid4().hex}"], ids=["with a space"])
 def test_the_doctor_names_messages_that_cannot_be_read(
     collection_table: str, session_id: str, dynamodb: Any, items_in: Callable[[str], Any], table: str
 ) -> None:
@@ -329,7 +342,7 @@ def test_the_doctor_names_messages_that_cannot_be_read(
     assert len(told) == 3
     assert f"{record}-000001" in told[0]
     assert f"{record}-000002" in told[1]
-    assert damaged[0]["advice"] == f"chathistory delete-message {session_id} ID removes it"
+    assert damaged[0]["advice"] == f"chathistory delete-message '{session_id}' ID removes it"
     DynamoDBChatMessageHistory(table, session_id).add_messages(humans(1))
     single = ["--table", table, "--layout", "single_item", "--session", session_id]
     assert findings(*single)["messages"][0] == "ok"

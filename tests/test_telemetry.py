@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import json
 import logging
@@ -395,6 +396,27 @@ class TestOperations:
             attributes_of(span)["chathistory.bytes"] for span in telemetry.operations()
         )
 
+    async def test_that_are_thrown_away_leave_the_context(
+        self, telemetry: Telemetry, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Waiting:
+            @operations.observed("read")
+            async def read(self) -> None:
+                await asyncio.sleep(0)
+
+            def _observed_layout(self) -> str:
+                return "single_item"
+
+        here, elsewhere = contextvars.copy_context(), contextvars.copy_context()
+        for closes_in in (here, elsewhere):
+            reading = Waiting().read()
+            here.run(reading.send, None)
+            closes_in.run(reading.close)
+            assert closes_in.run(operations.current) is None
+            assert closes_in.run(trace.get_current_span) is trace.INVALID_SPAN
+        assert len(telemetry.operations()) == 2
+        assert [record.getMessage() for record in caplog.records] == []
+
     async def test_are_below_the_callers_span(self, telemetry: Telemetry, make: Make, call: Twin) -> None:
         with telemetry.provider.get_tracer("app").start_as_current_span("request", kind=SpanKind.SERVER) as request:
             await call(make(), "get_messages")
@@ -569,10 +591,13 @@ class TestErrors:
         [operation], [call] = telemetry.operations(), telemetry.calls()
         assert attributes_of(operation)["error.type"] == "TableNotFoundError"
         assert attributes_of(call)["error.type"] == "ResourceNotFoundException"
+        assert attributes_of(call)["db.response.status_code"] == "ResourceNotFoundException"
         assert attributes_of(call)["aws.request_id"]
         assert {span.status.status_code for span in telemetry.spans()} == {StatusCode.ERROR}
         [(attributes, number)] = telemetry.metrics()["chathistory.calls"]
         assert (attributes["error.type"], number) == ("ResourceNotFoundException", 1)
+        [(attributes, number)] = telemetry.metrics()["db.client.operation.duration"]
+        assert (attributes["db.response.status_code"], number) == ("ResourceNotFoundException", 1)
 
     async def test_before_any_call(self, telemetry: Telemetry, make: Make, caplog: pytest.LogCaptureFixture) -> None:
         with pytest.raises(MessageNotStorableError):
@@ -590,6 +615,7 @@ class TestErrors:
             await make(endpoint_url="http://127.0.0.1:9", config=config).aget_messages()
         [call] = telemetry.calls()
         assert attributes_of(call)["error.type"] == "EndpointConnectionError"
+        assert "db.response.status_code" not in attributes_of(call)
         assert attributes_of(telemetry.operations()[0])["error.type"] == "EndpointError"
 
     async def test_of_a_lost_answer_are_attempts(

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from botocore.config import Config
 from conftest import OUR_PLUGIN_ALONE, Make
 from engines import ROOT, Engine
 from samples import humans, texts
 
-from chathistory_async import ChatHistoryStore
+from chathistory_async import ChatHistoryStore, ThrottledError
 from chathistory_async._sync.bridge import run
 from chathistory_async._wall_clock import now
 from chathistory_async.testing import FakeClock, Fault, FaultProxy, Seen, StoreFactory, _store_on_a_new_table
@@ -197,6 +199,18 @@ class TestClock:
     def test_does_not_go_back(self) -> None:
         with pytest.raises(ValueError, match="cannot go back: -1 seconds"):
             FakeClock().advance(-1)
+
+
+def test_an_older_aiohttp_responds_with_the_fault_too(
+    chathistory_proxy: FaultProxy, chathistory_store_factory: StoreFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In aiohttp 3.9, responses have no truth value of their own: without items, they are false.
+    monkeypatch.delattr(web.StreamResponse, "__bool__", raising=False)
+    once = Config(retries={"total_max_attempts": 1})
+    history = chathistory_store_factory(endpoint_url=chathistory_proxy.url, config=once).session("alice")
+    chathistory_proxy.script(Fault.CAPACITY, operation="PutItem")
+    with pytest.raises(ThrottledError):
+        history.add_messages(humans(1))
 
 
 def test_the_engines_response_may_be_edited(

@@ -85,18 +85,21 @@ class Call:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         operation = self._operation
-        # A coroutine that is thrown away does not end in the context that it ran in.
+        # A coroutine that is thrown away may end in another context than the one that it ran in: see ``Active``.
         if operation.tracing is not None and kind is not GeneratorExit:
             operation.tracing.detach(self._attached)
         if self._described is not None:
             self._tell(self._described.of_metrics, error)
 
     def _tell(self, attributes: Mapping[str, Any], error: BaseException | None) -> None:
-        operation, error_type = self._operation, _type_of(error)
+        operation, code = self._operation, _code_of(error)
+        error_type = None if error is None else code or type(error).__qualname__
+        status = {} if code is None or "db.system.name" not in attributes else {"db.response.status_code": code}
         if operation.instruments is not None:
-            operation.instruments.call(attributes, time.perf_counter() - self._began, error_type)
+            operation.instruments.call({**attributes, **status}, time.perf_counter() - self._began, error_type)
         if operation.tracing is not None and self._span is not None:
-            operation.tracing.end(self._span, _of_response(self._response, error), error, error_type)
+            told = {**_of_response(self._response, error), **status}
+            operation.tracing.end(self._span, told, error, error_type)
         if error is None:
             operation.moved(*_stored_bytes(self._request, self._response))
 
@@ -123,12 +126,10 @@ def _server(endpoint_url: str) -> dict[str, Any]:
     return {"server.address": url.hostname or "", "server.port": url.port or (443 if url.scheme == "https" else 80)}
 
 
-def _type_of(error: BaseException | None) -> str | None:
-    """Return AWS's code of an error, or the name of its class; None for no error."""
-    if error is None:
-        return None
+def _code_of(error: BaseException | None) -> str | None:
+    """Return AWS's code of an error, or None if the error has none."""
     code = _response_of(error).get("Error", {}).get("Code")
-    return code[:_LONGEST_CODE] if isinstance(code, str) and code else type(error).__qualname__
+    return code[:_LONGEST_CODE] if isinstance(code, str) and code else None
 
 
 def _response_of(error: BaseException | None) -> Mapping[str, Any]:

@@ -143,13 +143,15 @@ class Active:
         if self._tracing is not None:
             self._attached = self._tracing.attach(self._context)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is GeneratorExit:
-            # The coroutine is thrown away, perhaps by the garbage collector: not in the context that it ran in.
+    def __exit__(self, *_: object) -> None:
+        try:
+            _current.reset(self._token)
+        except ValueError:
+            # The garbage collector threw the coroutine away, in another context than the one that it ran in.
             return
         if self._tracing is not None:
+            # This also detaches the context of a call that was thrown away.
             self._tracing.detach(self._attached)
-        _current.reset(self._token)
 
 
 def count_messages(number: int) -> None:

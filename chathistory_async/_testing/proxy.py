@@ -168,7 +168,9 @@ class FaultProxy:
             response = self._edited(seen, await self._forward(body, request.headers.copy()))
         if fault in _BROKEN and request.transport is not None:
             request.transport.abort()
-        return _error(fault) or response
+        error = _error(fault)
+        # Not `or`: a response of aiohttp 3.9 is false.
+        return response if error is None else error
 
     async def _forward_later(self, body: bytes, headers: CIMultiDict[str]) -> web.Response:
         await asyncio.sleep(self.late_seconds)

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 import click
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .._codec.format import LANGCHAIN_NAME
@@ -19,6 +20,8 @@ from .reading import format_of
 from .settings import Command, Settings, as_json, in_event_loop, with_settings
 
 _LISTED = 200
+# In a network without a way to STS, the SDK's default would hold a purge up for five minutes.
+_IDENTITY_SECONDS = 5.0
 _NOT_COVERED = [
     "sessions without this owner, such as those that were never appended to with an owner",
     "sessions that began within the last second: repeat the purge",
@@ -151,8 +154,9 @@ async def _count(store: ChatHistoryStore, session: str, *, indexed: bool) -> int
 
 async def _identity(settings: Settings) -> str:
     """Return the ARN of the credentials' identity, or why it is not known. AWS needs no permission for that."""
+    soon = Config(connect_timeout=_IDENTITY_SECONDS, read_timeout=_IDENTITY_SECONDS, retries={"total_max_attempts": 2})
     try:
-        async with settings.session().client("sts", region_name=settings.region) as sts:
+        async with settings.session().client("sts", region_name=settings.region, config=soon) as sts:
             identity: str = (await sts.get_caller_identity())["Arn"]
     except ClientError as error:
         return f"not known ({error.response['Error']['Code']})"

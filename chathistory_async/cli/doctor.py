@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -195,7 +196,7 @@ def _versions() -> str:
 
 
 async def _of_session(store: ChatHistoryStore, session: str) -> AsyncGenerator[Finding, None]:
-    advice = f"chathistory delete-message {session} ID removes it"
+    advice = f"chathistory delete-message {shlex.quote(session)} ID removes it"
     number = 0
     try:
         async with aclosing(store.iter_unreadable(session)) as errors:

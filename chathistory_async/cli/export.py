@@ -69,10 +69,13 @@ class Exporter:
     def _redacted(self, entry: Entry) -> Any:
         assert self._redact is not None  # noqa: S101  # the caller has checked it
         try:
-            return self._redact(entry.value)
+            value = self._redact(entry.value)
+            # The forms of an export can show JSON only.
+            json_of(value)
         except Exception as error:  # noqa: BLE001  # the function is the user's
             # Without the error's text, which may quote the message.
             raise Failed(f"--redact failed with {type(error).__name__}, at the message {entry.id}") from None
+        return value
 
     async def lines(self, sessions: list[Session]) -> Chunks:
         """Yield one line of JSON for each message, which ``import`` reads."""
@@ -213,7 +216,7 @@ def _function(path: str) -> Redact:
     sys.path.insert(0, "")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # the module is the user's
         raise click.UsageError(f"--redact {path} cannot be imported: {in_one_line(error)}") from error
     finally:
         sys.path.remove("")

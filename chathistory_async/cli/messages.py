@@ -101,7 +101,7 @@ def _langchain(value: Any, format_name: str) -> tuple[str, list[Part]]:
 
 def _json(value: Any, format_name: str) -> tuple[str, list[Part]]:
     if not isinstance(value, dict):
-        return format_name, [*_parts(value)]
+        return format_name, [*_parts(value)] or [_data(value)]
     inner = value.get("message")
     if isinstance(inner, dict) and "content" in inner:
         # The Claude Agent SDK wraps the messages of the API.
@@ -223,7 +223,7 @@ def _with_id(name: str, call: Mapping[str, Any]) -> str:
 
 
 def _data(value: Any) -> Part:
-    return Part("data", "", _pretty(value))
+    return Part("data", "", json.dumps(value) if value in (None, "") else _pretty(value))
 
 
 def _pretty(value: Any) -> str:

@@ -28,6 +28,7 @@ _ADMIN = (
 _SOURCE = ("GetItem", "Scan")
 _TARGET = ("GetItem", "Query", "PutItem")
 _ENCRYPTS = ("GenerateDataKey", "Decrypt")
+_TABLE_ARN = re.compile(r"arn:([^:]+):dynamodb:([^:]+):([^:]+):table/[^:/]+")
 _KEY_ARN = re.compile(r"arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:key/.+")
 
 
@@ -91,7 +92,9 @@ def policy(
         actions = (*actions, "UpdateItem")
     condition = None
     if mode == "tenant":
-        condition = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [f"{tenant}#*"]}}
+        # An id's own * and ? would stand for other tenants' ids.
+        literal = re.sub(r"[*?]", r"${\g<0>}", tenant)
+        condition = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [f"{literal}#*"]}}
     statements = [_statement("Table", "dynamodb", actions, table, condition)]
     if session_index and mode != "admin":
         statements.append(_statement("SessionIndex", "dynamodb", ("Query",), index, condition))
@@ -107,7 +110,7 @@ def policy(
 
 def _place(settings: Settings, account_id: str) -> Place:
     if settings.table.startswith("arn:"):
-        return Place(*(settings.table.split(":")[part] for part in (1, 3, 4)))
+        return Place(*_parsed(settings.table).groups())
     region = settings.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "*"
     partition = "aws-cn" if region.startswith("cn-") else "aws-us-gov" if region.startswith("us-gov-") else "aws"
     return Place(partition, region, account_id)
@@ -115,8 +118,15 @@ def _place(settings: Settings, account_id: str) -> Place:
 
 def _table_arns(place: Place, table: str) -> tuple[str, str]:
     """Return the ARNs of a table and of its session index."""
-    arn = table if table.startswith("arn:") else place.arn("dynamodb", f"table/{table}")
+    arn = _parsed(table)[0] if table.startswith("arn:") else place.arn("dynamodb", f"table/{table}")
     return arn, f"{arn}/index/{INDEX_NAME}"
+
+
+def _parsed(arn: str) -> re.Match[str]:
+    found = _TABLE_ARN.fullmatch(arn)
+    if found is None:
+        raise click.UsageError(f"{arn!r} is not the ARN of a table")
+    return found
 
 
 def _statement(
