@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import traceback
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -28,23 +30,32 @@ class KeepAliveHandler(WSGIRequestHandler):
         # Whether or not moto needs the body, it is read whole: the next request follows it.
         environ["wsgi.input"] = BytesIO(self._body(environ))
         status, headers = "", list[tuple[str, str]]()
+        content: list[bytes] = []
 
-        def start_response(*response: Any) -> None:
+        def start_response(
+            given_status: str, given_headers: list[tuple[str, str]], _: object = None, /
+        ) -> Callable[[bytes], object]:
             nonlocal status, headers
-            status, headers = response[:2]
+            status, headers = given_status, given_headers
+            return content.append
 
-        with _one_at_a_time:
-            content = b"".join(self.server.app(environ, start_response))
+        try:
+            with _one_at_a_time:
+                content.extend(self.server.app(environ, start_response))
+        except Exception:  # noqa: BLE001  # moto's own errors, of any type, are failures of the service to its clients
+            self.server.log("error", f"Error on request:\n{traceback.format_exc()}")
+            status, headers, content[:] = "500 Internal Server Error", [], []
+        body = b"".join(content)
         code, _, reason = status.partition(" ")
         self.send_response(int(code), reason)
         for name, value in headers:
             # send_response() has sent a Server header. Under "python -X dev" aiohttp refuses two of them.
             if name.lower() not in {"server", "content-length"}:
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            self.wfile.write(body)
 
     def _body(self, environ: dict[str, Any]) -> bytes:
         if environ.get("wsgi.input_terminated"):
