@@ -1,7 +1,8 @@
-"""Run ``nox -s lint types tests package compat stress`` before a merge. ``nox -l`` lists all sessions."""
+"""Run ``nox -s lint types docs tests package compat stress`` before a merge. ``nox -l`` lists all sessions."""
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import nox
@@ -182,6 +183,20 @@ def types(session: nox.Session) -> None:
     """Static types of the package, its tests and its benchmarks."""
     session.install(*WITHOUT_CLAUDE_CODE, ".[local,cli,kms]", *dependencies("test", "bench"))
     session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation in .nox/site, where each warning is an error; ``-- serve`` shows it while you write."""
+    session.install(*dependencies("docs"))
+    if session.posargs:
+        session.run("zensical", *session.posargs)
+        return
+    # Without --clean, the cache has no warnings of pages that it knows.
+    said = str(session.run("zensical", "build", "--strict", "--clean", silent=True, stderr=subprocess.STDOUT))
+    session.log(said)
+    if "griffe: " in said:
+        session.error("A docstring has a section that the reference cannot show")
 
 
 @nox.session

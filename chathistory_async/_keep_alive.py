@@ -29,33 +29,32 @@ class KeepAliveHandler(WSGIRequestHandler):
         environ = self.make_environ()
         # Whether or not moto needs the body, it is read whole: the next request follows it.
         environ["wsgi.input"] = BytesIO(self._body(environ))
-        status, headers = "", list[tuple[str, str]]()
-        content: list[bytes] = []
+        status, headers, parts = "", list[tuple[str, str]](), list[bytes]()
 
         def start_response(
             given_status: str, given_headers: list[tuple[str, str]], _: object = None, /
         ) -> Callable[[bytes], object]:
             nonlocal status, headers
             status, headers = given_status, given_headers
-            return content.append
+            return parts.append
 
         try:
             with _one_at_a_time:
-                content.extend(self.server.app(environ, start_response))
-        except Exception:  # noqa: BLE001  # moto's own errors, of any type, are failures of the service to its clients
+                parts.extend(self.server.app(environ, start_response))
+        except Exception:  # noqa: BLE001  # moto raises errors of any type, and the service's clients see a failure of it
             self.server.log("error", f"Error on request:\n{traceback.format_exc()}")
-            status, headers, content[:] = "500 Internal Server Error", [], []
-        body = b"".join(content)
+            status, headers, parts[:] = "500 Internal Server Error", [], []
+        content = b"".join(parts)
         code, _, reason = status.partition(" ")
         self.send_response(int(code), reason)
         for name, value in headers:
             # send_response() has sent a Server header. Under "python -X dev" aiohttp refuses two of them.
             if name.lower() not in {"server", "content-length"}:
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(content)
 
     def _body(self, environ: dict[str, Any]) -> bytes:
         if environ.get("wsgi.input_terminated"):

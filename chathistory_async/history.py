@@ -334,8 +334,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             ConfigurationError: a message is encrypted, and the handle has no ``kms_key_id``.
             KmsKeyError: a KMS key does not exist, is disabled, or is not for encryption.
             WriteConflictError: other writers changed a record of over 390 KB during each of 50 reads of that record.
-            TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
-                ServiceError, ClosedError: see ``chathistory_async.errors``.
+            TableNotFoundError, KeySchemaError, AccessDeniedError: see ``chathistory_async.errors``.
+            ConfigurationError, ThrottledError, EndpointError, ServiceError: see ``chathistory_async.errors``.
+            ClosedError: see ``chathistory_async.errors``.
         """
         if start_on not in (None, "human"):
             raise ValueError(f"start_on must be 'human' or None, not {start_on!r}")
@@ -368,9 +369,10 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
         Raises:
             ValueError: ``limit`` is not a positive integer, or ``before`` is not a cursor.
             LayoutError: the session is stored in a single item.
-            FormatError, UndecodableItemError, DecryptionError, EncryptionContextError, ConfigurationError, KmsKeyError,
-                WriteConflictError, TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError,
-                EndpointError, ServiceError, ClosedError: as for ``aget_messages``.
+            FormatError, UndecodableItemError, DecryptionError, EncryptionContextError: as for ``aget_messages``.
+            ConfigurationError, KmsKeyError, WriteConflictError, TableNotFoundError: as for ``aget_messages``.
+            KeySchemaError, AccessDeniedError, ThrottledError, EndpointError, ServiceError: as for ``aget_messages``.
+            ClosedError: as for ``aget_messages``.
         """
         page = await self._open_session().page(limit, before)
         return Page([StoredMessage(one.id, one.value, one.created_at) for one in page.values], page.cursor)
@@ -453,8 +455,8 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
                 over a century ahead, so that no record can follow it; ``adelete_messages([error.message_id])`` deletes
                 that record.
             KeySchemaError: the table has other key attributes. Nothing was written.
-            TableNotFoundError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError, ServiceError,
-                ClosedError: see ``chathistory_async.errors``.
+            TableNotFoundError, AccessDeniedError, ConfigurationError: see ``chathistory_async.errors``.
+            ThrottledError, EndpointError, ServiceError, ClosedError: see ``chathistory_async.errors``.
         """
         check_sequence(messages, "aadd_messages", "message")
         count_messages(len(messages))
@@ -483,9 +485,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
                 record's own id to remove all of it.
             ItemTooLargeError: the call would remove over 10,000 messages from one record, each next to a message that
                 stays.
-            WriteConflictError, WriteOutcomeUnknownError, TableNotFoundError, KeySchemaError, AccessDeniedError,
-                ConfigurationError, ThrottledError, EndpointError, ServiceError, ClosedError: see
-                ``chathistory_async.errors``.
+            WriteConflictError, WriteOutcomeUnknownError, TableNotFoundError: see ``chathistory_async.errors``.
+            KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError: see ``chathistory_async.errors``.
+            EndpointError, ServiceError, ClosedError: see ``chathistory_async.errors``.
         """
         check_ids(ids, "adelete_messages")
         await self._open_session().remove(ids)
@@ -515,8 +517,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             LayoutError: the session is stored in a single item.
             FormatError, UndecodableItemError, DecryptionError, EncryptionContextError: the message's record cannot be
                 read, as for ``aget_messages``. Nothing was written.
-            KmsKeyError, TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError,
-                EndpointError, ServiceError, ClosedError: see ``chathistory_async.errors``.
+            KmsKeyError, TableNotFoundError, KeySchemaError, AccessDeniedError: see ``chathistory_async.errors``.
+            ConfigurationError, ThrottledError, EndpointError, ServiceError: see ``chathistory_async.errors``.
+            ClosedError: see ``chathistory_async.errors``.
         """
         await self._open_session().replace(message_id, message)
 
@@ -534,9 +537,10 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
             WriteOutcomeUnknownError: a response was lost, and the library cannot tell whether the message was removed.
                 Read the session before you retry.
             LayoutError: the session is stored in a single item.
-            FormatError, UndecodableItemError, DecryptionError, EncryptionContextError, ConfigurationError, KmsKeyError,
-                TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError, EndpointError, ServiceError,
-                ClosedError: as for ``aget_messages``. A message that cannot be read is never removed.
+            FormatError, UndecodableItemError, DecryptionError, EncryptionContextError: as for ``aget_messages``.
+            ConfigurationError, KmsKeyError, TableNotFoundError, KeySchemaError: as for ``aget_messages``.
+            AccessDeniedError, ThrottledError, EndpointError, ServiceError, ClosedError: as for ``aget_messages``. A
+                message that cannot be read is never removed.
         """
         for message in await self._open_session().pop():
             return message
@@ -600,8 +604,9 @@ class DynamoDBChatMessageHistory(BaseChatMessageHistory):
                 langchain-community had created. The new session was not deleted.
             WriteConflictError: other writers were faster in every attempt. In an item collection, some messages may
                 have been deleted.
-            TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
-                ServiceError, ClosedError: see ``chathistory_async.errors``.
+            TableNotFoundError, KeySchemaError, AccessDeniedError: see ``chathistory_async.errors``.
+            ConfigurationError, ThrottledError, EndpointError, ServiceError: see ``chathistory_async.errors``.
+            ClosedError: see ``chathistory_async.errors``.
         """
         await self._open_session().clear()
 

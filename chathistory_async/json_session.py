@@ -117,9 +117,11 @@ class JsonSession:
         Raises:
             ValueError: ``limit`` is not a positive integer, or ``up_to`` is not an id.
             FormatError: the session holds values of a different format. The text names the call that reads them.
-            UndecodableItemError, DecryptionError, EncryptionContextError, ConfigurationError, KmsKeyError,
-                WriteConflictError, TableNotFoundError, KeySchemaError, AccessDeniedError, ThrottledError,
-                EndpointError, ServiceError, ClosedError: as for ``DynamoDBChatMessageHistory.aget_messages``.
+            UndecodableItemError, DecryptionError: as for ``DynamoDBChatMessageHistory.aget_messages``.
+            EncryptionContextError, ConfigurationError: as for ``DynamoDBChatMessageHistory.aget_messages``.
+            KmsKeyError, WriteConflictError, TableNotFoundError: as for ``DynamoDBChatMessageHistory.aget_messages``.
+            KeySchemaError, AccessDeniedError, ThrottledError: as for ``DynamoDBChatMessageHistory.aget_messages``.
+            EndpointError, ServiceError, ClosedError: as for ``DynamoDBChatMessageHistory.aget_messages``.
         """
         return await self._session.read(limit, up_to=up_to)
 

@@ -547,8 +547,8 @@ class ChatHistoryStore:
         ``TableDescription.problems``.
 
         Raises:
-            TableNotFoundError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError, ServiceError,
-                ClosedError: see ``chathistory_async.errors``.
+            TableNotFoundError, AccessDeniedError, ConfigurationError: see ``chathistory_async.errors``.
+            ThrottledError, EndpointError, ServiceError, ClosedError: see ``chathistory_async.errors``.
         """
         return await self._table().describe(Index(INDEX_NAME, KEY_SCHEMA))
 
@@ -715,10 +715,11 @@ class ChatHistoryStore:
             ValueError: ``owner_of`` is given without ``session_index``, or ``source`` lacks the ``key_parts`` of this
                 store.
             TypeError: ``session_ids`` is a str or bytes.
-            TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
-                ServiceError, ClosedError: see ``chathistory_async.errors``. The iterator raises these errors, and ends,
-                if the error would affect the other sessions too; sessions that are being copied are left as if the
-                process had been killed. An error of a single session is reported in its ``MigrationResult``.
+            TableNotFoundError, KeySchemaError, AccessDeniedError: see ``chathistory_async.errors``.
+            ConfigurationError, ThrottledError, EndpointError, ServiceError: see ``chathistory_async.errors``.
+            ClosedError: see ``chathistory_async.errors``. The iterator raises these errors, and ends, if the error
+                would affect the other sessions too; sessions that are being copied are left as if the process had been
+                killed. An error of a single session is reported in its ``MigrationResult``.
         """
         from ._migration.run import migrate
         from ._migration.source import Source
@@ -761,8 +762,9 @@ class ChatHistoryStore:
 
         Raises:
             LayoutError: the store is not of the layout "single_item".
-            TableNotFoundError, KeySchemaError, AccessDeniedError, ConfigurationError, ThrottledError, EndpointError,
-                ServiceError, ClosedError: see ``chathistory_async.errors``. The iterator raises these errors.
+            TableNotFoundError, KeySchemaError, AccessDeniedError: see ``chathistory_async.errors``.
+            ConfigurationError, ThrottledError, EndpointError, ServiceError: see ``chathistory_async.errors``.
+            ClosedError: see ``chathistory_async.errors``. The iterator raises these errors.
         """
         if not isinstance(self._layout, SingleItem):
             raise LayoutError(

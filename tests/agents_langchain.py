@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph.state import CompiledStateGraph
 
 from chathistory_async import ChatHistoryStore
@@ -109,6 +112,32 @@ class Flaky:
             return "at last"
 
         return tool(flaky)
+
+
+class FileSaver(InMemorySaver):
+    """A checkpointer in a file, which other processes can open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        if path.exists():
+            for mine, saved in zip(self._dicts(), pickle.loads(path.read_bytes()), strict=True):
+                mine.update(saved)
+
+    def put(self, *arguments: Any, **options: Any) -> RunnableConfig:
+        config = super().put(*arguments, **options)
+        self._save()
+        return config
+
+    def put_writes(self, *arguments: Any, **options: Any) -> None:
+        super().put_writes(*arguments, **options)
+        self._save()
+
+    def _dicts(self) -> list[dict[Any, Any]]:
+        return [self.storage, self.writes, self.blobs]
+
+    def _save(self) -> None:
+        self._path.write_bytes(pickle.dumps([dict(saved) for saved in self._dicts()]))
 
 
 def name_of(message: BaseMessage) -> str:

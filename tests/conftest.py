@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import random
+import threading
 import time
 import uuid
 from collections import defaultdict
@@ -457,6 +458,19 @@ def long_steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     gc.collect()
     gc.freeze()
     return found
+
+
+@pytest.fixture
+def started_threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the threads that start meanwhile, also of those that end again."""
+    start, names = threading.Thread.start, list[str]()
+
+    def recorded(thread: threading.Thread) -> None:
+        names.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", recorded)
+    return names
 
 
 @pytest.fixture

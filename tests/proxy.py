@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Awaitable
 
 from aiohttp import web
 from botocore.config import Config
@@ -10,7 +12,7 @@ from multidict import CIMultiDict
 
 from chathistory_async.testing import Fault, FaultProxy, Seen
 
-__all__ = ["Fault", "Proxy", "Seen", "retries"]
+__all__ = ["Fault", "Proxy", "Seen", "cut_off", "retries"]
 
 
 def retries(attempts: int = 4) -> Config:
@@ -59,3 +61,23 @@ class Proxy(FaultProxy):
             self.units += [one["CapacityUnits"] for one in (consumed if isinstance(consumed, list) else [consumed])]
         self.answers.append((headers["X-Amz-Target"].split(".")[1], response.status, response.body))
         return response
+
+
+async def cut_off(work: Awaitable[object], proxy: Proxy, number: int, fault: Fault = Fault.RESET) -> bool:
+    """Cancel some work when its request of this number has arrived, and tell whether it has had so many."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    arrived = 0
+
+    def schedule(seen: Seen) -> Fault:
+        nonlocal arrived
+        arrived += 1
+        if arrived == number:
+            loop.call_soon_threadsafe(task.cancel)
+            return fault
+        return Fault.NONE
+
+    proxy.schedule = schedule
+    await asyncio.gather(task, return_exceptions=True)
+    proxy.schedule = lambda seen: Fault.NONE
+    return arrived >= number

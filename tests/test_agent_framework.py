@@ -418,11 +418,33 @@ class TestRuns:
         with pytest.raises(Exception, match="overloaded"):
             await run(an_agent(client, provider, **options), "Weather?", a_session(session_id))
         assert texts(await provider.get_messages(session_id)) == ["Weather?", "function_call"]
+        # A provider of models would reject a call without a result.
+        client = Scripted(calls("look"), "Rain")
+        await run(an_agent(client, provider, **options), "Again?", a_session(session_id))
+        assert [texts(sent) for sent in client.calls] == [
+            ["Weather?", "Again?"],
+            ["Weather?", "Again?", "function_call", "function_result"],
+        ]
         client = Scripted(calls("look"), "Rain")
         await run(an_agent(client, provider, **options), "Weather?", a_session(f"{session_id}-2"))
         turn = ["Weather?", "function_call", "function_result", "Rain"]
         assert texts(client.calls[-1]) == turn[:3]
         assert texts(await provider.get_messages(f"{session_id}-2")) == turn
+
+    @pytest.mark.parametrize("each_call", [True, False])
+    @pytest.mark.parametrize("answers", [True, False])
+    async def test_of_a_client_that_was_to_run_a_function(
+        self, provider: DynamoDBHistoryProvider, session_id: str, run: Any, answers: bool, each_call: bool
+    ) -> None:
+        both = Message("assistant", [*calls("look").contents, *calls("choose").contents])
+        await provider.save_messages(session_id, [U1, both, RESULT])
+        client = Scripted("Done")
+        result = Message("tool", [Content.from_function_result("call-choose", result="red")])
+        agent = an_agent(client, provider, require_per_service_call_history_persistence=each_call)
+        await run(agent, result if answers else U2, a_session(session_id))
+        whole = ["u1", "function_call", "function_result", "function_result"]
+        assert texts(client.calls[0]) == (whole if answers else ["u1", "u2"])
+        assert len(await provider.get_messages(session_id)) == 5
 
     @pytest.mark.parametrize("approved", [True, False])
     async def test_wait_for_approval_and_go_on_elsewhere(
@@ -666,7 +688,7 @@ def test_the_provider_is_one_of_the_framework(provider: DynamoDBHistoryProvider)
 
 async def test_the_page_is_true(collection_table: str) -> None:
     names: dict[str, Any] = {"client": Scripted("Hi")}
-    await of_page("agent-framework.md", names, {"Chats": collection_table})
+    await of_page("agents/agent-framework.md", names, {"Chats": collection_table})
     async with ChatHistoryStore(collection_table) as store:
         stored = await DynamoDBHistoryProvider(store).get_messages("first-chat")
     assert texts(stored) == ["I am Alice.", "Hi"]

@@ -533,8 +533,9 @@ class TestOfficialSdk:
 
     @pytest.fixture
     def body_in(self) -> Callable[[bytes, dict[str, str]], bytes]:
-        """The README's own reader."""
-        [example] = re.findall(r"```python\n([^`]*?def body_in.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        """The documentation's own reader."""
+        page = (ROOT / "docs" / "guides" / "encryption.md").read_text()
+        [example] = re.findall(r"```python\n([^`]*?def body_in.*?)```", page, re.DOTALL)
         names: dict[str, Any] = {}
         exec(example, names)
         reader: Callable[[bytes, dict[str, str]], bytes] = names["body_in"]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import random
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from engines import ROOT, SDK_THREADS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pages import of_page
-from proxy import Fault, Proxy, Seen
+from proxy import Fault, Proxy, Seen, cut_off
 
 from chathistory_async import ChatHistoryStore
 from chathistory_async._session_index import keyed
@@ -69,24 +68,6 @@ def key() -> SessionKey:
 
 def sub(key: SessionKey, subpath: str = "subagents/agent-1") -> SessionKey:
     return {"project_key": key["project_key"], "session_id": key["session_id"], "subpath": subpath}
-
-
-async def cut_off(work: Coroutine[Any, Any, object], proxy: Proxy, number: int) -> bool:
-    """Cancel some work when its request of this number has arrived, and tell whether it has had so many."""
-    task = asyncio.create_task(work)
-    arrived = itertools.count(1)
-    loop = asyncio.get_running_loop()
-
-    def schedule(seen: Seen) -> Fault:
-        if next(arrived) != number:
-            return Fault.NONE
-        loop.call_soon_threadsafe(task.cancel)
-        return Fault.RESET
-
-    proxy.schedule = schedule
-    await asyncio.wait([task])
-    proxy.schedule = lambda seen: Fault.NONE
-    return task.cancelled()
 
 
 OF_MAIN_OR_LONG = [lambda key: key, pytest.param(sub, marks=pytest.mark.stress)]
@@ -919,7 +900,7 @@ class TestTheSdk:
     ) -> None:
         environment = {"CLAUDE_CONFIG_DIR": str(tmp_path)}
         stand_in = f", cli_path={str(ROOT / 'examples' / 'claude_stand_in.py')!r}, env={environment})  # resume"
-        await of_page("claude-agent-sdk.md", {}, {"Chats": collection_table, ")  # resume": stand_in})
+        await of_page("agents/claude-agent-sdk.md", {}, {"Chats": collection_table, ")  # resume": stand_in})
         session_id, answer = capsys.readouterr().out.split(maxsplit=1)
         assert uuid.UUID(session_id)
         assert answer == "That was turn 1.\n"

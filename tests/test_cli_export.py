@@ -192,7 +192,7 @@ async def test_the_page_in_a_browser(page: Path, tmp_path: Path) -> None:
     colours = []
     async with browser(tmp_path / "profile") as chromium:
         for width, dark in ((390, False), (390, True), (1200, False)):
-            await chromium.open(page, width=width, dark=dark)
+            await chromium.open(page.as_uri(), width=width, dark=dark)
             # Unfolded, or long results would not count.
             await chromium.value("document.querySelectorAll('details').forEach(one => { one.open = true })")
             assert await chromium.value("document.documentElement.scrollWidth") <= width
@@ -222,6 +222,6 @@ def page_with_markup(page: Path) -> Path:
 @pytest.mark.asyncio(loop_scope="function")
 async def test_the_page_s_policy_is_a_second_defence(page_with_markup: Path, tmp_path: Path) -> None:
     async with browser(tmp_path / "profile") as chromium:
-        await chromium.open(page_with_markup, width=800)
+        await chromium.open(page_with_markup.as_uri(), width=800)
         assert await chromium.value("document.title") == "2 sessions"
         assert len([text for text in chromium.logged if "Content Security Policy" in text]) >= 2

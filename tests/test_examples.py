@@ -16,6 +16,7 @@ EXAMPLES = {
     "agent_framework_agent.py": ["Editor: I was sent 3 messages.", "'first-chat': 4 messages of agent-framework"],
     "claude_agent.py": ["Who am I? -> That was turn 2.", "'I am Alice.', with the subagents ['1']", "Left: []"],
     "langchain_agent.py": ["Where? -> In Rome.", "'first-chat': 6 messages"],
+    "migrate_from_community.py": ["'bob-1': copied, 2 messages", "'alice-1': moved, 2 messages", "  ai: Tomorrow too."],
     "openai_agent.py": ["Who am I? -> You are Alice.", "'first-chat': 4 items of openai-agents"],
 }
 
@@ -31,8 +32,9 @@ async def test_they_do_what_they_say(example: str, engine: Engine, capsys: pytes
     program = path.read_text().replace("asyncio.run(main())", "await main()")
     # An engine of its own and a process would take most of the time.
     program = program.replace("local_engine()", f"nullcontext({engine.endpoint_url!r})")
-    with created_table(session_index=True) as table:
-        code = compile(program.replace('"Chats"', repr(table)), path, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    with created_table(session_index=True) as table, created_table(layout="single_item") as single_items:
+        program = program.replace('"Chats"', repr(table)).replace('"ChatHistory"', repr(single_items))
+        code = compile(program, path, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         await eval(code, {"__file__": str(path), "nullcontext": nullcontext})
     shown = capsys.readouterr().out.splitlines()
     assert [line for line in shown if line in EXAMPLES[example]] == EXAMPLES[example]

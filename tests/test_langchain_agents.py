@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import re
+import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from agents_langchain import (
     CALLS,
     Agent,
     Call,
+    FileSaver,
     Flaky,
     Script,
     agent_of,
@@ -30,7 +33,6 @@ from agents_langchain import (
     waiting,
 )
 from conftest import NewStore
-from engines import ROOT
 from langchain.agents.middleware import (
     HumanInTheLoopMiddleware,
     ModelCallLimitMiddleware,
@@ -416,6 +418,50 @@ async def test_a_human_decides(
     assert names(model.seen[-1]) == "H AI(ok) T AI H"
 
 
+# Goes on with the run of another process, and tells its caller what the model is sent.
+RESUMES = """
+import json, sys
+from pathlib import Path
+from agents_langchain import FileSaver, agent_of, names, on_thread, script
+from chathistory_async import ChatHistoryStore
+from chathistory_async.integrations.langchain import ChatHistoryMiddleware
+from langchain.agents.middleware import HumanInTheLoopMiddleware
+from langgraph.types import Command
+
+table, session, path, decision = sys.argv[1:]
+model = script()
+middleware = [ChatHistoryMiddleware(ChatHistoryStore(table)), HumanInTheLoopMiddleware({"ok": True})]
+agent = agent_of(model, *middleware, checkpointer=FileSaver(Path(path)))
+agent.invoke(Command(resume={"decisions": [json.loads(decision)]}), on_thread(session))
+print(names(model.seen[-1]))
+"""
+
+
+@pytest.mark.parametrize("decision", ["approve", pytest.param("edit", marks=pytest.mark.stress), "reject"])
+async def test_a_human_decides_in_another_process(
+    store: ChatHistoryStore, collection_table: str, session_id: str, tmp_path: Path, decision: str
+) -> None:
+    await add_old_turn(store, session_id)
+    model, path = script(calling("ok")), tmp_path / "checkpoints"
+    middleware = [ChatHistoryMiddleware(store), HumanInTheLoopMiddleware({"ok": True})]
+    call = waiting(asynchronously)
+    await call(agent_of(model, *middleware, checkpointer=FileSaver(path)), "one", session_id)
+    assert await record_of(store, session_id) == "H AI H"
+    command = [sys.executable, "-c", RESUMES, collection_table, session_id, str(path), json.dumps(DECISIONS[decision])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+
+    def resume() -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+    assert (await asyncio.to_thread(resume)).strip() == "H AI H AI(ok) T"
+    assert await record_of(store, session_id) == "H AI H AI(ok) T AI"
+    result = (await store.session(session_id).aget_messages())[4]
+    assert {"approve": "done", "edit": "done", "reject": "no"}[decision] in result.text
+    model = script()
+    await call(agent_of(model, *middleware, checkpointer=FileSaver(path)), "two", session_id)
+    assert names(model.seen[-1]) == "H AI H AI(ok) T AI H"
+
+
 async def test_a_human_writes_instead_of_deciding(store: ChatHistoryStore, session_id: str, call: Call) -> None:
     call = waiting(call)
     model = script(calling("ok"))
@@ -593,13 +639,3 @@ class TestKilled:
         assert await record_of(store, session_id) == "H"
         await call(agent, value, session_id)
         assert await record_of(store, session_id) == "H AI"
-
-
-PAGE = (ROOT / "docs" / "langchain.md").read_text()
-
-
-@pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL), ids=["agent", "graph"])
-async def test_the_page_is_true(example: str, collection_table: str, capsys: pytest.CaptureFixture[str]) -> None:
-    # In a thread, because a program runs an event loop of its own.
-    await asyncio.to_thread(exec, example.replace("Chats", collection_table), {})
-    assert "Hi, how can I help?" in capsys.readouterr().out

@@ -25,6 +25,7 @@ from agents_langchain import (
     waiting,
 )
 from conftest import NewStore
+from engines import SDK_THREADS
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage
@@ -32,6 +33,7 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
+from langgraph.runtime import Runtime
 from langgraph.types import Command
 from proxy import Fault, Proxy
 
@@ -186,6 +188,20 @@ async def test_requests_of_a_turn(
     assert proxy.operations() == ["Query", "TransactWriteItems", "TransactWriteItems"]
 
 
+# Not whole graphs: on Python 3.10, LangChain starts threads in them.
+async def test_nodes_start_no_thread(store: ChatHistoryStore, session_id: str, started_threads: list[str]) -> None:
+    await store.session(session_id).aadd_messages([HumanMessage("old"), AIMessage("before")])
+    load: Any = load_history(store, session=lambda state, runtime: session_id)
+    save: Any = save_history(store, session=lambda state, runtime: session_id)
+    state: dict[str, Any] = {"messages": [HumanMessage("one", id="one")]}
+    state |= await load.afunc(state, Runtime())
+    del state["messages"][0]
+    await save.afunc(state, Runtime())
+    assert await record_of(store, session_id) == "H AI H"
+    assert set(started_threads) <= SDK_THREADS
+    await store.aclose()
+
+
 async def test_only_saving(new_store: NewStore, session_id: str, call: Call, saver: InMemorySaver | None) -> None:
     store = new_store()
     graph = StateGraph(HistoryState)
@@ -265,6 +281,37 @@ async def test_an_agent_that_waits_for_a_human_in_a_graph(new_store: NewStore, s
     await call(compiled, "two", session_id)
     assert names(model.seen[-1]) == "H AI H AI(ok) T AI H"
     assert await record_of(store, session_id) == "H AI H AI(ok) T AI H AI"
+
+
+async def test_an_agent_in_a_graph_that_loads(
+    store: ChatHistoryStore, session_id: str, call: Call, saver: InMemorySaver | None
+) -> None:
+    await store.session(session_id).aadd_messages([HumanMessage("old"), AIMessage("before")])
+    model = script(calling("ok"))
+    graph = StateGraph(HistoryState, input_schema=MessagesState)
+    graph.add_node("load", load_history(store))
+    graph.add_node("agent", agent_of(model, ChatHistoryMiddleware(store, load="never")))
+    graph.add_edge(START, "load")
+    graph.add_edge("load", "agent")
+    compiled = graph.compile(checkpointer=saver)
+    for text in ("one", "two", "three"):
+        await call(compiled, text, session_id)
+    assert await record_of(store, session_id) == "H AI H AI(ok) T AI H AI H AI"
+    assert names(model.seen[-1]) == "H AI H AI(ok) T AI H AI H"
+    assert [message.content for message in model.seen[-1] if message.type == "human"] == ["old", "one", "two", "three"]
+    await store.aclose()
+
+
+@pytest.mark.parametrize("input_schema", [MessagesState, HistoryState])
+async def test_a_client_that_sends_a_mark(new_store: NewStore, session_id: str, call: Call, input_schema: Any) -> None:
+    store = new_store()
+    graph = StateGraph(HistoryState, input_schema=input_schema)
+    graph.add_node("save", save_history(store))
+    graph.add_edge(START, "save")
+    value = {"messages": [HumanMessage("one", id="one")], "history_mark": ["", "one"]}
+    await call(graph.compile(), value, session_id)
+    # The page of the documentation says which input schema keeps clients from it.
+    assert await record_of(store, session_id) == ("H" if input_schema is MessagesState else "")
 
 
 async def test_the_middleware_needs_no_private_module_of_langgraph(monkeypatch: pytest.MonkeyPatch) -> None:

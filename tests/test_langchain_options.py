@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -27,20 +29,28 @@ from agents_langchain import (
 )
 from botocore.config import Config
 from conftest import NewStore
+from engines import SDK_THREADS
 from langchain.agents import create_agent
-from langchain.agents.middleware import ModelRequest, PIIMiddleware, SummarizationMiddleware
+from langchain.agents.middleware import ModelRequest, ModelResponse, PIIMiddleware, SummarizationMiddleware
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import ExecutionInfo, Runtime
 from proxy import Fault, Proxy, Seen
 
 from chathistory_async import AccessDeniedError, ChatHistoryStore, ConfigurationError, LayoutError
+from chathistory_async._sync.bridge import THREAD_NAME
+from chathistory_async.integrations import _agent_recorder
 from chathistory_async.integrations._agent_messages import Entry, sendable
 from chathistory_async.integrations.langchain import ChatHistoryMiddleware, load_history, save_history
 
 TURNS = ["one", "two", "three", "four"]
 
 pytestmark = pytest.mark.sampled
+
+
+def request_of(state: dict[str, Any]) -> ModelRequest[Any]:
+    """A call of the model as langchain makes it."""
+    return ModelRequest(model=script(), messages=state["messages"], state=state, runtime=Runtime())  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=CALLS)
@@ -426,6 +436,20 @@ class TestSessions:
         await ChatHistoryMiddleware(store).abefore_model({"messages": [HumanMessage("one", id="1")]}, runtime)
         assert len((await store.list_sessions(owner)).sessions) == 1
 
+    async def test_of_one_owner(self, store: ChatHistoryStore, session_id: str, owner: str, call: Call) -> None:
+        await call(agent_of(script(), ChatHistoryMiddleware(store, owner=owner)), "one", session_id)
+        assert [info.session_id for info in (await store.list_sessions(owner)).sessions] == [session_id]
+
+    async def test_an_empty_owner_is_refused(self, store: ChatHistoryStore, session_id: str) -> None:
+        with pytest.raises(ValueError, match="owner"):
+            await asynchronously(agent_of(script(), ChatHistoryMiddleware(store, owner="")), "one", session_id)
+
+    async def test_a_session_is_a_function(self, store: ChatHistoryStore) -> None:
+        session: Any = "alice-1"
+        for make in (ChatHistoryMiddleware, load_history, save_history):
+            with pytest.raises(TypeError, match="pass lambda state, runtime: …, which returns"):
+                make(store, session=session)
+
     async def test_an_owner_needs_an_index(self, collection_table: str) -> None:
         with pytest.raises(ValueError, match="session_index=True"):
             ChatHistoryMiddleware(ChatHistoryStore(collection_table), owner=lambda state, runtime: "me")
@@ -535,6 +559,42 @@ class TestAtOnce:
         for at in range(number):
             assert await record_of(store, f"{session_id}-{at}") == "H AI(ok) T AI H AI"
 
+    # Not whole agents: langchain's own tracing starts threads.
+    @pytest.mark.parametrize("number", [10, pytest.param(100, marks=pytest.mark.stress)])
+    async def test_the_hooks_start_no_thread(
+        self, store: ChatHistoryStore, session_id: str, started_threads: list[str], number: int
+    ) -> None:
+        middleware = ChatHistoryMiddleware(store, session=lambda state, runtime: state["session"])
+
+        async def turn(at: int) -> None:
+            state = {"messages": [HumanMessage("one", id="one")], "session": f"{session_id}-{at}"}
+            for hook in (middleware.abefore_agent, middleware.abefore_model):
+                state |= await hook(state, Runtime()) or {}
+            await middleware.awrap_model_call(request_of(state), answer)
+            state["messages"] = [*state["messages"], AIMessage("fine", id="fine")]
+            await middleware.aafter_agent(state, Runtime())
+
+        async def answer(request: ModelRequest[Any]) -> Any:
+            return ModelResponse([AIMessage("fine")])
+
+        await asyncio.gather(*map(turn, range(number)))
+        assert await record_of(store, f"{session_id}-{number - 1}") == "H AI"
+        assert set(started_threads) <= SDK_THREADS
+
+    def test_the_synchronous_hooks_start_only_the_thread_of_synchronous_calls(
+        self, store: ChatHistoryStore, session_id: str, started_threads: list[str]
+    ) -> None:
+        middleware = ChatHistoryMiddleware(store, session=lambda state, runtime: session_id)
+        state: dict[str, Any] = {"messages": [HumanMessage("one", id="one")]}
+        for hook in (middleware.before_agent, middleware.before_model):
+            state |= hook(state, Runtime()) or {}
+        middleware.wrap_model_call(request_of(state), lambda request: ModelResponse([AIMessage("fine")]))
+        state["messages"] = [*state["messages"], AIMessage("fine", id="fine")]
+        middleware.after_agent(state, Runtime())
+        assert names(store.session(session_id).messages) == "H AI"
+        assert set(started_threads) <= {THREAD_NAME} | SDK_THREADS
+        assert started_threads.count(THREAD_NAME) <= 1
+
     async def test_synchronous_threads(self, store: ChatHistoryStore, session_id: str) -> None:
         agent = agent_of(script(), ChatHistoryMiddleware(store))
         await asyncio.gather(*(synchronously(agent, "one", f"{session_id}-{at}") for at in range(8)))
@@ -557,7 +617,7 @@ class TestAtOnce:
     async def test_more_runs_than_are_kept_in_memory(
         self, store: ChatHistoryStore, session_id: str, monkeypatch: pytest.MonkeyPatch, kept: int
     ) -> None:
-        monkeypatch.setattr("chathistory_async.integrations.langchain._KEPT_MESSAGES", kept)
+        monkeypatch.setattr("chathistory_async.integrations._agent_recorder._KEPT_MESSAGES", kept)
         model, agents = script(), []
         agent = agent_of(model, ChatHistoryMiddleware(store))
         for at in range(6):
@@ -578,7 +638,7 @@ class TestMemory:
     async def test_is_bounded_by_messages(
         self, store: ChatHistoryStore, session_id: str, call: Call, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("chathistory_async.integrations.langchain._KEPT_MESSAGES", 20)
+        monkeypatch.setattr("chathistory_async.integrations._agent_recorder._KEPT_MESSAGES", 20)
         await store.session(session_id).aadd_messages([HumanMessage("old"), AIMessage("before")] * 4)
         middleware = ChatHistoryMiddleware(store)
         agent = agent_of(script(*[ConnectionError("overloaded")] * 4), middleware)
@@ -599,6 +659,21 @@ class TestMemory:
         with pytest.raises(AccessDeniedError):
             await call(agent, "two", session_id)
         assert self.kept(middleware) == 0
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    def test_a_lock_held_at_a_fork_does_not_hang_the_child(self) -> None:
+        held = _agent_recorder._lock_of_pasts
+        held.acquire()
+        child = os.fork()
+        if not child:
+            # The handler of pytest's time-out would go on with the tests here.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)
+            _agent_recorder._Pasts().keep([])
+            os._exit(0)
+        held.release()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 class TestCancelled:
@@ -659,13 +734,21 @@ async def test_encrypted_and_read_without_the_key(
         await call(agent_of(script(), ChatHistoryMiddleware(new_store())), "two", session_id)
 
 
+LONG = 5000
+
+
+@pytest.fixture
+async def long_session(store: ChatHistoryStore, session_id: str) -> str:
+    for start in range(0, LONG, 500):
+        batch = [HumanMessage("short", id=str(start + at)) for at in range(500)]
+        await store.session(session_id).aadd_messages(batch)
+    return session_id
+
+
 async def test_a_long_history_never_holds_the_loop(
-    store: ChatHistoryStore, session_id: str, long_steps: list[str]
+    store: ChatHistoryStore, long_session: str, long_steps: list[str]
 ) -> None:
-    history, number = store.session(session_id), 5000
-    for start in range(0, number, 500):
-        await history.aadd_messages([HumanMessage("short", id=str(start + at)) for at in range(500)])
-    middleware = ChatHistoryMiddleware(store, session=lambda state, runtime: session_id)
+    middleware = ChatHistoryMiddleware(store, session=lambda state, runtime: long_session)
     runtime: Runtime[Any] = Runtime()
     state: dict[str, Any] = {"messages": [HumanMessage("new", id="new")]}
 
@@ -674,11 +757,28 @@ async def test_a_long_history_never_holds_the_loop(
 
     long_steps.clear()
     state |= await middleware.abefore_agent(state, runtime) or {}
-    request = ModelRequest(model=script(), messages=state["messages"], state=state, runtime=runtime)  # type: ignore[arg-type]
-    sent: Any = await middleware.awrap_model_call(request, handler)
-    assert len(sent) == number + 1
+    sent: Any = await middleware.awrap_model_call(request_of(state), handler)
+    assert len(sent) == LONG + 1
     await middleware.abefore_model(state, runtime)
     assert long_steps == []
+
+
+async def test_nodes_with_a_long_history_never_hold_the_loop(
+    store: ChatHistoryStore, long_session: str, long_steps: list[str]
+) -> None:
+    load: Any = load_history(store, session=lambda state, runtime: long_session)
+    save: Any = save_history(store, session=lambda state, runtime: long_session)
+    state: dict[str, Any] = {"messages": [HumanMessage("new", id="new")]}
+    long_steps.clear()
+    state |= await load.afunc(state, Runtime())
+    # Ends the step, and the reducer takes the removal of all messages out.
+    await asyncio.sleep(0)
+    assert len(state["messages"][1:]) == LONG + 1
+    state["messages"] = state["messages"][1:]
+    await save.afunc(state, Runtime())
+    await asyncio.sleep(0)
+    assert long_steps == []
+    assert (await store.session(long_session).aget_messages(limit=1))[0].id == "new"
 
 
 @pytest.mark.parametrize("way", ["middleware", "nodes"])
@@ -690,7 +790,7 @@ async def test_other_tasks_run_while_a_long_history_is_put_into_the_state(
         return entries
 
     entries = [Entry("", HumanMessage("short")) for _ in range(5000)]
-    monkeypatch.setattr("chathistory_async.integrations.langchain._latest", latest)
+    monkeypatch.setattr("chathistory_async.integrations._agent_recorder._latest", latest)
     middleware = ChatHistoryMiddleware(store, session=lambda state, runtime: session_id, load="state")
     load: Any = load_history(store, session=lambda state, runtime: session_id)
     state: dict[str, Any] = {"messages": [HumanMessage("new", id="new")]}

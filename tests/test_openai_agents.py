@@ -662,6 +662,7 @@ class TestSessionIndex:
 
 async def test_the_page_is_true(collection_table: str) -> None:
     names: dict[str, Any] = {"model": ScriptedModel([says("Hi")])}
-    await of_page("openai-agents.md", names, {"Chats": collection_table, 'name="Assistant"': 'name="A", model=model'})
+    replaced = {"Chats": collection_table, 'name="Assistant"': 'name="A", model=model'}
+    await of_page("agents/openai-agents.md", names, replaced)
     assert names["result"].final_output == "Hi"
     assert [(info.session_id, info.message_count) for info in names["page"].sessions] == [("first-chat", 2)]

@@ -95,6 +95,7 @@ MODULES = [
     "integrations.claude_agent_sdk",
     "integrations.openai_agents",
     "integrations.langchain",
+    "integrations._agent_recorder",
     "integrations._agent_messages",
     "store",
     "history",
@@ -302,6 +303,8 @@ FRAMEWORKS = {
     "integrations.openai_agents": ({"agents"}, "openai-agents"),
     "integrations.langchain": ({"langchain", "langgraph"}, "langchain"),
 }
+# Only an integration imports them, after it has found its framework.
+PARTS_OF_INTEGRATIONS = {"integrations._agent_recorder": {"langchain", "langgraph"}}
 PACKAGES_OF_FRAMEWORKS = set().union(*(packages for packages, _ in FRAMEWORKS.values()))
 
 
@@ -317,9 +320,10 @@ def packages_of(module: str) -> set[str]:
 
 def test_only_its_integration_imports_a_framework() -> None:
     found = {module: packages_of(module) & PACKAGES_OF_FRAMEWORKS for module in MODULES}
-    assert {module: packages for module, packages in found.items() if packages} == {
-        module: packages for module, (packages, _) in FRAMEWORKS.items()
-    }
+    of_frameworks = {module: packages for module, (packages, _) in FRAMEWORKS.items()}
+    assert {module: packages for module, packages in found.items() if packages} == of_frameworks | PARTS_OF_INTEGRATIONS
+    importing = {module for module in MODULES if imports_of(module) & PARTS_OF_INTEGRATIONS.keys()}
+    assert importing <= FRAMEWORKS.keys()
 
 
 @pytest.mark.stress

@@ -2,74 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import OUR_PLUGIN_ALONE, Make
+from conftest import Make
 from engines import ROOT
+from pages import DOCS, blocks, new_reader, run_blocks
 from proxy import Proxy
 
-from chathistory_async import ChatHistoryStore
-from chathistory_async._sync.bridge import run
-
 README = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-STATEMENTS = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", README, re.DOTALL)]
-COMMANDS = re.findall(r"```bash\n(.*?)\n```", README, re.DOTALL)
+EXAMPLES = blocks(README, "python")
+STATEMENTS = [json.loads(text) for text in blocks((DOCS / "guides" / "encryption.md").read_text(), "json")]
+COMMANDS = [command.rstrip() for command in blocks(README, "bash")]
 
 
-# Not the region of the other tests: the examples' tables may be somebody's, who follows the README on this LocalStack.
-REGION = "eu-north-1"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def example_table(kms_in: Callable[[str], Any]) -> Iterator[None]:
-    kms = kms_in(REGION)
-    store = ChatHistoryStore("ChatHistory", layout="single_item", region_name=REGION)
-    chats = ChatHistoryStore("Chats", region_name=REGION)
-    run(store.create_table)
-    run(chats.create_table)
-    with contextlib.suppress(kms.exceptions.NotFoundException):
-        # A run that was cut short has left it.
-        kms.delete_alias(AliasName="alias/chat")
-    kms.create_alias(AliasName="alias/chat", TargetKeyId=kms.create_key()["KeyMetadata"]["KeyId"])
-    yield
-    kms.delete_alias(AliasName="alias/chat")
-    run(store.delete_table)
-    run(chats.delete_table)
-    store.close()
-    chats.close()
-
-
-def command_of(example: str, tests: Path) -> list[str]:
-    if "def test_" not in example:
-        return [sys.executable, "-W", "error::ResourceWarning", "-c", example]
-    tests.write_text(example)
-    settings = ["asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function"]
-    options = [*OUR_PLUGIN_ALONE, "-p", "asyncio", *(part for setting in settings for part in ("-o", setting))]
-    return [sys.executable, "-m", "pytest", "-W", "error", *options, str(tests)]
+@pytest.fixture(scope="module")
+def reader() -> Iterator[dict[str, str]]:
+    with new_reader() as environment:
+        yield environment
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.splitlines()[0])
-def test_example(example: str, tmp_path: Path) -> None:
-    command = command_of(example, tmp_path / "test_example.py")
-    environment = os.environ | {"AWS_DEFAULT_REGION": REGION}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_example(example: str, tmp_path: Path, reader: dict[str, str]) -> None:
+    output = run_blocks([example], tmp_path, reader)
     if "print(" in example:
-        assert "Hi, how can I help?" in done.stdout
+        assert "Hi, how can I help?" in output
 
 
 def test_there_are_examples_of_each_use() -> None:
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 3
 
 
 @pytest.mark.parametrize("statement", STATEMENTS, ids=["IAM", "key"])
@@ -102,17 +67,15 @@ def test_the_first_screen_has_the_two_commands() -> None:
     assert 'nox.options.sessions = ["tests"]' in (ROOT / "noxfile.py").read_text()
 
 
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
 def test_the_tests_have_a_map() -> None:
     tests = ROOT / "tests"
     mapped = (tests / "README.md").read_text()
     modules = [*tests.glob("test_*.py"), *tests.glob("stress/test_*.py")]
     assert [path.name for path in modules if path.name not in mapped] == []
-
-
-def test_what_it_links_to_is_there() -> None:
-    headings = {f"#{heading.lower().replace(' ', '-')}" for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or target in headings or (ROOT / target.split("#")[0]).exists(), target
 
 
 def test_the_compose_file_pins_localstack() -> None:

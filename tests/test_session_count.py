@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import NewStore
 from langchain_core.messages import HumanMessage
-from proxy import Fault, Proxy, Seen
+from proxy import Fault, Proxy, Seen, cut_off
 from samples import humans
 
 from chathistory_async import (
@@ -120,26 +120,6 @@ def sweeping(request: pytest.FixtureRequest, store_through: NewStore) -> NewStor
     """Makes stores through the proxy that sweep as the test wants it."""
     trims = "trim" in request.node.callspec.params.values()
     return lambda **options: store_through(**(options | ({"history_size": KEPT} if trims else {})))
-
-
-async def cut_off(work: Awaitable[object], proxy: Proxy, number: int, fault: Fault) -> bool:
-    """Cancel some work when its request of this number has arrived, and tell whether it has had so many."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    arrived = 0
-
-    def schedule(seen: Seen) -> Fault:
-        nonlocal arrived
-        arrived += 1
-        if arrived == number:
-            loop.call_soon_threadsafe(task.cancel)
-            return fault
-        return Fault.NONE
-
-    proxy.schedule = schedule
-    await asyncio.gather(task, return_exceptions=True)
-    proxy.schedule = lambda seen: Fault.NONE
-    return arrived >= number
 
 
 class TestAQuietSweep:

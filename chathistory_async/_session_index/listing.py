@@ -33,6 +33,7 @@ from .stored import LAST_ACTIVE, OWNER, is_alive, is_sessions_item
 
 # If they are encrypted, each has its own data key, which KMS decrypts.
 _READ_AT_ONCE = 16
+# Each deletion sends up to four batches at once, and more would keep appends of the same client waiting.
 _DELETED_AT_ONCE = 4
 # The items have about 1 KB. A page of DynamoDB holds 1 MB.
 _PAGE = 100

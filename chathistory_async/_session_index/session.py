@@ -33,6 +33,7 @@ from .value_ids import Subsession
 # Each append rewrites the session's item and is billed for all of it, in the table and in the index.
 MAX_TITLE_BYTES = 4 * 1024
 MAX_METADATA_BYTES = 64 * 1024
+# Subsessions. Each deletion sends up to four batches at once, and more would keep appends of the same client waiting.
 _DELETED_AT_ONCE = 4
 _TITLE, _METADATA = Binding("title", SORT_KEY), Binding("metadata", SORT_KEY)
 _ATTRIBUTES = {_TITLE: TITLE, _METADATA: METADATA}

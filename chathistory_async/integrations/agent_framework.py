@@ -111,6 +111,9 @@ class DynamoDBHistoryProvider(HistoryProvider):
         A client may send the whole conversation with each run. From the first loaded message on whose id is in the
         input, the model is sent the input only, which has the client's order.
 
+        A message with a call of a function that has no result, and waits for no approval, is left out with the results
+        of its other calls: model providers reject a call without a result. The session is not changed.
+
         Args:
             context: the run's context.
             **kwargs: the framework's other arguments.
@@ -123,6 +126,7 @@ class DynamoDBHistoryProvider(HistoryProvider):
         sent = {message.message_id for message in context.input_messages if message.message_id}
         repeated = (at for at, message in enumerate(loaded) if message.message_id in sent)
         del loaded[next(repeated, len(loaded)) :]
+        loaded[:] = _without_given_up_calls(loaded, context.get_messages(include_input=True))
 
     async def get_messages(
         self, session_id: str | None, *, state: dict[str, Any] | None = None, **kwargs: Any
@@ -223,6 +227,35 @@ def _without_cut_off_turn(messages: list[Message]) -> list[Message]:
     if "user" in roles:
         return messages[roles.index("user") :]
     return messages[next((at for at, role in enumerate(roles) if role != "tool"), len(roles)) :]
+
+
+def _without_given_up_calls(loaded: list[Message], request: list[Message]) -> list[Message]:
+    """Return the loaded messages without those that have a call without a result, and without their other results.
+
+    A run that fails leaves such a call if the agent stores each call of the model, and so does a client that was to run
+    a function.
+
+    Args:
+        loaded: the loaded messages.
+        request: all messages that the model is sent. The input may have results, and approvals.
+    """
+    # The messages of calls without a result so far. Some models use an id again.
+    waiting: dict[str | None, Message] = {}
+    answers: list[tuple[Message, Message]] = []
+    given_up: set[int] = set()
+    for message in request:
+        for content in message.contents:
+            if content.type == "function_call" and not content.informational_only:
+                if content.call_id in waiting:
+                    given_up.add(id(waiting[content.call_id]))
+                waiting[content.call_id] = message
+            elif content.type == "function_result" and content.call_id in waiting:
+                answers.append((waiting.pop(content.call_id), message))
+            elif content.function_call is not None:
+                waiting.pop(content.function_call.call_id, None)
+    given_up |= {id(message) for message in waiting.values()}
+    given_up |= {id(answer) for message, answer in answers if id(message) in given_up}
+    return [message for message in loaded if id(message) not in given_up]
 
 
 def _number_stored(stored: Sequence[Mapping[str, Any]], values: Sequence[Mapping[str, Any]]) -> int:
