@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -37,8 +38,12 @@ class KeepAliveHandler(WSGIRequestHandler):
             status, headers = given_status, given_headers
             return parts.append
 
-        with _one_at_a_time:
-            parts.extend(self.server.app(environ, start_response))
+        try:
+            with _one_at_a_time:
+                parts.extend(self.server.app(environ, start_response))
+        except Exception:  # noqa: BLE001  # moto raises errors of any type, and the service's clients see a failure of it
+            self.server.log("error", f"Error on request:\n{traceback.format_exc()}")
+            status, headers, parts[:] = "500 Internal Server Error", [], []
         content = b"".join(parts)
         code, _, reason = status.partition(" ")
         self.send_response(int(code), reason)

@@ -86,6 +86,8 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    # A socket of a tracer is found open at the end of the process where it is still frozen then.
+    gc.unfreeze()
     config.stash[STOP].close()
 
 

@@ -147,7 +147,13 @@ async def test_a_user_cannot_open_the_chat_of_another(web: SimpleNamespace, sess
 @pytest.mark.parametrize("session_index", [False, True])
 @pytest.mark.parametrize("encrypted", [False, True])
 async def test_the_calculator_knows_what_is_stored(
-    collection_table: str, kms: Any, kms_key: str, session_id: str, turn_bytes: int, session_index: bool, encrypted: bool
+    collection_table: str,
+    kms: Any,
+    kms_key: str,
+    session_id: str,
+    turn_bytes: int,
+    session_index: bool,
+    encrypted: bool,
 ) -> None:
     chats = program_of("costs.md").Chats(1, turn_bytes, read_turns=5, session_index=session_index, encrypted=encrypted)
     key = kms_key if encrypted else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import os
 import subprocess
 import sys
@@ -45,6 +47,20 @@ def test_synchronous_code_runs_it_too() -> None:
         assert texts(store.session("s").messages) == ["1"]
         store.close()
     assert not answers(url)
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing/is/here"])
+def test_a_connection_stays_open_whatever_is_sent(path: str) -> None:
+    with (
+        local_engine() as url,
+        contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"))) as connection,
+    ):
+        connection.connect()
+        first = connection.sock
+        for _ in range(3):
+            connection.request("POST", path, b"{}", {"X-Amz-Target": "DynamoDB_20120810.ListTables"})
+            connection.getresponse().read()
+            assert connection.sock is first
 
 
 async def test_two_are_apart() -> None:
