@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from pathlib import Path
@@ -49,6 +50,8 @@ def test_json_values_too(store: ChatHistoryStore, session_id: str, options: list
     store.json_session(session_id, format="my-agent").add(values)
     file = tmp_path / "session.jsonl"
     assert "Exported 7 messages of 1 session to" in succeeds("export", session_id, "-o", str(file), *options).error
+    assert succeeds("export", session_id, "-o", "-", *options).output == file.read_text()
+    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
     copy = f"{session_id}-2"
     told = succeeds("import", str(file), copy, "--json", *options).json()
     assert told == {"session": copy, "format": "my-agent", "messages": 7}

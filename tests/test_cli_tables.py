@@ -71,6 +71,9 @@ def test_templates_of_terraform_and_cdk() -> None:
         '"expireAt"',
         f'"{arn}"',
     )
+    options[-1] = "alias/x"
+    assert "the ARN of the key" in fails("create-table", "--print", "terraform", *options, code=2)
+    options[-1] = arn
     cdk = succeeds("create-table", "--print", "cdk-json", *options).json()
     assert cdk["sseSpecification"] == {"sseEnabled": True, "sseType": "KMS", "kmsMasterKeyId": arn}
     assert cdk["keySchema"][0] == {"attributeName": "SessionId", "keyType": "HASH"}

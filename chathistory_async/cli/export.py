@@ -139,7 +139,9 @@ _FORMS: dict[str, Callable[[Exporter, list[Session]], Chunks]] = {
     show_default=True,
     help="JSON lines, which import reads; one JSON array; Markdown; or an HTML page.",
 )
-@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file. Default: the output.")
+@click.option(
+    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file. Default, or -: the output."
+)
 @click.option("--redact", metavar="MODULE:FUNCTION", help="A function that takes a message's JSON and returns another.")
 @with_settings
 @in_event_loop
@@ -157,6 +159,7 @@ async def export(
     if (session is None) == (owner is None):
         raise click.UsageError("Give a session or --owner")
     function = None if redact is None else _function(redact)
+    output = None if output == Path("-") else output
     async with settings.store(session_index=owner is not None) as store:
         if session is not None:
             sessions = [Session(session, await format_of(store, session), None, None)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from typing import Any, BinaryIO, NamedTuple
 
@@ -62,7 +63,8 @@ def _batch(content: bytes) -> Batch:
         Failed: a line is not one of ``export``'s, or the lines are of several sessions or formats.
     """
     values, places = [], set[tuple[str | None, str]]()
-    for number, line in enumerate(content.splitlines(), 1):
+    # Editors of Windows write a byte order mark.
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         if not line.strip():
             continue
         try:

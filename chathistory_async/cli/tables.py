@@ -138,6 +138,8 @@ def _terraform(properties: dict[str, Any]) -> str:
         lines += _block("point_in_time_recovery", enabled=True)
     if "SSESpecification" in properties:
         key = properties["SSESpecification"]["KMSMasterKeyId"]
+        if not key.startswith("arn:"):
+            raise click.UsageError("Terraform needs the ARN of the key: pass it as --table-kms-key-id")
         lines += _block("server_side_encryption", enabled=True, kms_key_arn=key)
     lines += ["", "  lifecycle {", "    prevent_destroy = true", "  }", "}"]
     return "\n".join(lines)
