@@ -28,6 +28,7 @@ BENCHMARKS = (
     "soak",
     "turns",
     "tracing",
+    "events",
 )
 OUT = Path(__file__).parent / "results"
 # No account of anybody's is used.

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
+from .events import KEPT_LOOP, NEW_LOOP, SYNC_METHODS
 from .footprint import STORE, STORE_WITHOUT, WITHOUT
 from .measure import Spread
 from .put_peers import AWS_SDK, DYNAMOXY, PYDYNOX
@@ -51,6 +52,9 @@ COLOURS = {
     UNSAMPLED: _BLUE,
     RECORDED: _ORANGE,
     TWO: _BLUE,
+    NEW_LOOP: _ORANGE,
+    KEPT_LOOP: _BLUE,
+    SYNC_METHODS: _SKY,
 }
 # For the stages of a read. Waiting is grey, because it takes no CPU.
 STAGE_COLOURS = (_GREY, _SKY, _ORANGE, _BLUE)

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import footprint, reading, tracing, turns
+from . import events, footprint, reading, tracing, turns
 from .drawing import (
     STAGE_COLOURS,
     Bar,
@@ -490,6 +490,21 @@ def _tracing(rows: Rows) -> Iterator[Plot]:
     )
 
 
+def _events(rows: Rows) -> Iterator[Plot]:
+    figure, (wall,) = panels(1, height=2.0)
+    new, kept, sync = (
+        _known(rows, way).spread("wall_ms").median for way in (events.NEW_LOOP, events.KEPT_LOOP, events.SYNC_METHODS)
+    )
+    draw_bars(wall, "", "ms", [Bar(row.variant, row.spread("wall_ms"), row.wrong) for row in rows])
+    yield Plot(
+        "events",
+        f"A handler of events takes {number(new)} ms for a turn if each event has an event loop of its own,"
+        f" {number(kept)} ms on a kept one, and {number(sync)} ms by the synchronous methods",
+        "In an item collection on the stub, one at a time: the latest 20 messages are read, and two are appended.",
+        figure,
+    )
+
+
 def _known(rows: Rows, variant: str, **case: str | int) -> Row:
     """Return a row that every run has."""
     row = find(rows, variant, **case)
@@ -546,4 +561,5 @@ _DRAWN: tuple[tuple[str, Callable[[Rows], Iterator[Plot]]], ...] = (
     ("soak", _soak),
     ("turns", _turns),
     ("tracing", _tracing),
+    ("events", _events),
 )

@@ -441,7 +441,7 @@ class ChatHistoryStore:
     async def purge_owner(self, owner: str) -> PurgeResult:
         """Delete all of an owner's sessions, and return how many sessions and messages this call has deleted.
 
-        What ``delete_session`` deletes with a session is deleted and counted too.
+        The call deletes and counts the same as ``delete_session`` for each session.
 
         A call that failed or was interrupted can be made again, and continues. The call queries the index until it
         shows no more sessions. A session that began within about the last second may not be in the index yet.

@@ -33,7 +33,7 @@ class in the same order, and the newer ones by name. A dash means that a class d
 COMMANDS = """\
 # The command line
 
-`pip install "chathistory-async[cli]"` installs `chathistory`. Its [guide](../guides/command-line.md) shows how the
+`pip install ".[cli]"` installs `chathistory`. Its [guide](../guides/command-line.md) shows how the
 commands work together. `chathistory COMMAND --help` says the same as this page.
 
 """
@@ -103,13 +103,17 @@ def commands() -> Iterator[str]:
 def arguments_of(command: click.Command) -> Iterator[str]:
     for part in command.params:
         if isinstance(part, click.Argument):
-            name = str(part.name).upper()
+            name = part.metavar or str(part.name).upper()
             yield name if part.required else f"[{name}]"
 
 
 def as_text(help_text: str) -> str:
     """Return a command's help as Markdown shows it as text."""
-    return re.sub(r"(\{.*?\}|(?<![\w`])--[\w-]+|CHATHISTORY_\w+)", r"`\1`", help_text)
+    return re.sub(r"(`[^`]*`)|(\{.*?\}|(?<!\w)--[\w-]+|CHATHISTORY_\w+)", as_code, help_text)
+
+
+def as_code(found: re.Match[str]) -> str:
+    return found[1] or f"`{found[2]}`"
 
 
 def options_of(command: click.Command) -> list[click.Option]:

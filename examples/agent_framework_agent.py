@@ -1,7 +1,7 @@
 """Two agents of Microsoft Agent Framework share a session in DynamoDB, on the embedded engine.
 
 Run it with ``python examples/agent_framework_agent.py``. It needs no key and no AWS account:
-``pip install 'chathistory-async[local,agent-framework]'``.
+``pip install '.[local,agent-framework]'``.
 """
 
 import asyncio

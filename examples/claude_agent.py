@@ -1,6 +1,6 @@
 """A session of the Claude Agent SDK in DynamoDB, on the embedded engine: ``python examples/claude_agent.py``.
 
-Needs no key and no AWS account: ``pip install 'chathistory-async[local,claude-agent-sdk]'``.
+Needs no key and no AWS account: ``pip install '.[local,claude-agent-sdk]'``.
 """
 
 import asyncio

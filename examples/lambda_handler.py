@@ -1,7 +1,7 @@
 """A chat on AWS Lambda, behind a function URL; ``template.yaml`` deploys it.
 
 Run it on the embedded engine with ``python examples/lambda_handler.py``. It needs no key and no AWS account:
-``pip install 'chathistory-async[local]'``.
+``pip install '.[local]'``.
 """
 
 import json

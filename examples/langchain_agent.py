@@ -1,6 +1,6 @@
 """An agent of LangChain, its conversation in DynamoDB, on the embedded engine: ``python examples/langchain_agent.py``.
 
-Needs no key and no AWS account: ``pip install 'chathistory-async[local,langchain]'``.
+Needs no key and no AWS account: ``pip install '.[local,langchain]'``.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Chats of langchain-community move to a new table while the application runs, on the embedded engine.
 
 Run it with ``python examples/migrate_from_community.py``. It needs no key and no AWS account:
-``pip install 'chathistory-async[local]' langchain-community``.
+``pip install '.[local]' langchain-community``.
 """
 
 import asyncio

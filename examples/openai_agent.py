@@ -1,6 +1,6 @@
 """A conversation of the OpenAI Agents SDK in DynamoDB, on the embedded engine: ``python examples/openai_agent.py``.
 
-Needs no key and no AWS account: ``pip install 'chathistory-async[local,openai-agents]'``.
+Needs no key and no AWS account: ``pip install '.[local,openai-agents]'``.
 """
 
 import asyncio

@@ -37,7 +37,7 @@ def blocks(text: str, *languages: str) -> list[str]:
 
 
 async def of_page(page: str, names: dict[str, Any], replaced: Mapping[str, str]) -> None:
-    """Run a page's Python, which may await at its top level, as in a notebook.
+    """Run a page's Python, which may await at its top level, as in a notebook, or run its ``main``.
 
     Args:
         page: the name of its file.
@@ -47,7 +47,7 @@ async def of_page(page: str, names: dict[str, Any], replaced: Mapping[str, str])
     text = (DOCS / page).read_text()
     for old, new in replaced.items():
         text = text.replace(old, new)
-    program = "\n".join(blocks(text, "python"))
+    program = "\n".join(blocks(text, "python")).replace("asyncio.run(main())", "await main()")
     await eval(compile(program, page, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
 
 

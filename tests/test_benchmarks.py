@@ -19,7 +19,7 @@ from chathistory_async import DynamoDBChatMessageHistory
 if TYPE_CHECKING:
     from benchmarks.variants import Target
 
-CHEAP = ["reading", "footprint", "turns", "tracing"]
+CHEAP = ["reading", "footprint", "turns", "tracing", "events"]
 
 MEASURED = [
     "Making a handle",

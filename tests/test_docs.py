@@ -159,6 +159,11 @@ def test_quoted_figures_are_those_of_the_benchmarks(path: Path) -> None:
     assert [(figure, name) for figure, name in quoted if not is_rounded(figure, FIGURES[name])] == []
 
 
+def test_a_quoted_loss_was_measured(path: Path) -> None:
+    quoted = re.findall(r"loses (\d+ of \d+) messages", path.read_text())
+    assert [loss for loss in quoted if not any(f"lost {loss} messages" in line for line in RESULTS["wrong"])] == []
+
+
 def test_no_sentence_has_a_clause_as_its_subject(path: Path) -> None:
     text = re.sub(r"^#.*$|^\*\*.*?\*\*|<!--.*?-->", "", prose(path.read_text()), flags=re.MULTILINE | re.DOTALL)
     starts = r"(?:^|\n\n|[.!?:;] |[.!?]\n|\| |^ *[-*] |^ *\d+\. )"

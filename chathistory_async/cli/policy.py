@@ -58,7 +58,7 @@ class Place(NamedTuple):
     "--tenant",
     default="${aws:PrincipalTag/tenant}",
     show_default=True,
-    help="With --mode tenant: the first id of each key and owner. Default: the principal's tag.",
+    help="With --mode tenant: the first id of each key and owner.",
 )
 @click.option("--source-table", help="With --mode migrate: the table of single items.")
 @click.option("--source-kms-key-id", help="With --mode migrate: the KMS key of the source's messages.")

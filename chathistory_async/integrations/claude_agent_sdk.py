@@ -146,10 +146,10 @@ class DynamoDBSessionStore(SessionStore):
     async def list_sessions(self, project_key: str) -> list[SessionStoreListEntry]:
         """Return the main transcripts of a project with the times of their last appends, in no particular order.
 
-        As ``ChatHistoryStore.list_sessions``, a ``Query`` of the session index for each 200 transcripts. What this
-        process has appended or deleted is in the list at once, with a ``GetItem`` for each transcript that the index
-        does not show as it is. What other processes have written is there about a second later. A transcript whose
-        item in the index cannot be read is left out, and the error is logged.
+        As ``ChatHistoryStore.list_sessions``, a ``Query`` of the session index for each 200 transcripts. The list
+        has the appends and deletions of this process at once, with a ``GetItem`` for each transcript that the index
+        does not show as it is, and those of other processes about a second later. A transcript whose item in the index
+        cannot be read is left out, and the error is logged.
 
         Args:
             project_key: the project.

@@ -61,8 +61,6 @@ class HistoryState(MessagesState):
 class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
     """Loads a thread's history for an agent of ``create_agent``, and stores what the agent adds to it.
 
-    ::
-
         store = ChatHistoryStore("Chats", session_index=True)
         agent = create_agent(model, tools, middleware=[ChatHistoryMiddleware(store)])
         await agent.ainvoke({"messages": "Hello"}, {"configurable": {"thread_id": "alice-1"}})
@@ -76,7 +74,7 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
     that an interrupt holds back is stored when it has its results; one that was given up is not stored. Each write is
     one append: see ``DynamoDBChatMessageHistory.aadd_messages``.
 
-    What the model is sent is always valid: a call without its result is left out of the request, whether it comes from
+    The request to the model is always valid: a call without its result is left out of it, whether the call comes from
     the record or from the state. The record and the state are not changed.
 
     Messages are recognised by their ids. A client that sends a message again, after an error or with each request, must
@@ -119,9 +117,9 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
         save: "steps": complete steps are stored before each call of the model, and at the end. "end": all are stored at
             the end, in one append; a run that fails stores nothing.
         on_error: "raise": errors of the library end the run. "log": they are logged by the logger
-            ``chathistory_async``, without content, and the agent goes on. What was not stored is stored with the next
-            step; without a checkpointer, nothing is left of it after the run. A step that cannot be stored
-            (``ItemTooLargeError``, ``MessageNotStorableError``) stays in the way of what follows it.
+            ``chathistory_async``, without content, and the agent goes on. Messages that were not stored are stored
+            with the next step; without a checkpointer, they are lost at the end of the run. A step that cannot be
+            stored (``ItemTooLargeError``, ``MessageNotStorableError``) stays in the way of what follows it.
 
     Raises:
         LayoutError: the store has the layout "single_item", and ``load`` is "beside".
@@ -197,8 +195,6 @@ def load_history(
     on_error: OnError = "raise",
 ) -> Runnable[Any, Any]:
     """Return a node for a graph that puts a thread's history into the state, before the messages that are there.
-
-    ::
 
         graph = StateGraph(HistoryState)
         graph.add_node("load", load_history(store))

@@ -1,8 +1,8 @@
 """A web chat with FastAPI: streamed answers, and the conversations in DynamoDB, on the embedded engine.
 
 Run it with ``python examples/fastapi_chat/main.py``, and open http://127.0.0.1:8000. It needs no key and no AWS
-account: ``pip install 'chathistory-async[local]' fastapi uvicorn``. It uses the DynamoDB at AWS_ENDPOINT_URL if that is
-set. The model is made up.
+account: ``pip install '.[local]' fastapi uvicorn``. It uses the DynamoDB at AWS_ENDPOINT_URL if that is set. The model
+is made up.
 """
 
 import asyncio
