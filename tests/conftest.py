@@ -19,6 +19,7 @@ import localstack_client.session
 import pytest
 from browser import CHROMIUM
 from engines import Engine, found_engine, started
+from hypothesis import HealthCheck, settings
 from proxy import Proxy, retries
 from serving import serving
 from variants import SINGLE_ITEM_VARIANTS
@@ -27,6 +28,10 @@ from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
 from chathistory_async._item_collection.session import ItemCollectionSession
 from chathistory_async._sync.bridge import run
 from chathistory_async.testing import FakeClock
+
+# How long an example takes depends on the machine.
+settings.register_profile("of any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("of any speed")
 
 ENGINE = pytest.StashKey[Engine]()
 STOP = pytest.StashKey[ExitStack]()

@@ -605,7 +605,7 @@ class TestKeys:
         await transcripts.delete(key)
         assert [await transcripts.load(sub(key, subpath)) for subpath in odd] == [None] * len(odd)
 
-    @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
     @given(st.lists(st.tuples(*[st.text(st.sampled_from("ab#%/.253"), max_size=6)] * 3), min_size=2, max_size=2))
     def test_of_different_transcripts_differ(self, transcripts: DynamoDBSessionStore, keys: list[Any]) -> None:
         made = []

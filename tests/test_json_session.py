@@ -129,7 +129,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.lists(JSON, min_size=1, max_size=5), min_size=1, max_size=4))
 async def test_any_values_come_back_equal(collection_table: str, batches: list[list[Any]]) -> None:
     import uuid

@@ -323,7 +323,5 @@ def test_a_session_is_like_a_list(
             {"table_name": table, **collection, **({"kms_key_id": kms_key} if encrypted else {})},
             Values if layout.endswith("of JSON") else Messages,
         ),
-        settings=settings(
-            max_examples=examples, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=examples, stateful_step_count=20, suppress_health_check=list(HealthCheck)),
     )
