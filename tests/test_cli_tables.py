@@ -349,3 +349,12 @@ def test_the_doctor_names_messages_that_cannot_be_read(
     DynamoDBChatMessageHistory(table, session_id).add_messages(humans(1))
     single = ["--table", table, "--layout", "single_item", "--session", session_id]
     assert findings(*single)["messages"][0] == "ok"
+
+
+@pytest.mark.parametrize("layout", ["single_item", "item_collection"])
+def test_the_doctor_names_a_session_without_messages(
+    layout: str, table: str, collection_table: str, session_id: str
+) -> None:
+    name = table if layout == "single_item" else collection_table
+    found = findings("--table", name, "--layout", layout, "--session", session_id)["messages"]
+    assert found == ("note", f"{session_id} has no messages", "check the session's id")

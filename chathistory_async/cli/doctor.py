@@ -198,22 +198,28 @@ def _versions() -> str:
 async def _of_session(store: ChatHistoryStore, session: str) -> AsyncGenerator[Finding, None]:
     advice = f"chathistory delete-message {shlex.quote(session)} ID removes it"
     number = 0
+    has_messages = False
     try:
         async with aclosing(store.iter_unreadable(session)) as errors:
             async for error in errors:
                 number += 1
                 yield Finding("messages", "problem", in_own_words(error), advice)
+        has_messages = number > 0 or await store.get_format(session) is not None
     except LayoutError:
         try:
-            await store.session(session).aget_messages()
+            has_messages = bool(await store.session(session).aget_messages())
         except ChatHistoryError as error:
             number += 1
             yield _problem("messages", error)
     except ChatHistoryError as error:
         number += 1
         yield _problem("messages", error)
-    if not number:
+    if number:
+        return
+    if has_messages:
         yield Finding("messages", "ok", f"all messages of {session} can be read")
+    else:
+        yield Finding("messages", "note", f"{session} has no messages", "check the session's id")
 
 
 def _problem(check: str, error: ChatHistoryError) -> Finding:
