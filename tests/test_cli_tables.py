@@ -230,6 +230,8 @@ def test_a_tenant_s_policy_is_limited_to_its_keys() -> None:
         ["--source-table", "Old"],
         ["--layout", "single_item", "--session-index"],
         ["--mode", "nothing"],
+        ["--table", "arn:aws"],
+        ["--table", "arn:aws:s3:::bucket"],
     ],
 )
 def test_wrong_policies(options: list[str]) -> None:

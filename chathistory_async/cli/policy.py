@@ -28,6 +28,7 @@ _ADMIN = (
 _SOURCE = ("GetItem", "Scan")
 _TARGET = ("GetItem", "Query", "PutItem")
 _ENCRYPTS = ("GenerateDataKey", "Decrypt")
+_TABLE_ARN = re.compile(r"arn:([^:]+):dynamodb:([^:]+):([^:]+):table/[^:/]+")
 _KEY_ARN = re.compile(r"arn:[a-z-]+:kms:[a-z0-9-]+:\d{12}:key/.+")
 
 
@@ -107,7 +108,9 @@ def policy(
 
 def _place(settings: Settings, account_id: str) -> Place:
     if settings.table.startswith("arn:"):
-        return Place(*(settings.table.split(":")[part] for part in (1, 3, 4)))
+        if (found := _TABLE_ARN.fullmatch(settings.table)) is None:
+            raise click.UsageError("--table is not the ARN of a table")
+        return Place(*found.groups())
     region = settings.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "*"
     partition = "aws-cn" if region.startswith("cn-") else "aws-us-gov" if region.startswith("us-gov-") else "aws"
     return Place(partition, region, account_id)

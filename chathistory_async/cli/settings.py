@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import aioboto3
 import click
-from botocore.exceptions import ProfileNotFound
+from botocore.exceptions import BotoCoreError, ProfileNotFound
 
 from ..errors import KeySchemaError
 from ..store import ChatHistoryStore
@@ -84,12 +84,14 @@ def session_of(profile: str | None, region: str | None) -> aioboto3.Session:
     """Return the SDK's session with a profile and a region.
 
     Raises:
-        Failed: there is no such profile.
+        Failed: there is no such profile, or the SDK's configuration cannot be read.
     """
     try:
         return aioboto3.Session(profile_name=profile, region_name=region)
     except ProfileNotFound as error:
         raise Failed(f"There is no AWS profile {profile!r}: check --profile") from error
+    except BotoCoreError as error:
+        raise Failed(f"The AWS SDK cannot use its configuration: {error}") from error
 
 
 class SharedOption(click.Option):
