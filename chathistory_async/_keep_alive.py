@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import traceback
 from collections.abc import Callable
+from http import HTTPStatus
 from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
 
 from werkzeug.serving import WSGIRequestHandler
 
@@ -27,8 +29,22 @@ class KeepAliveHandler(WSGIRequestHandler):
 
     def run_wsgi(self) -> None:
         environ = self.make_environ()
-        # Whether or not moto needs the body, it is read whole: the next request follows it.
-        environ["wsgi.input"] = BytesIO(self._body(environ))
+        try:
+            # Whether or not moto needs the body, it is read whole: the next request follows it.
+            environ["wsgi.input"] = BytesIO(self._body(environ))
+        except (EOFError, ValueError):
+            # Where the next request would begin is not known.
+            self.close_connection = True
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
+        try:
+            status, headers, content = self._answer(environ)
+        except Exception:  # noqa: BLE001  # moto's faults
+            self.server.log("error", traceback.format_exc())
+            status, headers, content = "500 Internal Server Error", [], b""
+        self._send(status, headers, content)
+
+    def _answer(self, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
         status, headers, parts = "", list[tuple[str, str]](), list[bytes]()
 
         def start_response(
@@ -38,13 +54,11 @@ class KeepAliveHandler(WSGIRequestHandler):
             status, headers = given_status, given_headers
             return parts.append
 
-        try:
-            with _one_at_a_time:
-                parts.extend(self.server.app(environ, start_response))
-        except Exception:  # noqa: BLE001  # moto raises errors of any type, and the service's clients see a failure of it
-            self.server.log("error", f"Error on request:\n{traceback.format_exc()}")
-            status, headers, parts[:] = "500 Internal Server Error", [], []
-        content = b"".join(parts)
+        with _one_at_a_time:
+            parts.extend(self.server.app(environ, start_response))
+        return status, headers, b"".join(parts)
+
+    def _send(self, status: str, headers: list[tuple[str, str]], content: bytes) -> None:
         code, _, reason = status.partition(" ")
         self.send_response(int(code), reason)
         for name, value in headers:
@@ -57,7 +71,27 @@ class KeepAliveHandler(WSGIRequestHandler):
             self.wfile.write(content)
 
     def _body(self, environ: dict[str, Any]) -> bytes:
+        """Return the body of a request.
+
+        Raises:
+            EOFError: the client has left before its end.
+            ValueError: its length is not a number, or its chunks are malformed.
+        """
         if environ.get("wsgi.input_terminated"):
-            chunks: bytes = environ["wsgi.input"].read()
-            return chunks
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            return self._chunks(environ["wsgi.input"])
+        length = self.headers.get("Content-Length", "0")
+        if not re.fullmatch("[0-9]+", length):
+            raise ValueError(length)
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise EOFError
+        return body
+
+    @staticmethod
+    def _chunks(chunked: BinaryIO) -> bytes:
+        try:
+            return chunked.read()
+        except ConnectionError:
+            raise
+        except OSError as error:
+            raise ValueError(*error.args) from error

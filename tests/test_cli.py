@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -265,6 +266,30 @@ def test_a_reader_that_ends_early_is_no_traceback(tables: tuple[str, str]) -> No
         done.stdout.close()
         assert done.stderr.read() == b""
     assert done.returncode == 1
+
+
+COMMAND = f"{shlex.quote(sys.executable)} -m chathistory_async.cli"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", ["policy --table T", "--help"])
+def test_a_full_disk_is_one_line(arguments: str) -> None:
+    done = subprocess.run(f"{COMMAND} {arguments} > /dev/full", shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
+
+
+@pytest.mark.posix
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("policy --table T >&-", 0, ""),
+        ("import --table T - x <&-", 1, "Error: The file has no messages\n"),
+        ("policy --table T --mode migrate 2>&-", 2, ""),
+    ],
+)
+def test_closed_streams_are_no_traceback(arguments: str, code: int, said: str) -> None:
+    done = subprocess.run(f"{COMMAND} {arguments}", shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
 
 
 @pytest.mark.posix

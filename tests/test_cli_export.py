@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +132,14 @@ def redact(message):
 def fail(message):
     raise ValueError(message)
 
-def without_a_plain_form(message):
-    return object()
+def leave(message):
+    raise SystemExit(0)
+
+def strange(message):
+    return {"secret": object()}
+
+async def late(message):
+    return message
 """
 
 
@@ -150,15 +158,21 @@ def test_redacted(
     error = fails("export", session_id, "--redact", "redactions_of_a_user:fail", *options)
     assert error.startswith("Error: --redact failed with ValueError, at the message ")
     assert "secret" not in error
-    for form in ("jsonl", "json", "markdown", "html"):
-        function = ["--redact", "redactions_of_a_user:without_a_plain_form"]
-        done = run_command("export", session_id, "--as", form, *function, *options)
-        assert (done.code, done.error[:28]) == (1, "Error: --redact failed with ")
-    (tmp_path / "unfinished_redactions.py").write_text("def redact(")
-    (tmp_path / "failing_redactions_of_a_user.py").write_text("1 / 0")
+    error = fails("export", session_id, "--redact", "redactions_of_a_user:leave", *options)
+    assert error.startswith("Error: --redact failed with SystemExit, at the message ")
+    for form in ("jsonl", "markdown"):
+        strange = ["--redact", "redactions_of_a_user:strange", "-o", "redacted"]
+        error = fails("export", session_id, "--as", form, *strange, *options)
+        assert error.startswith("Error: --redact returned a value that has no JSON, at the message ")
+        assert "secret" not in error
+    for name, code in {"with_a_wrong_line": "def f(", "that_fails": "1 / 0", "that_exits": "raise SystemExit"}.items():
+        (tmp_path / f"redactions_{name}.py").write_text(code)
     for wrong in (
-        "unfinished_redactions:redact",
-        "failing_redactions_of_a_user:redact",
+        "redactions_with_a_wrong_line:f",
+        "redactions_that_fails:f",
+        "redactions_that_exits:f",
+        "..relative:f",
+        "redactions_of_a_user:late",
         "redactions_of_a_user",
         "redactions_of_a_user:none",
         "no.such:x",
@@ -179,7 +193,29 @@ def test_a_file_appears_only_when_it_is_complete(
     fails("export", session_id, "-o", str(file), "--redact", "failing_redactions:fail", *options)
     assert file.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
-    assert "cannot be written" in fails("export", session_id, "-o", str(tmp_path / "no" / "x"), *options)
+    for wrong in ("no/x", "x.json/x", "x" * 255, ""):
+        assert "cannot be written" in fails("export", session_id, "-o", wrong, *options)
+
+
+@pytest.mark.posix
+def test_a_file_replaces_only_a_file_and_keeps_its_mode(
+    store: ChatHistoryStore, session_id: str, options: list[str], tmp_path: Path
+) -> None:
+    store.session(session_id).add_messages(humans(1))
+    private, own_part, pipe = tmp_path / "private", tmp_path / "private.part", tmp_path / "pipe"
+    private.touch(0o600)
+    own_part.write_text("the user's")
+    succeeds("export", session_id, "-o", str(private), *options)
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert own_part.read_text() == "the user's"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        succeeds("export", session_id, "-o", str(pipe), *options)
+        assert os.read(reader, 10_000) == private.read_bytes()
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
 
 
 @pytest.fixture

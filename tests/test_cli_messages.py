@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, message_to_dict
+from markdown_it import MarkdownIt
 from samples import EVERY_TYPE, described
 
 from chathistory_async.cli.html import message as html_of
 from chathistory_async.cli.markdown import message as markdown_of
-from chathistory_async.cli.messages import Part, shown
+from chathistory_async.cli.messages import Part, Shown, shown
 from chathistory_async.cli.output import in_one_line, readable, size_text, title_of
 
 PNG = "iVBORw0KGgo="
@@ -154,8 +155,49 @@ def test_a_line_of_a_message_is_no_heading_of_another() -> None:
 def test_markdown_loads_and_runs_nothing() -> None:
     text = "<b>x</b> ![a](https://a.example) `<i> ![b]` ``` <u> ``\n```\n<s>\n```\n<p>"
     lines = markdown_of(shown({"role": "user", "content": text}, "json", None, None)).splitlines()[2:]
-    assert lines[0] == "> &lt;b>x&lt;/b> !\\[a](https://a.example) `<i> ![b]` ``` &lt;u> ``"
+    assert lines[0] == "> &lt;b>x&lt;/b> !\\[a](https://a.example) `<i> ![b]` \\`\\`\\` &lt;u> \\`\\`"
     assert lines[1:5] == ["> ```", "> <s>", "> ```", "> &lt;p>"]
+
+
+# Where a viewer may see code end earlier, or begin later, than the author of the export.
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```\n~~~\n```\n<img src=x>",
+        "````\n```\n````\n<img src=x>",
+        "```\n```js\n```\n<img src=x>",
+        "``` a`b\n<img src=x>",
+        "- a\n\n  ```\n<img src=x>",
+        "  ```\n  x\n```\n```\n<img src=x>",
+        "a ` b\n` <img src=x> `",
+        r"\` <img src=x> `",
+        "a | b\n--|--\n` | ` <img src=x> `",
+        r"\\<img src=x>",
+        "- ~~~\n~~~\n<img src=x>",
+    ],
+)
+def test_no_code_in_markdown_ends_early(text: str) -> None:
+    exported = markdown_of(Shown("human", "", None, None, [Part("text", "", text)]))
+    viewer = MarkdownIt("commonmark", {"html": True}).enable("table")
+    tokens = [token for block in viewer.parse(exported) for token in (block, *(block.children or ()))]
+    assert not {token.type for token in tokens} & {"html_block", "html_inline", "image"}
+
+
+def test_code_in_markdown_is_shown_as_it_is_written() -> None:
+    text = "- a\n\n  ```html\n  <b>\n  ```\n`<i>` and ``<u> ` ``\n~~~\n<s>\n~~~"
+    exported = markdown_of(Shown("human", "", None, None, [Part("text", "", text)]))
+    assert exported.endswith("\n\n" + "\n".join(f"> {line}".rstrip() for line in text.split("\n")) + "\n\n")
+
+
+def test_values_nested_as_deeply_as_any_are_shown() -> None:
+    value: Any = "x"
+    for _ in range(250):
+        value = [{"a": value}]
+    [part] = shown(value, "json", None, None).parts
+    assert '"x"' in part.text
+    deep = "[" * 100_000 + "]" * 100_000
+    [call] = shown({"type": "tool_call", "name": "n", "args": deep}, "json", None, None).parts
+    assert call.text == deep
 
 
 def test_speakers_have_names() -> None:

@@ -235,6 +235,14 @@ def test_a_session_id_that_no_key_can_have_is_one_line(session: str, options: li
         assert len(done.error.splitlines()) == 1
 
 
+def test_a_configuration_that_cannot_be_read_is_one_line(options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("[[[")
+    environment = {"AWS_CONFIG_FILE": str(tmp_path / "config")}
+    for command in (["show", "x"], ["show", "x", "--profile", "y"]):
+        error = fails(*command, *options, environment=environment)
+        assert error.startswith("Error: The AWS SDK cannot use its configuration: Unable to parse config file")
+
+
 def test_without_a_region_it_names_its_option(options: list[str]) -> None:
     said = fails("show", "x", *options, environment={"AWS_DEFAULT_REGION": None})
     assert said.startswith("Error: No AWS region: give --region, or set AWS_DEFAULT_REGION")
@@ -305,6 +313,16 @@ def test_stored_control_characters_never_reach_the_terminal(
         shown = succeeds(*command, *options).output
         assert r"\x1b]0;title\x07\u202eecila" in shown or r"\u001b]0;title" in shown
         assert "".join(shown.split()).isprintable()
+
+
+def test_nor_do_they_in_json(store: ChatHistoryStore, session_id: str, owner: str, options: list[str]) -> None:
+    hostile = "\x9b2J\x7f\u202e\U000e0041"
+    store.session(session_id, owner=owner).add_messages(humans(hostile))
+    run(store.set_title, session_id, hostile)
+    for command in (["show", session_id, "--json"], ["list", owner, "--json"], ["export", session_id]):
+        shown = succeeds(*command, *options)
+        assert shown.output.strip().isprintable()
+        assert hostile in repr(shown.json()).encode().decode("unicode_escape")
 
 
 def measured(proxy: Proxy, work: Callable[[], Any]) -> float:

@@ -245,6 +245,8 @@ def test_a_policy_for_what_is_no_table_is_refused(arn: str) -> None:
         ["--source-table", "Old"],
         ["--layout", "single_item", "--session-index"],
         ["--mode", "nothing"],
+        ["--table", "arn:aws"],
+        ["--table", "arn:aws:s3:::bucket"],
     ],
 )
 def test_wrong_policies(options: list[str]) -> None:

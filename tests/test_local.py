@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -82,6 +83,34 @@ async def test_it_loses_no_concurrent_update() -> None:
         await asyncio.gather(*(store.session("s").aadd_messages(humans(n)) for n in range(100)))
         stored = texts(await store.session("s").aget_messages())
         assert sorted(stored, key=int) == [str(n) for n in range(100)]
+
+
+HEAD = (
+    b"POST / HTTP/1.1\r\nHost: x\r\nX-Amz-Target: DynamoDB_20120810.%s\r\n"
+    b"Authorization: AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/dynamodb/aws4_request\r\n%s"
+)
+
+
+def answer_of(url: str, operation: bytes, rest: bytes) -> bytes:
+    """Send a request, and nothing more, and return all that the engine responds until it closes the connection."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(HEAD % (operation, rest))
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_it_answers_what_it_cannot_do() -> None:
+    with local_engine() as url:
+        for length in (b"-1", b"abc", b"99"):
+            body = b"Content-Length: %s\r\n\r\n{}" % length
+            assert answer_of(url, b"ListTables", body).startswith(b"HTTP/1.1 400 ")
+        assert answer_of(url, b"ListTables", b"Transfer-Encoding: chunked\r\n\r\nzz\r\n").startswith(b"HTTP/1.1 400 ")
+        # moto raises an exception, and the connection stays open.
+        wrong = b'Content-Length: 28\r\n\r\n{"TableName":"T","Item":"x"}'
+        answer = answer_of(url, b"PutItem", wrong + HEAD % (b"ListTables", b"Content-Length: 2\r\n\r\n{}"))
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert b"HTTP/1.1 200 " in answer
 
 
 def test_it_ends_with_the_process_that_started_it() -> None:

@@ -190,6 +190,11 @@ class NoOperations(Sampler):
         return "NoOperations"
 
 
+class WithoutADescription(NoOperations):
+    def get_description(self) -> str:
+        raise NotImplementedError
+
+
 class Twin:
     """Calls the methods of a handle in their asynchronous or in their synchronous form."""
 
@@ -562,6 +567,7 @@ class TestCalls:
             (ALWAYS_OFF, []),
             (TraceIdRatioBased(0), []),
             (NoOperations(), ["GetItem"]),
+            (WithoutADescription(), ["GetItem"]),
             (ParentBased(NoOperations()), []),
             (ParentBased(NoOperations(), local_parent_not_sampled=ALWAYS_ON), ["GetItem"]),
         ],

@@ -84,10 +84,12 @@ def _drops_below_dropped(sampler: Any) -> bool:
     """Return whether a sampler surely drops all spans below one that it has dropped, so that they need no start.
 
     OpenTelemetry's own samplers do: some drop all or nothing, others drop whole traces. A sampler of the application
-    may drop the spans of operations only.
+    may drop the spans of operations only, and its description may be anything.
     """
-    describe = getattr(sampler, "get_description", str)
-    description = describe()
+    try:
+        description = str(sampler.get_description())
+    except Exception:  # noqa: BLE001  # an operation must not fail because of its telemetry
+        return False
     if description.startswith("ParentBased{"):
         return description.endswith(",localParentNotSampled:AlwaysOffSampler}")
     return description.startswith(("AlwaysOffSampler", "AlwaysOnSampler", "TraceIdRatioBased{"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 
 def main() -> None:
     """Run the command line."""
+    _open_missing_streams()
     try:
         from .commands import chathistory
     except ModuleNotFoundError as missing:
@@ -15,3 +18,10 @@ def main() -> None:
         sys.exit(f"The command line needs {missing.name}: pip install 'chathistory-async[cli]'")
     # As `python -m chathistory_async.cli` it would be named after the file.
     chathistory(prog_name="chathistory")
+
+
+def _open_missing_streams() -> None:
+    """Open a stream for each standard stream that the caller has closed, or a connection would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # it stays open

@@ -74,6 +74,15 @@ class Commands(click.Group):
         """Return the names in the order in which the commands were added."""
         return [*self.commands]
 
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run the command line, and end with an error line where its output or its file fails."""
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:
+            Failed(error.strerror or type(error).__name__).show()
+            _discard_output()
+            sys.exit(FAILED)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command, and map what it raises to an error line and an exit code."""
         # Characters that the terminal or the pipe cannot encode are escaped.
@@ -97,9 +106,14 @@ class Commands(click.Group):
             click.echo("Interrupted.", err=True)
             sys.exit(_INTERRUPTED)
         except BrokenPipeError:
-            # The reader of the output has ended. The interpreter flushes stdout once more at exit, which must not fail.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader of the output has ended.
+            _discard_output()
             sys.exit(FAILED)
+
+
+def _discard_output() -> None:
+    """Discard what standard output still holds: the interpreter flushes it at exit, which must not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def in_own_words(error: object, words: Mapping[str, str] | None = None) -> str:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import os
+import shutil
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import click
 
+from .._codec.json_values import decode_value
 from .._codec.keys import KeyValue
+from ..errors import ChatHistoryError
 from ..store import ChatHistoryStore
 from .errors import Failed
 from .html import END, SESSION_END, page_head, session_head
@@ -68,14 +73,16 @@ class Exporter:
 
     def _redacted(self, entry: Entry) -> Any:
         assert self._redact is not None  # noqa: S101  # the caller has checked it
+        # Without the errors' texts, which may quote the message.
         try:
             value = self._redact(entry.value)
-            # The forms of an export can show JSON only.
-            json_of(value)
-        except Exception as error:  # noqa: BLE001  # the function is the user's
-            # Without the error's text, which may quote the message.
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # the function is the user's
             raise Failed(f"--redact failed with {type(error).__name__}, at the message {entry.id}") from None
-        return value
+        try:
+            # All forms show the same: what the value is in JSON.
+            return decode_value(json_of(value))
+        except ChatHistoryError:
+            raise Failed(f"--redact returned a value that has no JSON, at the message {entry.id}") from None
 
     async def lines(self, sessions: list[Session]) -> Chunks:
         """Yield one line of JSON for each message, which ``import`` reads."""
@@ -140,7 +147,7 @@ _FORMS: dict[str, Callable[[Exporter, list[Session]], Chunks]] = {
     help="JSON lines, which import reads; one JSON array; Markdown; or an HTML page.",
 )
 @click.option(
-    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file. Default, or -: the output."
+    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="A file, or - (default) for the output."
 )
 @click.option("--redact", metavar="MODULE:FUNCTION", help="A function that takes a message's JSON and returns another.")
 @with_settings
@@ -219,12 +226,12 @@ def _function(path: str) -> Redact:
     sys.path.insert(0, "")
     try:
         function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # the module is the user's
+    except (Exception, SystemExit) as error:  # the module is the user's
         raise click.UsageError(f"--redact {path} cannot be imported: {in_one_line(error)}") from error
     finally:
         sys.path.remove("")
-    if not callable(function):
-        raise click.UsageError(f"--redact {path} is not a function")
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise click.UsageError(f"--redact {path} is not a function, or is an asynchronous one")
     return function  # type: ignore[no-any-return]
 
 
@@ -234,17 +241,33 @@ def _target(output: Path | None) -> Iterator[Callable[[str], None]]:
     if output is None:
         yield lambda text: click.echo(_utf_8(text), nl=False)
         return
-    part = output.with_name(f"{output.name}.part")
     try:
-        with part.open("wb") as file:
+        with _opened(output) as file:
 
             def write(text: str) -> None:
                 file.write(_utf_8(text))
 
             yield write
-        part.replace(output)
     except OSError as error:
         raise Failed(f"{output} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def _opened(output: Path) -> Iterator[BinaryIO]:
+    if output.exists() and not output.is_file():
+        # A device or a pipe must not be replaced by a file.
+        with output.open("wb") as file:
+            yield file
+        return
+    # The name is this process's own: another export may write to the same file.
+    part = output.with_name(f"{output.name}.{os.getpid()}.part")
+    file = part.open("xb")
+    try:
+        with file:
+            if output.exists():
+                shutil.copymode(output, part)
+            yield file
+        part.replace(output)
     finally:
         part.unlink(missing_ok=True)
 

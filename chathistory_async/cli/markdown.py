@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from .messages import Part, Shown
 from .output import readable, time_text, title_of
 
-_FENCE = re.compile(" {0,3}(```|~~~)")
-# Code within a line, or what begins HTML or an image, which a viewer may run or load.
-_CODE_OR_LOADING = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)|<|!\[")
+# What opens a block of code: its indentation, and its fence.
+_FENCE = re.compile("( {0,3})(`{3,}(?=[^`]*$)|~{3,})")
+# Within a line: escaped characters, code, fences, and what begins HTML or an image, which a viewer may run or load.
+# Code with a | is none in a table.
+_INLINE = re.compile(r"\\<|\\`+|\\.|(?P<code>(`+)(?!`)[^|]*?(?<!`)\2(?!`))|`+|~{3,}|<|!\[")
 # Characters that Markdown takes for markup within a line.
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~-])")
 
@@ -42,15 +45,40 @@ def _part(part: Part) -> str:
 
 def _quoted(text: str) -> str:
     """Return a text as a quotation, in which HTML and images are escaped outside of code."""
-    lines, in_code = list[str](), False
+    return "\n".join(f"> {line}".rstrip() for line in _without_loading(text))
+
+
+def _without_loading(text: str) -> Iterator[str]:
+    """Yield the lines of a text, without what a viewer may run or load outside of code.
+
+    No viewer may see code end earlier, or begin later, than this function does. So fences and backticks that viewers
+    read differently are escaped, and a block of code ends where the list around it may end.
+    """
+    indentation, fence = "", ""
     for line in text.split("\n"):
-        in_code = in_code != bool(_FENCE.match(line))
-        lines.append(f"> {line if in_code else _CODE_OR_LOADING.sub(_escaped_if_loading, line)}".rstrip())
-    return "\n".join(lines)
+        if fence and line.strip() and not line.startswith(indentation):
+            yield indentation + fence
+            fence = ""
+        if fence:
+            ends = line.strip().startswith(fence) and not line.strip().strip(fence[0])
+            yield indentation + fence if ends else line
+            fence = "" if ends else fence
+        elif opening := _FENCE.match(line):
+            indentation, fence = opening.groups()
+            yield line
+        else:
+            yield _INLINE.sub(_escaped_if_loading, line)
 
 
 def _escaped_if_loading(found: re.Match[str]) -> str:
-    return {"<": "&lt;", "![": r"!\["}.get(found[0], found[0])
+    text = found[0]
+    if found["code"]:
+        return text
+    if text[-1] == "`":
+        return r"\`" * text.count("`")
+    if text[0] == "~":
+        return f"\\{text}"
+    return {"<": "&lt;", r"\<": "&lt;", "![": r"!\["}.get(text, text)
 
 
 def _escaped(text: str) -> str:

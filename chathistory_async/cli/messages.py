@@ -232,9 +232,14 @@ def _pretty(value: Any) -> str:
         return ""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError:
+            return _indented(json.loads(value))
+        except (ValueError, RecursionError):
+            # It is not JSON, or is nested too deeply.
             return str(value)
+    return _indented(value)
+
+
+def _indented(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2, default=_placeholder)
 
 

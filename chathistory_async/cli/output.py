@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -41,10 +42,10 @@ def readable(text: str) -> str:
     return _escaped(text.replace("\r\n", "\n"), f"{_JOINERS}\n\t")
 
 
-def _escaped(text: str, allowed: str) -> str:
+def _escaped(text: str, allowed: str, escape: Callable[[str], str] = lambda char: repr(char)[1:-1]) -> str:
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() or char in allowed else repr(char)[1:-1] for char in text)
+    return "".join(char if char.isprintable() or char in allowed else escape(char) for char in text)
 
 
 def number_of(number: int, what: str) -> str:
@@ -144,8 +145,11 @@ def write_indented(console: Console, text: str, columns: int, style: str = "") -
 
 
 def json_of(value: Any) -> bytes:
-    """Return a value as one line of JSON. Bytes, sets, NaN and large integers have the library's marks."""
-    return encode_value(value, "value")
+    """Return a value as one line of JSON. Bytes, sets, NaN and large integers have the library's marks.
+
+    What a terminal could take for an instruction is escaped. JSON needs that for some control characters only.
+    """
+    return _escaped(encode_value(value, "value").decode(), _JOINERS, lambda char: json.dumps(char)[1:-1]).encode()
 
 
 def write_json(value: Any) -> None:

@@ -84,7 +84,7 @@ def session_of(profile: str | None, region: str | None) -> aioboto3.Session:
     """Return the SDK's session with a profile and a region.
 
     Raises:
-        Failed: there is no such profile, or the SDK's configuration file is not valid.
+        Failed: there is no such profile, or the SDK's configuration cannot be read.
     """
     try:
         return aioboto3.Session(profile_name=profile, region_name=region)
