@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from browser import browser
-from command_line import fails, run_command, succeeds
+from command_line import fails, succeeds
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from samples import EVERY_TYPE, humans, texts
 
