@@ -130,6 +130,25 @@ async def test_a_send_that_is_repeated_stores_once(user: User) -> None:
     assert await user.chats() == ["Hello!"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/messages?before=xx", ""),
+        ("POST", "/branches", '{"up_to": "xx"}'),
+        ("POST", "/messages", r'{"text": "\ud800"}'),
+        ("POST", "/messages", '{"text": " "}'),
+        ("PATCH", "", r'{"title": "\ud800"}'),
+        ("PATCH", "", '{"title": " "}'),
+    ],
+)
+async def test_a_wrong_request_is_refused(user: User, method: str, path: str, body: str) -> None:
+    await user.send("Hello!", new_id())
+    headers = {"Idempotency-Key": new_id(), "Content-Type": "application/json"}
+    response = await user.client.request(method, user.chat + path, content=body, headers=headers)
+    assert (response.status_code, response.json()) == (422, {"detail": "The request is not valid"})
+    assert await user.chats() == ["Hello!"]
+
+
 async def test_an_answer_is_streamed_and_stored_once(user: User) -> None:
     key = new_id()
     await user.send(MARKUP, key)

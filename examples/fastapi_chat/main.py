@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import fastapi
 import uvicorn
 from fastapi import Cookie, Depends, FastAPI, Header, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from pydantic import BaseModel, Field
@@ -118,13 +119,13 @@ MyChat = Annotated[Chat, Depends(chat_of)]
 class Question(BaseModel):
     """What the user asks."""
 
-    text: str = Field(min_length=1, max_length=20_000)
+    text: str = Field(pattern=r"\S", max_length=20_000)
 
 
 class Title(BaseModel):
     """A chat's new title."""
 
-    title: str = Field(min_length=1, max_length=200)
+    title: str = Field(pattern=r"\S", max_length=200)
 
 
 class Branch(BaseModel):
@@ -137,6 +138,13 @@ class Branch(BaseModel):
 async def failed(request: Request, error: ChatHistoryError) -> JSONResponse:
     """Answer with the status of an error. The page may repeat whatever it sent."""
     return JSONResponse({"detail": type(error).__name__}, STATUS.get(type(error), 503))
+
+
+@app.exception_handler(RequestValidationError)
+@app.exception_handler(ValueError)
+async def refused(request: Request, error: Exception) -> JSONResponse:
+    """Answer that the request is wrong, such as its cursor. FastAPI's own answer would repeat what was sent."""
+    return JSONResponse({"detail": "The request is not valid"}, 422)
 
 
 @app.get("/")
