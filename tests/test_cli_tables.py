@@ -16,6 +16,7 @@ from proxy import Fault, Proxy, Seen
 from samples import humans
 
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
+from chathistory_async._codec.keys import join_key
 from chathistory_async._sync.bridge import run
 
 
@@ -224,6 +225,10 @@ def test_a_tenant_s_policy_is_limited_to_its_keys() -> None:
         assert "dynamodb:Scan" not in policy[sid]["Action"]
     named = statements("--table", "Chats", "--mode", "tenant", "--tenant", "acme")["Table"]
     assert named["Condition"]["ForAllValues:StringLike"] == {"dynamodb:LeadingKeys": ["acme#*"]}
+    named = statements("--table", "Chats", "--mode", "tenant", "--tenant", "50%#1")["Table"]
+    [keys] = named["Condition"]["ForAllValues:StringLike"]["dynamodb:LeadingKeys"]
+    [stored] = join_key({"": ("50%#1", "s")}).values()
+    assert str(stored).startswith(keys.removesuffix("*"))
     # How IAM writes a * and a ? that stand for themselves.
     named = statements("--table", "Chats", "--mode", "tenant", "--tenant", "a*b?")["Table"]
     assert named["Condition"]["ForAllValues:StringLike"] == {"dynamodb:LeadingKeys": ["a${*}b${?}#*"]}

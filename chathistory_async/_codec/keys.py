@@ -35,10 +35,11 @@ def join_key(
         if not isinstance(value := key.get(name), tuple) or len(value) != number:
             what = f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
             raise ValueError(f"With key_parts={number}, key must have a tuple of {number} ids as {name!r}, not {what}")
-    return {name: "#".join(map(_escaped, value)) if isinstance(value, tuple) else value for name, value in key.items()}
+    return {name: "#".join(map(escaped, value)) if isinstance(value, tuple) else value for name, value in key.items()}
 
 
-def _escaped(part: object) -> str:
+def escaped(part: object) -> str:
+    """Return an id as it stands in a joined key."""
     if not isinstance(part, str):
         raise TypeError(f"The ids that make up a key must be text, not {type(part).__name__}")
     return part.replace("%", "%25").replace("#", "%23")
@@ -57,7 +58,7 @@ def split_key(text: str) -> tuple[str, ...]:
     if not isinstance(text, str):
         raise TypeError(f"Only text can be split into ids, not {type(text).__name__}")
     ids = tuple(part.replace("%23", "#").replace("%25", "%") for part in text.split("#"))
-    if "#".join(map(_escaped, ids)) != text:
+    if "#".join(map(escaped, ids)) != text:
         raise ValueError(f"{text!r} is not the joined text of a tuple of ids")
     return ids
 

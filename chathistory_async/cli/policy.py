@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from .._codec.keys import escaped
 from .._session_index.owner_index import INDEX_NAME
 from .settings import Command, Settings, with_settings
 
@@ -93,7 +94,7 @@ def policy(
     condition = None
     if mode == "tenant":
         # An id's own * and ? would stand for other tenants' ids.
-        literal = re.sub(r"[*?]", r"${\g<0>}", tenant)
+        literal = re.sub(r"[*?]", r"${\g<0>}", escaped(tenant))
         condition = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": [f"{literal}#*"]}}
     statements = [_statement("Table", "dynamodb", actions, table, condition)]
     if session_index and mode != "admin":
