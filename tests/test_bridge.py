@@ -453,7 +453,9 @@ class TestExit:
             thread.join(30)
         """
         code = """
+        running = threading.Event()
         async def forever():
+            running.set()
             await asyncio.sleep(3600)
         def call():
             try:
@@ -462,7 +464,7 @@ class TestExit:
                 os.write(1, str(error).encode())
         thread = threading.Thread(target=call, daemon=True)
         thread.start()
-        time.sleep(0.3)
+        running.wait()
         """
         assert "cut short" in clean(script(code, before=before))
 
@@ -482,9 +484,11 @@ class TestExit:
                 time.sleep(0.5)
             return submit(coroutine, loop)
         asyncio.run_coroutine_threadsafe = slowly
+        async def forever():
+            await asyncio.sleep(3600)
         def call():
             try:
-                history.messages
+                run(forever)
             except BaseException as error:
                 os.write(1, repr(error).encode())
         thread = threading.Thread(target=call, daemon=True)
