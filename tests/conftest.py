@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, MutableMapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -442,6 +442,24 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(random, "uniform", lambda low, high: high)
     monkeypatch.setattr(asyncio, "sleep", record)
     return pauses
+
+
+@asynccontextmanager
+async def turns_of_another_task() -> AsyncIterator[Callable[[], int]]:
+    """Run a task beside the block, and yield a function that returns how many turns of the event loop it has had."""
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    task = asyncio.create_task(other())
+    try:
+        yield lambda: turns
+    finally:
+        task.cancel()
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ main()
 
 
 def run_blocks(code: list[str], directory: Path, environment: Mapping[str, str]) -> str:
-    """Run a page's Python in a new process and directory, and return its output. What is a test runs in pytest."""
+    """Run a page's Python in a new process and directory, and return its output. Blocks with tests run in pytest."""
     programs = [block for block in code if "def test_" not in block]
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", RUN_BLOCKS, *programs]
     output = _output(command, directory, environment) if programs else ""

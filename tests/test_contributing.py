@@ -1,4 +1,4 @@
-"""What contributors read and what GitHub runs agree with the repository."""
+"""The pages for contributors and GitHub's workflows agree with the repository."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from agents_langchain import (
     synchronously,
 )
 from botocore.config import Config
-from conftest import NewStore
+from conftest import NewStore, turns_of_another_task
 from engines import SDK_THREADS
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelRequest, ModelResponse, PIIMiddleware, SummarizationMiddleware
@@ -794,19 +794,10 @@ async def test_other_tasks_run_while_a_long_history_is_put_into_the_state(
     middleware = ChatHistoryMiddleware(store, session=lambda state, runtime: session_id, load="state")
     load: Any = load_history(store, session=lambda state, runtime: session_id)
     state: dict[str, Any] = {"messages": [HumanMessage("new", id="new")]}
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    task = asyncio.create_task(other())
-    update = await (middleware.abefore_agent if way == "middleware" else load.afunc)(state, Runtime())
-    task.cancel()
+    async with turns_of_another_task() as turns:
+        update = await (middleware.abefore_agent if way == "middleware" else load.afunc)(state, Runtime())
     # Copies take about 10 µs each, in slices of 2 ms.
-    assert turns >= 5
+    assert turns() >= 5
     assert update is not None
     assert len(update["messages"]) == len(entries) + 2
 

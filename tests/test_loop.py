@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from conftest import Make
+from conftest import Make, turns_of_another_task
 from engines import SDK_THREADS
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from samples import humans
@@ -103,20 +103,11 @@ async def test_a_long_item_collection_is_written_and_read_in_slices(
 
 
 async def test_other_tasks_run_while_a_full_item_is_decoded() -> None:
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
     encoded = [encode_message(message, 0) for message in many_messages()]
-    task = asyncio.create_task(other())
-    await in_slices(decode_message, encoded)
-    task.cancel()
+    async with turns_of_another_task() as turns:
+        await in_slices(decode_message, encoded)
     # About 25 µs each, in slices of 2 ms.
-    assert turns >= 5
+    assert turns() >= 5
 
 
 async def test_no_thread_is_used(make: Make) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import logging
@@ -21,7 +20,7 @@ from aws_encryption_sdk.materials_managers import EncryptionMaterials
 from aws_encryption_sdk.materials_managers.base import CryptoMaterialsManager
 from aws_encryption_sdk.structures import DataKey as SDKDataKey
 from aws_encryption_sdk.structures import EncryptedDataKey, MasterKeyInfo
-from conftest import Make
+from conftest import Make, turns_of_another_task
 from langchain_core.messages import AIMessage, HumanMessage
 from proxy import Proxy
 from samples import A_MESSAGE, EVERY_TYPE, bound, humans, texts
@@ -456,22 +455,13 @@ class TestParameter:
 
 
 async def test_the_loop_goes_on_while_a_long_history_is_decrypted(make: Make) -> None:
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
     history = make()
     await cipher_of(history).encrypt(bound(b"x"))
-    task = asyncio.create_task(other())
-    encrypted = await cipher_of(history).encrypt(bound(b"x" * 300) * 800)
-    seen = [turns]
-    await cipher_of(history).decrypt(dict(enumerate(bound(*encrypted))))
-    seen.append(turns)
-    task.cancel()
+    async with turns_of_another_task() as turns:
+        encrypted = await cipher_of(history).encrypt(bound(b"x" * 300) * 800)
+        seen = [turns()]
+        await cipher_of(history).decrypt(dict(enumerate(bound(*encrypted))))
+        seen.append(turns())
     # About 80 µs each, in slices of 2 ms.
     assert seen[0] >= 15
     assert seen[1] - seen[0] >= 15

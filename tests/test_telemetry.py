@@ -67,7 +67,7 @@ def secrets(number: int) -> list[BaseMessage]:
 
 
 class Telemetry:
-    """What the library exports in one test."""
+    """The spans and metrics that the library exports in one test."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()

@@ -127,7 +127,7 @@ class FastPath:
     async def send(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return DynamoDB's response to a call, of the fast path or of the SDK's client.
 
-        Of the SDK's metadata, a success of the fast path has the request's id, and an error has most.
+        A success of the fast path has only the request's id of the SDK's metadata. An error has most of that metadata.
 
         Raises:
             botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, ValueError: as the SDK does.

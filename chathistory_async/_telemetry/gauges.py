@@ -1,4 +1,4 @@
-"""What the library's gauges observe. The modules that hold it register it here."""
+"""The values of the library's gauges. The module that holds a value registers its reader here."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Operation:
 
     @property
     def is_told(self) -> bool:
-        """Whether a span or a metric tells of the operation. What only they need is not worked out for nobody."""
+        """Whether a span or a metric tells of the operation. If not, their attributes are not computed."""
         return self.has_spans or self.instruments is not None
 
     def moved(self, read: int, written: int) -> None:

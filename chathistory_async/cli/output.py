@@ -147,7 +147,7 @@ def write_indented(console: Console, text: str, columns: int, style: str = "") -
 def json_of(value: Any) -> bytes:
     """Return a value as one line of JSON. Bytes, sets, NaN and large integers have the library's marks.
 
-    What a terminal could take for an instruction is escaped. JSON needs that for some control characters only.
+    Characters that a terminal could take for an instruction are escaped. JSON itself escapes only some of them.
     """
     return _escaped(encode_value(value, "value").decode(), _JOINERS, lambda char: json.dumps(char)[1:-1]).encode()
 

@@ -43,7 +43,7 @@ _TAIL_MESSAGES = 50
 # More than any session has.
 _ALL_MESSAGES = 10**9
 # How many messages that precede states are in memory at most, at about 3 KB each: those of runs under way, and of some
-# that failed or were interrupted, whose end is never seen. What is not in memory any more is read again.
+# that failed or were interrupted, whose end is never seen. A past that was dropped is read again.
 _KEPT_MESSAGES = 20_000
 
 
@@ -262,8 +262,8 @@ class Recorder:
     async def _look(self, history: DynamoDBChatMessageHistory, state: Any) -> _Look:
         """Read the latest messages of the record: which of the state's are stored, and which precede the state.
 
-        What precedes the state is found when the thread begins, and for "beside" in each later run too, up to the same
-        entry. In all other cases, only the tail of the record is read.
+        The messages that precede the state are found when the thread begins, and for "beside" in each later run too, up
+        to the same entry. In all other cases, only the tail of the record is read.
         """
         messages, mark = state["messages"], Mark.of(state.get(self.keys.mark)) or Mark(None, set())
         ids = {message.id for message in messages}

@@ -117,7 +117,7 @@ MyChat = Annotated[Chat, Depends(chat_of)]
 
 
 class Question(BaseModel):
-    """What the user asks."""
+    """A question of the user."""
 
     text: str = Field(pattern=r"\S", max_length=20_000)
 
