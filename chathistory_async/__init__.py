@@ -3,6 +3,8 @@
 import importlib as _importlib
 import typing as _typing
 
+from ._version import __version__ as __version__
+
 if _typing.TYPE_CHECKING:
     from ._aws.clients import FastPathStatus
     from ._aws.table import TableDescription
@@ -82,7 +84,7 @@ __all__ = [
     "split_key",
 ]
 
-# The package itself imports no module: pytest imports it at every start, for the plugin in ``testing``, and
+# The package itself imports only its version: pytest imports it at every start, for the plugin in ``testing``, and
 # the SDK and LangChain take a second. The first use of a name imports the name's module.
 _MODULES = {
     "ChatHistoryStore": "store",

@@ -185,6 +185,7 @@ MODULES = [
     "_aws.redaction",
     "_keep_alive",
     "_quick_moto",
+    "_version",
 ]
 
 
@@ -276,10 +277,10 @@ def test_only_the_codecs_of_messages_import_langchain() -> None:
     }
 
 
-def test_the_package_imports_none_of_its_modules() -> None:
+def test_the_package_imports_no_module_but_its_version() -> None:
     program = "import sys, chathistory_async; print(*(name for name in sys.modules if 'chathistory' in name))"
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert output.split() == ["chathistory_async"]
+    assert set(output.split()) == {"chathistory_async", "chathistory_async._version"}
 
 
 def test_its_modules_of_errors_and_classes_are_attributes() -> None:
@@ -442,7 +443,8 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 
 def test_the_package_says_what_it_needs() -> None:
-    assert metadata("chathistory-async")["Requires-Python"] == ">=3.10"
+    described = metadata("chathistory-async")
+    assert (described["Version"], described["Requires-Python"]) == (chathistory_async.__version__, ">=3.10")
     needed = requires("chathistory-async") or []
     assert "aioboto3>=15" in needed
     extras = {need.split("extra == ")[1].strip("'\"") for need in needed if "extra == " in need}

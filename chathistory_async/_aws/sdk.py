@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
-from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
 
 import boto3
@@ -18,6 +17,7 @@ from botocore.config import Config
 
 from .._request import DYNAMODB, Service
 from .._telemetry.providers import tracing_now
+from .._version import __version__
 from .bounded import bound_answers
 from .credentials import AnySession, core_of, loaded_of
 from .event_handlers import add_event_handlers
@@ -192,7 +192,7 @@ def config_of(options: ClientOptions) -> AioConfig:
     )
     given = [config for config in (_default_config(options.session), options.config) if config is not None]
     merged = functools.reduce(AioConfig.merge, given, ours)
-    user_agents = (merged.user_agent_extra, _user_agent())
+    user_agents = (merged.user_agent_extra, f"chathistory-async/{__version__}")
     merged = merged.merge(Config(user_agent_extra=" ".join(filter(None, user_agents))))
     for config in given:
         if isinstance(config, AioConfig):
@@ -218,9 +218,3 @@ def longest_call_seconds(config: Config) -> float | None:
     attempts = (config.retries or {}).get("total_max_attempts", _DEFAULT_ATTEMPTS)
     longest: float = attempts * (config.connect_timeout + config.read_timeout)
     return max(MIN_CALL_SECONDS, longest)
-
-
-@functools.cache
-def _user_agent() -> str:
-    # version() takes 2 ms.
-    return f"chathistory-async/{version('chathistory-async')}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import version
 from typing import Any
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
+from .._version import __version__
 from .gauges import DATA_KEYS, FAST_PATH, observed
 
 # The semantic conventions prescribe these.
@@ -22,7 +22,7 @@ class Instruments:
     """
 
     def __init__(self, provider: MeterProvider) -> None:
-        meter = provider.get_meter("chathistory_async", version("chathistory-async"))
+        meter = provider.get_meter("chathistory_async", __version__)
         self._duration = meter.create_histogram(
             "db.client.operation.duration",
             "s",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any, TypeAlias
 
 from opentelemetry import context as contexts
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider, set_span_in_context
+
+from .._version import __version__
 
 Attributes: TypeAlias = Mapping[str, Any]
 
@@ -26,7 +27,7 @@ class Tracing:
     """
 
     def __init__(self, provider: TracerProvider) -> None:
-        self._tracer = provider.get_tracer("chathistory_async", version("chathistory-async"))
+        self._tracer = provider.get_tracer("chathistory_async", __version__)
         self._drops_below_dropped = _drops_below_dropped(getattr(provider, "sampler", None))
 
     @staticmethod

@@ -6,6 +6,7 @@ import logging
 
 import click
 
+from .._version import __version__
 from .delete import delete, delete_message, purge
 from .demo import demo
 from .doctor import doctor
@@ -20,7 +21,7 @@ from .tables import create_table
 
 
 @click.group(cls=Commands, context_settings={"max_content_width": 100})
-@click.version_option(package_name="chathistory-async")
+@click.version_option(__version__)
 def chathistory() -> None:
     """Conversations on DynamoDB: read, list, export, erase and migrate them, and set up their table."""
     # Errors are shown as one line. Without a handler, Python would also write the library's log records to stderr.
