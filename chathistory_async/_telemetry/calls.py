@@ -113,6 +113,7 @@ class Call:
 def _described(service: str, api_name: str, table_name: str, endpoint_url: str) -> _Description:
     server = _server(endpoint_url)
     if service != DYNAMODB.name:
+        # OpenTelemetry's conventions for AWS SDKs require rpc.system, which those for RPC have deprecated.
         remote = {"rpc.system": "aws-api", "rpc.service": _KMS, "rpc.method": api_name, **server}
         return _Description(f"{_KMS}.{api_name}", remote, remote)
     # A table may be named by its ARN.
