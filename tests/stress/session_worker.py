@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -138,18 +137,19 @@ class Worker:
             return "unknown", []
 
 
-async def main(name: str, journal: str, skew_seconds: str, calls: str, store_options: str, options: str) -> None:
+def work(*asked: Any) -> None:
+    asyncio.run(_work(*asked))
+
+
+async def _work(
+    name: str, journal: str, skew: float, calls: int, store_options: dict[str, Any], asked: dict[str, Any]
+) -> None:
     """Run a worker whose clock is wrong by so many seconds."""
-    skew, real_time, real_time_ns = float(skew_seconds), time.time, time.time_ns
+    real_time, real_time_ns = time.time, time.time_ns
     time.time = lambda: real_time() + skew
     time.time_ns = lambda: real_time_ns() + int(skew * 1e9)
-    asked: dict[str, Any] = json.loads(options)
     records.PART_BYTES = asked["part_bytes"] or records.PART_BYTES
     config = Config(retries={"total_max_attempts": 6, "mode": "legacy"}, read_timeout=5)
-    async with ChatHistoryStore(**json.loads(store_options), config=config) as store:
+    async with ChatHistoryStore(**store_options, config=config) as store:
         session = session_in(store, asked["session_id"], asked["owner"], json_values=asked["json_values"])
-        await Worker(name, Journal(journal), session, asked["mix"]).run(int(calls))
-
-
-if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+        await Worker(name, Journal(journal), session, asked["mix"]).run(calls)

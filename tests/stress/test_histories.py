@@ -6,13 +6,13 @@ Their clocks are minutes apart. The proxy makes requests fail, calls are cancell
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from conftest import created_table
 from engines import Engine
 from history_checker import Operation, violations
 from proxy import Fault, Proxy, Seen
-from session_worker import session_in
+from session_worker import session_in, work
 
 from chathistory_async import ChatHistoryStore
 from chathistory_async._sync.bridge import run
@@ -93,7 +93,10 @@ class Crowd:
     """The processes of one history, of which some are killed and replaced."""
 
     def __init__(self, folder: Path, store_options: dict[str, Any], options: dict[str, Any], seed: int) -> None:
-        self._arguments = [json.dumps(store_options), json.dumps(options)]
+        # A fork has the library imported, which takes a second of CPU. Windows, where it is collected only, has none.
+        self._forks = multiprocessing.get_context("forkserver")
+        self._forks.set_forkserver_preload(["chathistory_async.history", "chathistory_async.store"])
+        self._arguments = (CALLS, store_options, options)
         self._folder = folder
         self._random = random.Random(seed)
         self._begun = 0
@@ -106,10 +109,12 @@ class Crowd:
             place = self._random.randrange(PROCESSES)
             name, process = running[place]
             process.kill()
-            process.wait()
+            process.join()
             self._killed_at[name] = time.monotonic()
             running[place] = self._begin(place)
-        assert [process.wait() for _, process in running] == [0] * PROCESSES
+        for _, process in running:
+            process.join()
+        assert [process.exitcode for _, process in running] == [0] * PROCESSES
 
     def history(self) -> list[Operation]:
         """Return all calls that were written down; one without an end was cut off by a kill."""
@@ -134,13 +139,14 @@ class Crowd:
             returned=tuple(call.get("returned", ())),
         )
 
-    def _begin(self, place: int) -> tuple[str, subprocess.Popen[bytes]]:
+    def _begin(self, place: int) -> tuple[str, BaseProcess]:
         name = f"{place}-{self._begun}"
         self._begun += 1
-        journal, skew = str(self._folder / f"{name}.jsonl"), str(SKEWS_SECONDS[place])
-        worker = str(Path(__file__).with_name("session_worker.py"))
-        command = [sys.executable, worker, name, journal, skew, str(CALLS), *self._arguments]
-        return name, subprocess.Popen(command)
+        journal = str(self._folder / f"{name}.jsonl")
+        arguments = (name, journal, SKEWS_SECONDS[place], *self._arguments)
+        process = self._forks.Process(target=work, args=arguments, daemon=True)
+        process.start()
+        return name, process
 
 
 @contextmanager
