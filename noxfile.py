@@ -52,7 +52,7 @@ def stress(session: nox.Session) -> None:
     """The long runs of the suite, and histories of processes that are killed, other ones each time."""
     install(session)
     # Most of the long runs wait, for late requests or between retries.
-    run_suite(session, "-m", "stress", *session.posargs, processes=2 * CORES)
+    run_suite(session, "-m", "stress", *session.posargs, processes=2 * CORES + 1)
 
 
 @nox.session(python=nox.project.python_versions(PYPROJECT))

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
+import boto3
 import localstack_client.session
 import pytest
 from browser import CHROMIUM
@@ -68,7 +69,7 @@ def set_aws_settings(environment: MutableMapping[str, str], engine: Engine) -> N
     """Leave no AWS setting of whoever runs the tests: a profile of theirs is not in the tests' empty config file."""
     for name in [name for name in environment if name.startswith("AWS_")]:
         del environment[name]
-    environment.update(CREDENTIALS, AWS_ENDPOINT_URL=engine.endpoint_url)
+    environment.update(CREDENTIALS | engine.settings())
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -178,9 +179,9 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 
 @pytest.fixture(scope="session")
-def dynamodb() -> Any:
+def dynamodb(engine: Engine) -> Any:
     """A plain client, to see and to make what the library does not."""
-    return localstack_client.session.Session().client("dynamodb")
+    return boto3.client("dynamodb", endpoint_url=engine.endpoint_url)
 
 
 @pytest.fixture(scope="session")
@@ -356,7 +357,7 @@ def clock() -> Iterator[FakeClock]:
 
 @pytest.fixture
 def proxy(engine: Engine) -> Iterator[Proxy]:
-    with Proxy(engine.endpoint_url) as proxy:
+    with Proxy(engine.endpoint_url, engine.kms_endpoint_url) as proxy:
         yield proxy
 
 

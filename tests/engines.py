@@ -22,19 +22,32 @@ SDK_THREADS = set() if version("aiobotocore").startswith("2.") else {"asyncio_0"
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine, with no URL where it is an embedded one that has not been started."""
+    """An engine, with no URL where it is an embedded one that has not been started.
+
+    Attributes:
+        kms_endpoint_url: where KMS is, if another program than the engine answers its calls.
+    """
 
     name: str
     endpoint_url: str
     embedded: bool = False
+    kms_endpoint_url: str = ""
+
+    def settings(self) -> dict[str, str]:
+        """The environment variables that tell an SDK of the engine."""
+        if not self.kms_endpoint_url:
+            return {"AWS_ENDPOINT_URL": self.endpoint_url}
+        return {"AWS_ENDPOINT_URL": self.kms_endpoint_url, "AWS_ENDPOINT_URL_DYNAMODB": self.endpoint_url}
 
 
 @contextmanager
 def found_engine() -> Iterator[Engine]:
     """The first of: an endpoint in the environment, a running LocalStack, one started with Docker, the embedded one."""
-    given = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB") or os.environ.get("AWS_ENDPOINT_URL")
-    if given:
-        yield Engine("the endpoint in the environment", given)
+    of_dynamodb, of_all = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB"), os.environ.get("AWS_ENDPOINT_URL", "")
+    if of_dynamodb:
+        yield Engine("the endpoint in the environment", of_dynamodb, kms_endpoint_url=of_all)
+    elif of_all:
+        yield Engine("the endpoint in the environment", of_all)
     elif localstack := running_localstack():
         yield Engine("LocalStack, already running", localstack)
     elif _docker_works():

@@ -33,8 +33,9 @@ class Proxy(FaultProxy):
         answers: what the engine answered: the operation, the status and the body.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, kms_target: str = "") -> None:
         super().__init__(target)
+        self._kms_target = kms_target or target
         self.busiest = 0
         self.measure = False
         self.units: list[float] = []
@@ -48,6 +49,10 @@ class Proxy(FaultProxy):
             return await super()._handle(request)
         finally:
             self._busy -= 1
+
+    def _target_of(self, headers: CIMultiDict[str]) -> str:
+        is_for_kms = headers["X-Amz-Target"].startswith("TrentService.")
+        return self._kms_target if is_for_kms else super()._target_of(headers)
 
     async def _forward(self, body: bytes, headers: CIMultiDict[str]) -> web.Response:
         if self.measure:

@@ -41,6 +41,17 @@ def test_an_endpoint_in_the_environment_comes_first(monkeypatch: pytest.MonkeyPa
         assert (engine.endpoint_url, engine.embedded) == ("http://given:1", False)
 
 
+def test_kms_may_be_elsewhere_than_dynamodb(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"AWS_ENDPOINT_URL": "http://kms:1", "AWS_ENDPOINT_URL_DYNAMODB": "http://dynamodb:1"}
+    for name, url in given.items():
+        monkeypatch.setenv(name, url)
+    with found_engine() as engine:
+        assert engine.endpoint_url == "http://dynamodb:1"
+        environment = dict[str, str]()
+        set_aws_settings(environment, engine)
+        assert environment == CREDENTIALS | given
+
+
 def test_docker_starts_localstack_and_takes_it_down(tmp_path: Path) -> None:
     calls = install_docker(tmp_path, failing="none")
     with found_engine() as engine:

@@ -176,9 +176,12 @@ class FaultProxy:
         await asyncio.sleep(self.late_seconds)
         return await self._forward(body, headers)
 
+    def _target_of(self, headers: CIMultiDict[str]) -> str:
+        return self._target
+
     async def _forward(self, body: bytes, headers: CIMultiDict[str]) -> web.Response:
         # aiohttp warns of a body of more than a megabyte, unless it is a stream.
-        async with self._session.post(self._target, data=io.BytesIO(body), headers=headers) as response:
+        async with self._session.post(self._target_of(headers), data=io.BytesIO(body), headers=headers) as response:
             kept = {name: value for name, value in response.headers.items() if name.lower().startswith("x-amz")}
             return web.Response(
                 body=await response.read(),

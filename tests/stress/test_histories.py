@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 from conftest import created_table
-from engines import Engine
 from history_checker import Operation, violations
 from proxy import Fault, Proxy, Seen
 from session_worker import session_in, work
@@ -168,18 +167,17 @@ def faulty(proxy: Proxy, faults: Sequence[Fault], seed: int) -> Iterator[None]:
 @pytest.mark.real_engine("moto answers one request at a time, and copies the table for each transaction")
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_what_all_have_seen_is_what_was_promised(
-    setting: Setting, engine: Engine, proxy: Proxy, kms_key: str, tmp_path: Path, session_id: str
+    setting: Setting, proxy: Proxy, kms_key: str, tmp_path: Path, session_id: str
 ) -> None:
     single = setting.options.get("layout") == "single_item"
     options = setting.options | ({"kms_key_id": kms_key} if setting.encrypted else {})
     indexed = "session_index" in options
     owner = OWNER if indexed else None
-    kms: dict[str, Any] = {"kms_endpoint_url": engine.endpoint_url}
     with created_table(**setting.options) as table:
         seed = random.randrange(2**32)
         crowd = Crowd(
             tmp_path,
-            {"table_name": table, "endpoint_url": proxy.url, **kms, **options},
+            {"table_name": table, "endpoint_url": proxy.url, **options},
             {
                 "session_id": session_id,
                 "owner": owner,
@@ -191,7 +189,7 @@ def test_what_all_have_seen_is_what_was_promised(
         )
         with faulty(proxy, FAULTS_OF_A_SINGLE_ITEM if single else FAULTS, seed):
             crowd.run()
-        store = ChatHistoryStore(table, **kms, **options)
+        store = ChatHistoryStore(table, **options)
         began = time.monotonic()
         left = run(session_in(store, session_id, None, json_values=setting.json_values).read)
         last = Operation("observer", "read", began, time.monotonic(), "ok", returned=tuple(left))
