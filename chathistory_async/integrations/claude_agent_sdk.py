@@ -115,7 +115,8 @@ class DynamoDBSessionStore(SessionStore):
 
         Raises:
             ValueError: the key has an empty ``subpath`` or ``project_key``, or is too long.
-            MessageNotStorableError: an entry has no plain form. Nothing was written.
+            MessageNotStorableError: an entry has no plain form. Nothing was written, unless the batch has more than
+                10,000 entries: then entries before it may have been written.
             ItemTooLargeError: one entry does not fit into a transaction. The entries before it may have been written.
             ChatHistoryError: as for ``JsonSession.aadd``.
         """
