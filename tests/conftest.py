@@ -61,7 +61,7 @@ CREDENTIALS = {
 OUR_PLUGIN_ALONE = ["--disable-plugin-autoload", "-p", "chathistory_async.testing"]
 
 
-# What a fixture of a wider scope needs where a test has taken its settings away.
+# For fixtures of a wider scope, which may start while a test has taken its settings away.
 AWS_SETTINGS: dict[str, str] = {}
 
 

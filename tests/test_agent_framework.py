@@ -95,7 +95,7 @@ def assistant(text: str, message_id: str | None = None) -> Message:
 
 
 def texts(messages: list[Message]) -> list[str]:
-    """What was said, by whoever, and the kinds of other contents."""
+    """The texts of all speakers, and the kinds of other contents."""
     return [message.text or message.contents[0].type for message in messages]
 
 
@@ -110,7 +110,7 @@ LONG_STORAGES = [pytest.param(kind, marks=pytest.mark.stress) for kind in ("inde
 
 @pytest.fixture(params=STORAGES + LONG_STORAGES)
 def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What a store needs for sessions of this kind."""
+    """The options of a store for sessions of this kind."""
     kinds: dict[str, Callable[[], dict[str, Any]]] = {
         "plain": dict,
         "encrypted": lambda: {"kms_key_id": request.getfixturevalue("kms_key"), "session_index": True},

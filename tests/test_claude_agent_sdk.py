@@ -725,6 +725,16 @@ class TestListing:
         await transcripts._store.json_session(f"{uuid.uuid4()}", owner=key["project_key"]).aadd([1])
         assert await transcripts.list_sessions(key["project_key"]) == []
 
+    @pytest.mark.parametrize("form", ["{}", "{}#a#b", "other#{}", "{}%"])
+    async def test_has_no_sessions_of_which_the_sdk_cannot_name_the_key(
+        self, transcripts: DynamoDBSessionStore, key: SessionKey, form: str
+    ) -> None:
+        await transcripts.append(key, entries(1))
+        project, store = key["project_key"], transcripts._store
+        await store.json_session(form.format(project), owner=project, format=FORMAT).aadd([entry(1)])
+        assert [one["session_id"] for one in await transcripts.list_sessions(project)] == [key["session_id"]]
+        assert [one["session_id"] for one in await transcripts.list_session_summaries(project)] == [key["session_id"]]
+
     async def test_remembers_for_a_minute_and_not_without_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         written = integration._Written()
         monkeypatch.setattr(integration, "_MAX_REMEMBERED", 3)

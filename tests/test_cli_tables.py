@@ -29,7 +29,7 @@ def new_table(dynamodb: Any) -> Iterator[str]:
 
 
 def described(dynamodb: Any, table: str) -> dict[str, Any]:
-    """What a table is, without its name and times."""
+    """A table's description, without its name and times."""
     found = dynamodb.describe_table(TableName=table)["Table"]
     parts = {name: found.get(name) for name in ("AttributeDefinitions", "KeySchema")}
     parts["AttributeDefinitions"].sort(key=lambda one: one["AttributeName"])

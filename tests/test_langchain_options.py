@@ -628,7 +628,7 @@ class TestAtOnce:
 
 
 class TestMemory:
-    """What precedes a thread's state is in memory only while it runs."""
+    """The messages before a thread's state are in memory only while the thread runs."""
 
     def kept(self, middleware: ChatHistoryMiddleware) -> int:
         pasts = middleware._recorder._pasts

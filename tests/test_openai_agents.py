@@ -64,7 +64,7 @@ def users(*numbers: int) -> list[Any]:
 
 
 def texts(items: Any) -> list[str]:
-    """What was said, by whoever, and the kinds of the other items."""
+    """The texts of all speakers, and the kinds of the other items."""
     said = []
     for item in items:
         content = item.get("content")
@@ -83,7 +83,7 @@ PLAIN_FIRST = pytest.mark.parametrize(
 
 @pytest.fixture(params=STORAGES + LONG_STORAGES)
 def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What a store needs for sessions of this kind."""
+    """The options of a store for sessions of this kind."""
     kinds: dict[str, Callable[[], dict[str, Any]]] = {
         "plain": dict,
         "encrypted": lambda: {"kms_key_id": request.getfixturevalue("kms_key"), "session_index": True},

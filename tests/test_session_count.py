@@ -513,7 +513,7 @@ class TestACancelledEdit:
         # How many each request has depends on the engine and the connection.
         assert number > 3
         assert before - left == removes, "the last one was not cut off"
-        # What was cut off has arrived by now.
+        # The requests that were cut off have arrived by now.
         await check()
 
 

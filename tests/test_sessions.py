@@ -915,7 +915,7 @@ class TestPurging:
             await store_through(attempts=1).purge_owner(owner)
         left = ids((await new_store().list_sessions(owner, 99)).sessions)
         assert 0 < len(left) < len(names)
-        # What was under way when the purge failed may have been deleted after it was listed.
+        # Deletions that were under way when the purge failed may have ended after the sessions were listed.
         assert len(names) - 3 <= (await new_store().purge_owner(owner)).sessions <= len(left)
         assert (await new_store().list_sessions(owner, 99)).sessions == []
         for name in names:

@@ -18,9 +18,10 @@ from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientConnectionError, web
 from botocore.config import Config
 from conftest import OUR_PLUGIN_ALONE, Make
 from engines import ROOT, Engine
@@ -211,6 +212,18 @@ def test_an_older_aiohttp_responds_with_the_fault_too(
     chathistory_proxy.script(Fault.CAPACITY, operation="PutItem")
     with pytest.raises(ThrottledError):
         history.add_messages(humans(1))
+
+
+def test_a_late_request_that_cannot_be_forwarded_leaves_no_thread() -> None:
+    proxy = FaultProxy("http://127.0.0.1:1").__enter__()
+    proxy.late_seconds = 0
+    proxy.script(Fault.LATE_REQUEST)
+    request = Request(proxy.url, b"{}", {"X-Amz-Target": "DynamoDB_20120810.PutItem"})
+    with pytest.raises(OSError, match=r"closed|reset"):
+        urlopen(request)
+    with pytest.raises(ClientConnectionError):
+        proxy.__exit__(None, None, None)
+    assert not proxy._thread.is_alive()
 
 
 def test_the_engines_response_may_be_edited(

@@ -152,7 +152,7 @@ class FastPath:
     def _close(self, name: str, reason: Reason) -> None:
         now = time.monotonic()
         if now >= self._opens_at:
-            # Of the attempts that were under way together, one is logged.
+            # If several attempts were under way at once, one of them is logged.
             text = "The fast path is closed for up to %.1f s (%s: %s): the SDK's client sends all calls meanwhile"
             _LOGGER.info(text, CLOSED_SECONDS[1], name, reason)
         if reason == "throttled":

@@ -122,8 +122,8 @@ class KeyedSession:
 
         Args:
             values: the values.
-            ids: an id for each value, or None for a value that is always stored. Of several values with one id, the
-                first is stored.
+            ids: an id for each value, or None for a value that is always stored. If several values have one id, the
+                first of them is stored.
             change: changes the session's metadata in the same transaction, or None.
 
         Returns:

@@ -10,8 +10,8 @@ would read the whole session. So the ids are stored apart from the values, as di
 
 A writer knows the ids if it has read both, the session's item first: what has moved from there is then in an item that
 is read later. A writer still knows the ids if nobody else has stored any since. So each append with ids puts the sort
-key of its record into the session's item (VALUE_IDS_AT), on condition that it finds there what it has read. Of two
-writers that know the same ids, only one can append. The other one reads the ids again.
+key of its record into the session's item (VALUE_IDS_AT), on condition that it finds there what it has read. If two
+writers know the same ids, only one of them can append. The other one reads the ids again.
 
 *Subsessions.* A subsession is a session with a partition of its own, because reading one must not read the others. Its
 name is in an item of the parent's partition (``j#`` and a digest of the name), which every append to the subsession

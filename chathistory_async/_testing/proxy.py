@@ -125,10 +125,12 @@ class FaultProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Forward the late requests, and stop the proxy."""
-        self._run(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            self._run(self._stop())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
@@ -144,12 +146,15 @@ class FaultProxy:
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def _stop(self) -> None:
-        await self._all_late()
-        await self._site.stop()
-        # The server knows of a connection that it has just accepted, and closes it, only some steps of the loop later.
-        await asyncio.sleep(0.01)
-        await self._runner.cleanup()
-        await self._session.close()
+        try:
+            await self._all_late()
+        finally:
+            await self._site.stop()
+            # The server knows of a connection that it has just accepted, and closes it, only some steps of the loop
+            # later.
+            await asyncio.sleep(0.01)
+            await self._runner.cleanup()
+            await self._session.close()
 
     async def _all_late(self) -> None:
         await asyncio.gather(*self._late)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from .messages import Part, Shown
 from .output import readable, time_text, title_of
 
-# What opens a block of code: its indentation, and its fence.
+# The beginning of a block of code: its indentation, and its fence.
 _FENCE = re.compile("( {0,3})(`{3,}(?=[^`]*$)|~{3,})")
 # Within a line: escaped characters, code, fences, and what begins HTML or an image, which a viewer may run or load.
 # Code with a | is none in a table.

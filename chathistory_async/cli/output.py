@@ -182,7 +182,7 @@ def progress(what: str, total: int | None, *, hidden: bool = False) -> Iterator[
         console=console,
         disable=hidden or not console.is_terminal,
         transient=True,
-        # What is written to a file or a pipe must not be redirected to the terminal.
+        # Output to a file or a pipe must not be redirected to the terminal.
         redirect_stdout=sys.stdout.isatty(),
     ) as bar:
         task = bar.add_task(what, total=total)

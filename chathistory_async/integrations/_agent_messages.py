@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """What is stored of a thread's state. The state itself holds it as a list of text.
+    """The part of a thread's state that is stored. The state itself holds the mark as a list of text.
 
     Attributes:
         begins_after: the id of the latest entry of the record that precedes the thread's state, "" if none does, or
@@ -68,7 +68,7 @@ def sendable(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
 def unstored(messages: Sequence[BaseMessage], stored: Set[str]) -> list[BaseMessage]:
     """Return the messages to store next: those after the last stored one, in whole steps, without summaries.
 
-    What precedes a stored message is stored, or was given up, or was deleted from the record on purpose. A step that
+    A message before a stored one is stored, or was given up, or was deleted from the record on purpose. A step that
     waits for results is stored once it has them. A step whose AI message has only calls that langchain could not parse
     waits for nothing.
 
@@ -124,7 +124,7 @@ def past(
 def _begin(entries: Sequence[Entry], ids: Set[str | None]) -> int:
     """Return the index of the first entry that is in the state.
 
-    What follows it in the record does not precede the state, although it may not be in it: a client may send a question
+    The entries after that one do not precede the state, even if they are not in the state: a client may send a question
     again whose answer is stored.
     """
     return next((at for at, entry in enumerate(entries) if entry.message.id and entry.message.id in ids), len(entries))

@@ -115,7 +115,8 @@ class DynamoDBSessionStore(SessionStore):
 
         Raises:
             ValueError: the key has an empty ``subpath`` or ``project_key``, or is too long.
-            MessageNotStorableError: an entry has no plain form. Nothing was written.
+            MessageNotStorableError: an entry has no plain form. Nothing was written, unless the batch has more than
+                10,000 entries: then entries before it may have been written.
             ItemTooLargeError: one entry does not fit into a transaction. The entries before it may have been written.
             ChatHistoryError: as for ``JsonSession.aadd``.
         """
@@ -149,7 +150,8 @@ class DynamoDBSessionStore(SessionStore):
         As ``ChatHistoryStore.list_sessions``, a ``Query`` of the session index for each 200 transcripts. The list
         has the appends and deletions of this process at once, with a ``GetItem`` for each transcript that the index
         does not show as it is, and those of other processes about a second later. A transcript whose item in the index
-        cannot be read is left out, and the error is logged.
+        cannot be read is left out, and the error is logged. A session that an application stored with this format and
+        owner under a key of another form is left out, because ``load`` cannot read it.
 
         Args:
             project_key: the project.
@@ -244,7 +246,8 @@ class DynamoDBSessionStore(SessionStore):
         while True:
             page = await self._store.list_sessions(project_key, _PAGE, before=before, format=FORMAT)
             for info in page.sessions:
-                infos[_session_id(info)] = info
+                if (session_id := _session_id(info, project_key)) is not None:
+                    infos[session_id] = info
             for unreadable in page.unreadable:
                 _LOGGER.error("A session is not listed: %s", unreadable.error)
             before = page.cursor
@@ -300,10 +303,13 @@ def _fits(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> bool:
     return is_small and len(encode_value({**metadata, SUMMARY: data}, "metadata")) <= MAX_METADATA_BYTES
 
 
-def _session_id(info: SessionInfo) -> str:
-    """Return the SDK's id of a session in the index."""
-    _, session_id = split_key(str(info.session_id))
-    return session_id
+def _session_id(info: SessionInfo, project_key: str) -> str | None:
+    """Return the SDK's id of a session in the index, or None if its key is not that of a transcript of the project."""
+    try:
+        project, session_id = split_key(str(info.session_id))
+    except ValueError:
+        return None
+    return session_id if project == project_key else None
 
 
 def _differs(shown: SessionInfo | None, at: datetime | None) -> bool:

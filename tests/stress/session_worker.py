@@ -95,7 +95,7 @@ class Worker:
         self._random = random.Random(name)
 
     async def run(self, calls: int) -> None:
-        # The first write of a handle that has not read may come late and once more: see _single_item.py.
+        # The first write of a handle that has not read may come late and once more: see _single_item/changes.py.
         await self._call("first", "read")
         for number in range(calls):
             (kind,) = self._random.choices(list(self._mix), list(self._mix.values()))

@@ -37,7 +37,7 @@ OWNER = "somebody"
 # A request that the proxy forwards late, and what DynamoDB needs for it.
 LATE_SECONDS = 3.0
 FAULTS = [fault for fault in Fault if fault not in {Fault.NONE, Fault.DENIED}]
-# A clear of a single item can be undone by a late first write of a handle that has not read: see _single_item.py.
+# A late first write of a handle that has not read can undo a clear of a single item: see _single_item/changes.py.
 FAULTS_OF_A_SINGLE_ITEM = [fault for fault in FAULTS if fault is not Fault.LATE_REQUEST]
 
 
