@@ -78,9 +78,10 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
     the record or from the state. The record and the state are not changed.
 
     Messages are recognised by their ids. A client that sends a message again, after an error or with each request, must
-    send it with the same id; then the message is stored once, unless two runs send it at the same time. A message that
-    was deleted from the record stays deleted while a message after it is stored; as the last one, it is stored again
-    if a client sends it again and no checkpointer knows the thread.
+    send it with the same id; then the message is stored once, unless two runs send it at the same time. The middleware
+    looks for it among the messages that it loads, and at least among the record's latest 50. A message that was deleted
+    from the record stays deleted while a message after it is stored; as the last one, it is stored again if a client
+    sends it again and no checkpointer knows the thread.
 
     **Order of middleware.** Put PIIMiddleware before this one, or personal data is stored unredacted. Put
     SummarizationMiddleware after this one, or new messages may be summarised before they are stored. A middleware with

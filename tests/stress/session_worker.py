@@ -87,12 +87,14 @@ def session_in(store: ChatHistoryStore, session_id: str, owner: str | None, *, j
 class Worker:
     """Makes calls at random, one at a time; some of them are cancelled."""
 
-    def __init__(self, name: str, journal: Journal, session: Messages | Values, mix: dict[str, float]) -> None:
+    def __init__(
+        self, name: str, journal: Journal, session: Messages | Values, mix: dict[str, float], seed: int
+    ) -> None:
         self._name = name
         self._journal = journal
         self._session = session
         self._mix = mix
-        self._random = random.Random(name)
+        self._random = random.Random(f"{seed} {name}")
 
     async def run(self, calls: int) -> None:
         # The first write of a handle that has not read may come late and once more: see _single_item/changes.py.
@@ -152,4 +154,4 @@ async def _work(
     config = Config(retries={"total_max_attempts": 6, "mode": "legacy"}, read_timeout=5)
     async with ChatHistoryStore(**store_options, config=config) as store:
         session = session_in(store, asked["session_id"], asked["owner"], json_values=asked["json_values"])
-        await Worker(name, Journal(journal), session, asked["mix"]).run(calls)
+        await Worker(name, Journal(journal), session, asked["mix"], asked["seed"]).run(calls)

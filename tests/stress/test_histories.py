@@ -184,6 +184,7 @@ def test_what_all_have_seen_is_what_was_promised(
                 "mix": setting.mix,
                 "json_values": setting.json_values,
                 "part_bytes": setting.part_bytes,
+                "seed": seed,
             },
             seed,
         )
