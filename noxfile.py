@@ -1,4 +1,4 @@
-"""Run ``nox -s lint types docs tests package compat stress`` before a merge. ``nox -l`` lists all sessions."""
+"""Run ``nox -s lint types docs tests package stress`` before a merge. ``nox -l`` lists all sessions."""
 
 import os
 import shutil

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable
+import threading
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 
 from aiohttp import web
 from botocore.config import Config
@@ -41,6 +43,22 @@ class Proxy(FaultProxy):
         self.units: list[float] = []
         self.answers: list[tuple[str, int, bytes]] = []
         self._busy = 0
+        self._late_may_arrive = threading.Event()
+        self._late_may_arrive.set()
+
+    @contextmanager
+    def late_requests_held(self) -> Iterator[None]:
+        """Forward no late request before the end of the block, however slow the engine is."""
+        self._late_may_arrive.clear()
+        try:
+            yield
+        finally:
+            self._late_may_arrive.set()
+
+    async def idle(self) -> None:
+        """Wait until no request is under way but late ones. The engine answers a request whose caller was cancelled."""
+        while self._busy:
+            await asyncio.sleep(0.01)
 
     async def _handle(self, request: web.Request) -> web.Response:
         self._busy += 1
@@ -49,6 +67,10 @@ class Proxy(FaultProxy):
             return await super()._handle(request)
         finally:
             self._busy -= 1
+
+    async def _forward_later(self, body: bytes, headers: CIMultiDict[str]) -> web.Response:
+        await asyncio.to_thread(self._late_may_arrive.wait)
+        return await super()._forward_later(body, headers)
 
     def _target_of(self, headers: CIMultiDict[str]) -> str:
         is_for_kms = headers["X-Amz-Target"].startswith("TrentService.")
@@ -69,7 +91,10 @@ class Proxy(FaultProxy):
 
 
 async def cut_off(work: Awaitable[object], proxy: Proxy, number: int, fault: Fault = Fault.RESET) -> bool:
-    """Cancel some work when its request of this number has arrived, and tell whether it has had so many."""
+    """Cancel some work when its request of this number has arrived, and tell whether it has had so many.
+
+    No other request of the work is under way any more when this returns, unless it is late.
+    """
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     arrived = 0
@@ -84,5 +109,6 @@ async def cut_off(work: Awaitable[object], proxy: Proxy, number: int, fault: Fau
 
     proxy.schedule = schedule
     await asyncio.gather(task, return_exceptions=True)
+    await proxy.idle()
     proxy.schedule = lambda seen: Fault.NONE
     return arrived >= number

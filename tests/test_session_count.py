@@ -194,9 +194,10 @@ class TestASessionThatIsOlderThanItsItem:
         self, store_through: NewStore, store: ChatHistoryStore, session_id: str, owner: str, proxy: Proxy, check: Any
     ) -> None:
         # At the first BatchWriteItem, which arrives when the item is there and the messages were counted.
-        assert await cut_off(store_through().session(session_id).aclear(), proxy, 3, Fault.LATE_REQUEST)
-        await store.session(session_id, owner=owner).aadd_messages(humans(1))
-        before = await check()
+        with proxy.late_requests_held():
+            assert await cut_off(store_through().session(session_id).aclear(), proxy, 3, Fault.LATE_REQUEST)
+            await store.session(session_id, owner=owner).aadd_messages(humans(1))
+            before = await check()
         await asyncio.to_thread(proxy.wait_for_late_requests)
         assert await check() < before
 
@@ -376,8 +377,9 @@ class TestACancelledSweep:
         self, store_through: NewStore, session_id: str, proxy: Proxy, check: Callable[[], Awaitable[int]]
     ) -> None:
         store = store_through()
-        await cut_off(store.session(session_id).aclear(), proxy, 4, Fault.LATE_REQUEST)
-        before = await check()
+        with proxy.late_requests_held():
+            await cut_off(store.session(session_id).aclear(), proxy, 4, Fault.LATE_REQUEST)
+            before = await check()
         await asyncio.to_thread(proxy.wait_for_late_requests)
         assert await check() < before
 
