@@ -302,7 +302,9 @@ def test_the_doctor_of_a_table_that_does_not_fit(dynamodb: Any, new_table: str) 
     )
     assert "chathistory create-table" in found["TTL"][2]
     assert "delete that index" in found["session index"][2]
-    assert fails("doctor", "--table", "no-such-table").startswith("Error: The table does not exist")
+    said = fails("doctor", "--table", "no-such-table")
+    assert said.startswith("Error: The table does not exist")
+    assert "create it with chathistory create-table of the same --layout [table" in said
 
 
 def test_the_doctor_finds_ttl_on_another_attribute(collection_table: str) -> None:

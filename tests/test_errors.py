@@ -88,7 +88,7 @@ async def test_missing_table(variant: type[Variant], encryption: dict[str, Any],
     error = await failure(
         TableNotFoundError, variant, DynamoDBChatMessageHistory("no-such-table", "x", **encryption), operation
     )
-    assert "create_table()" in str(error)
+    assert 'create_table(), with layout="single_item" for a DynamoDBChatMessageHistory without' in str(error)
     assert isinstance(error.__cause__, ClientError)
 
 

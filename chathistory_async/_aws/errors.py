@@ -186,7 +186,10 @@ def _from_dynamodb_error(error: ClientError, ref: SessionRef, reason: str) -> Ch
         advice = "ChatHistoryStore.create_table() adds it and waits until it can be read"
         return KeySchemaError(f"The table has no session index: {advice}", ref)
     if code == "ResourceNotFoundException":
-        advice = "check the name, region and endpoint, or create it with ChatHistoryStore.create_table()"
+        advice = (
+            "check the name, region and endpoint, or create it with ChatHistoryStore.create_table(), with"
+            ' layout="single_item" for a DynamoDBChatMessageHistory without sort_key_name'
+        )
         return TableNotFoundError(f"The table does not exist: {advice}", ref)
     if code == "ValidationException" and _matches(text, _KEY_SCHEMA_TEXTS):
         return wrong_key(reason, ref)

@@ -25,6 +25,7 @@ ADVICE_ON_KEYS = (
 # The library's words, and what a user of the command line has in their place.
 WORDS = {
     ADVICE_ON_KEYS: "check --primary-key-name, --sort-key-name and --layout",
+    ', with layout="single_item" for a DynamoDBChatMessageHistory without sort_key_name': " of the same --layout",
     "ChatHistoryStore.create_table()": "chathistory create-table",
     "call again to wait longer": "run the command again to wait longer",
     "make it with session_index=True": "run chathistory create-table --session-index",
