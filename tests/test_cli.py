@@ -311,6 +311,14 @@ def test_ctrl_c_is_no_traceback(tables: tuple[str, str], proxy: Proxy) -> None:
     assert (process.returncode, shown, error.strip()) == (130, "", "Interrupted.")
 
 
+def test_ctrl_c_during_the_imports_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise KeyboardInterrupt")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-m", "chathistory_async.cli", "policy", "--table", "T"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
 def test_the_module_works_as_the_command_does() -> None:
     command = [sys.executable, "-m", "chathistory_async.cli", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -5,11 +5,29 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
+
+# The exit code of a process that SIGINT ended.
+_INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line."""
     _open_missing_streams()
+    try:
+        _run()
+    except KeyboardInterrupt:
+        # Commands end with the same words; the imports before them take a second.
+        end_interrupted()
+
+
+def end_interrupted() -> NoReturn:
+    """End the process after Ctrl-C, without a traceback."""
+    sys.stderr.write("Interrupted.\n")
+    sys.exit(_INTERRUPTED)
+
+
+def _run() -> None:
     try:
         from .commands import chathistory
     except ModuleNotFoundError as missing:

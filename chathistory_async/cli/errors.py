@@ -11,12 +11,11 @@ from typing import Any
 import click
 
 from ..errors import ChatHistoryError
+from . import end_interrupted
 from .output import in_one_line
 
 # The exit code of a failure. click ends with 2 after wrong usage.
 FAILED = 1
-# The exit code of a process that SIGINT ended.
-_INTERRUPTED = 130
 
 # The library's advice on a key that does not fit the table.
 ADVICE_ON_KEYS = (
@@ -104,8 +103,7 @@ class Commands(click.Group):
             click.echo(err=True)
             raise Failed("Nothing was done") from error
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            sys.exit(_INTERRUPTED)
+            end_interrupted()
         except BrokenPipeError:
             # The reader of the output has ended.
             _discard_output()

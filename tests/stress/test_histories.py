@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -109,6 +110,7 @@ class Crowd:
             name, process = running[place]
             process.kill()
             process.join()
+            assert process.exitcode in (0, -signal.SIGKILL), f"{name} had failed before it was killed"
             self._killed_at[name] = time.monotonic()
             running[place] = self._begin(place)
         for _, process in running:
