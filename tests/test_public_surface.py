@@ -90,6 +90,7 @@ MODULES = [
     "cli.settings",
     "cli.errors",
     "cli.output",
+    "cli.interruption",
     "testing",
     "integrations.agent_framework",
     "integrations.claude_agent_sdk",

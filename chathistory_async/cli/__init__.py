@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
-# The exit code of a process that SIGINT ended.
-_INTERRUPTED = 130
+from .interruption import end_interrupted
 
 
 def main() -> None:
@@ -17,14 +15,8 @@ def main() -> None:
     try:
         _run()
     except KeyboardInterrupt:
-        # Commands end with the same words; the imports before them take a second.
+        # It came during the imports, which take a second. The commands end in the same way.
         end_interrupted()
-
-
-def end_interrupted() -> NoReturn:
-    """End the process after Ctrl-C, without a traceback."""
-    sys.stderr.write("Interrupted.\n")
-    sys.exit(_INTERRUPTED)
 
 
 def _run() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..errors import ChatHistoryError
-from . import end_interrupted
+from .interruption import end_interrupted
 from .output import in_one_line
 
 # The exit code of a failure. click ends with 2 after wrong usage.
