@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from samples import humans
 from chathistory_async import ChatHistoryStore, DynamoDBChatMessageHistory
 from chathistory_async._codec.keys import join_key
 from chathistory_async._sync.bridge import run
+from chathistory_async._version import __version__
+from chathistory_async.cli.doctor import _versions
 
 
 @pytest.fixture
@@ -275,6 +278,14 @@ def test_the_doctor_of_a_sound_table(kms_key: str) -> None:
         assert "aiobotocore " in found["versions"][1]
         lines = succeeds("doctor", "--table", table).lines()
         assert all(line.startswith(("ok ", "note ")) for line in lines)
+
+
+def test_the_doctor_knows_the_version_without_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+    def left_out(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("chathistory_async.cli.doctor.version", left_out)
+    assert f", chathistory-async {__version__}, no aioboto3, " in _versions()
 
 
 def test_the_doctor_of_a_table_that_does_not_fit(dynamodb: Any, new_table: str) -> None:

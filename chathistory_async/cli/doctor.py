@@ -15,6 +15,7 @@ from rich.text import Text
 
 from .._aws.table import TableDescription
 from .._session_index.owner_index import INDEX_NAME, KEY_SCHEMA
+from .._version import __version__
 from ..errors import AccessDeniedError, ChatHistoryError, LayoutError
 from ..store import ChatHistoryStore
 from .errors import FAILED, in_own_words
@@ -25,7 +26,7 @@ Status = Literal["ok", "note", "warning", "problem"]
 _STYLES: dict[Status, str] = {"ok": "green", "note": "", "warning": "yellow", "problem": "bold red"}
 # AWS refuses a request that is signed five minutes ago. Times within the first are usual.
 _CLOCK_WARNING_SECONDS, _CLOCK_PROBLEM_SECONDS = 30, 240
-_PACKAGES = ("chathistory-async", "aioboto3", "aiobotocore", "botocore", "langchain-core", "aws-encryption-sdk")
+_PACKAGES = ("aioboto3", "aiobotocore", "botocore", "langchain-core", "aws-encryption-sdk")
 
 
 class Finding(NamedTuple):
@@ -186,7 +187,8 @@ def _of_fast_path(store: ChatHistoryStore) -> Finding:
 
 
 def _versions() -> str:
-    found = [f"Python {platform.python_version()}"]
+    # A bundler of applications may have left out the library's metadata.
+    found = [f"Python {platform.python_version()}", f"chathistory-async {__version__}"]
     for package in _PACKAGES:
         try:
             found.append(f"{package} {version(package)}")
