@@ -104,8 +104,8 @@ class ChatHistoryMiddleware(AgentMiddleware[Any, Any, Any]):
     Args:
         store: the store. It stays the caller's.
         session: a function of the state and the runtime that returns the session's id, or with a store of ``key_parts``
-            a tuple of ids. By default the id is the run's ``thread_id``. A thread's session must not change: the
-            notes in the state would be wrong for another one.
+            a tuple of ids. By default the id is the run's ``thread_id``. Return the same session for all runs of a
+            thread: the state notes which messages that session has stored.
         owner: the owner whose list new sessions are in: an id, or a function of the state and the runtime that returns
             an id or None. Needs a store with ``session_index``. By default the owner is the identity of the
             authenticated user on LangGraph Server, and elsewhere None.
